@@ -1,0 +1,101 @@
+"""Builds the configured agents and closes them.
+
+The one place that knows every kind of agent. An SDK is imported only where an agent needs it.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from gateway.agents.echo import EchoAgent
+from gateway.agents.scripted import ScriptedAgent, parse_script
+from gateway.agents.settings import EchoSettings, ScriptedSettings
+from gateway.errors import ConfigurationError
+from gateway.model import AgentId
+from gateway.settings import SecretError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from gateway.agents.base import Agent
+    from gateway.agents.settings import AgentSettings, OpenAISettings
+    from gateway.clock import Clock
+
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long an agent may take to close its connections."""
+
+
+@asynccontextmanager
+async def open_agents(
+    settings: Mapping[str, AgentSettings], clock: Clock
+) -> AsyncGenerator[Mapping[AgentId, Agent]]:
+    """Hold the configured agents by id, ready to run.
+
+    Raises:
+        ConfigurationError: Some cannot be built; all problems are told at once.
+    """
+    agents: dict[AgentId, Agent] = {}
+    problems: list[str] = []
+    async with AsyncExitStack() as stack:
+        for agent_id, agent_settings in settings.items():
+            try:
+                agent = _build(agent_id, agent_settings, clock)
+            except ConfigurationError as exc:
+                problems.extend(exc.problems)
+            else:
+                agents[AgentId(agent_id)] = agent
+                stack.push_async_callback(_close, agent, clock)
+
+        if problems:
+            raise ConfigurationError(problems)
+
+        yield agents
+
+
+async def _close(agent: Agent, clock: Clock) -> None:
+    with clock.move_on_after(CLOSE_TIMEOUT_S) as scope:
+        scope.shield = True
+        await agent.aclose()
+
+
+def _build(agent_id: str, settings: AgentSettings, clock: Clock) -> Agent:
+    if isinstance(settings, EchoSettings):
+        return EchoAgent(settings, clock)
+
+    if isinstance(settings, ScriptedSettings):
+        return ScriptedAgent(
+            parse_script(settings.replies),
+            clock,
+            context_window_tokens=settings.context_window_tokens,
+            reserve_tokens=settings.reserve_tokens,
+        )
+
+    return _build_openai(agent_id, settings, clock)
+
+
+def _build_openai(agent_id: str, settings: OpenAISettings, clock: Clock) -> Agent:
+    try:
+        from gateway.agents.openai import OpenAIAgent  # noqa: PLC0415 - imports the SDK, an extra
+    except ImportError as exc:
+        problem = f"the openai SDK cannot be imported ({exc}); pip install session-gateway[openai]"
+        raise ConfigurationError([f"agents.{agent_id}.kind: {problem}"]) from exc
+
+    return OpenAIAgent(settings, _api_key(agent_id, settings), clock)
+
+
+def _api_key(agent_id: str, settings: OpenAISettings) -> str:
+    if settings.api_key is None:
+        return ""
+
+    try:
+        key = settings.api_key.resolve()
+    except SecretError as exc:
+        raise ConfigurationError([f"agents.{agent_id}.api_key: {exc}"]) from exc
+
+    if not key.isascii() or not key.isprintable() or " " in key:
+        # Such a key cannot stand in a header, and the error of who tries would show it.
+        problem = "not a key; accepted is one line of printable ASCII without blanks"
+        raise ConfigurationError([f"agents.{agent_id}.api_key: {problem}"])
+
+    return key

@@ -1,0 +1,51 @@
+"""All commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.chat import chat
+from gateway.cli.config import check_config, init
+from gateway.cli.run import run
+from gateway.cli.sessions import app as sessions
+from gateway.cli.status import status
+from gateway.cli.transcript import app as transcript
+
+app = typer.Typer(
+    help="A gateway between chat platforms, HTTP clients and LLM agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - called by typer with the option's value
+    if wanted:
+        from gateway import __version__
+
+        typer.echo(f"gateway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A gateway between chat platforms, HTTP clients and LLM agents."""
+
+
+app.command()(run)
+app.command()(init)
+app.command("check-config")(check_config)
+app.command()(status)
+app.command()(chat)
+app.add_typer(sessions, name="sessions")
+app.add_typer(transcript, name="transcript")

@@ -1,0 +1,164 @@
+"""`gateway chat`: talk to an agent from a terminal or a pipe.
+
+A message runs in the daemon: who stops waiting for its answer finds it in the transcript.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
+from gateway.cli.output import REFUSED, Screen, exit_status, reporting, safe, write
+from gateway.errors import GatewayError, UnavailableError
+
+if TYPE_CHECKING:
+    from gateway.cli.client import Api
+
+_UNANSWERED = frozenset({"failed", "deadline"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """Who talks to whom."""
+
+    where: Where
+    chat_id: str
+    user: str
+    agent: str | None
+
+
+def chat(
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="TEXT", help="One message; without it, piped text or a dialogue."),
+    ] = None,
+    *,
+    chat_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The chat; default: terminal-<user>.")
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The agent; default: as the routes say.")
+    ] = None,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Talk to an agent of the running gateway.
+
+    In a dialogue Ctrl-C stops waiting for an answer and Ctrl-D ends.
+    """
+    with reporting(as_json=as_json) as screen:
+        user = _user()
+        talk = _Talk(Where(config, state_dir), chat_id or f"terminal-{user}", user, agent)
+        if text is None and sys.stdin.isatty():
+            _dialogue(screen, talk)
+            return
+
+        reply = _say(screen, talk, _piped() if text is None else text)
+        if reply["status"] in _UNANSWERED:
+            raise typer.Exit(REFUSED)
+
+
+def _dialogue(screen: Screen, talk: _Talk) -> None:
+    """Answer line by line until the input ends."""
+    import readline  # noqa: F401 - gives `input` line editing and a history
+
+    if not screen.as_json:
+        screen.note(f"chat {talk.chat_id}: Ctrl-C stops waiting for an answer, Ctrl-D ends")
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            write("\n", error=True)
+            return
+        except KeyboardInterrupt:
+            write("\n", error=True)
+            continue
+
+        if line.strip():
+            _answer(screen, talk, line)
+
+
+def _answer(screen: Screen, talk: _Talk, line: str) -> None:
+    try:
+        _say(screen, talk, line)
+    except KeyboardInterrupt:
+        screen.note("\nno longer waiting; the answer will be in the transcript")
+    except GatewayError as exc:
+        # What can be put right by another message does not end the dialogue.
+        if exit_status(exc) != REFUSED:
+            raise
+        screen.note(f"gateway: {exc}")
+
+
+def _say(screen: Screen, talk: _Talk, text: str) -> dict[str, Any]:
+    from gateway.cli.client import call
+
+    reply = call(talk.where, partial(_send, screen=screen, talk=talk, text=text), offline=False)
+    if screen.as_json:
+        screen.document(reply)
+    else:
+        for note in _notes(reply):
+            screen.note(note)
+    return reply
+
+
+async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str, Any]:
+    """Return the reply, having shown its text as it came."""
+    body = {"chat_id": talk.chat_id, "text": text, "user_name": talk.user}
+    if talk.agent is not None:
+        body["agent"] = talk.agent
+    shown = ""
+    async for event in api.stream("/v1/messages", body):
+        if event.name == "delta" and not screen.as_json:
+            write(safe(event.data["text"]))
+            shown += event.data["text"]
+        elif event.name == "done":
+            if not screen.as_json:
+                _finish(shown, event.data["reply"])
+            return event.data
+
+    raise UnavailableError("the answer broke off; what there is of it is in the transcript")
+
+
+def _finish(shown: str, reply: str) -> None:
+    """Show what of the reply was not streamed, and end its line."""
+    rest = reply[len(shown) :] if reply.startswith(shown) else f"\n{reply}"
+    write(safe(rest) + ("" if reply.endswith("\n") else "\n"))
+
+
+def _notes(reply: dict[str, Any]) -> list[str]:
+    notes = []
+    key = reply["session_key"]
+    if reply["reset"]:
+        reason = reply["reset"]["reason"]
+        notes.append(f"a new conversation ({reason}); undo with: gateway sessions undo {key}")
+    if reply["status"] == "paused":
+        notes.append(f"this session is paused; resume with: gateway sessions resume {key}")
+    left_out = reply["context"].get("turns_left_out")
+    if left_out:
+        notes.append(f"the {left_out} oldest turns did not fit the model's window")
+    return notes
+
+
+def _piped() -> str:
+    text = sys.stdin.buffer.read().decode(errors="replace").strip()
+    if not text:
+        raise typer.BadParameter("there is no text, accepted is TEXT or piped input.")
+
+    return text
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return str(os.getuid())

@@ -1,0 +1,30 @@
+"""The configuration: one TOML file, the environment and the command line, as frozen settings.
+
+Each part of the gateway owns its settings class; this room puts them together and nothing below
+imports it. `load` reads, `keys` and `places` name, `locate` finds lines, `schema` and `check` find
+and explain problems, `days` holds the one key that is mended, `live` what can change at run time.
+"""
+
+from __future__ import annotations
+
+from gateway.config.credentials import resolve_secrets
+from gateway.config.live import changed_live, with_live
+from gateway.config.load import FILE_VARIABLE, Loaded, load
+from gateway.config.model import GatewayConfig, RouteSettings
+from gateway.config.places import Places
+from gateway.config.render import render_default_file
+from gateway.config.routes import Routes
+
+__all__ = [
+    "FILE_VARIABLE",
+    "GatewayConfig",
+    "Loaded",
+    "Places",
+    "RouteSettings",
+    "Routes",
+    "changed_live",
+    "load",
+    "render_default_file",
+    "resolve_secrets",
+    "with_live",
+]

@@ -1,0 +1,92 @@
+"""What a running daemon can change, and what needs a restart: one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.config.keys import KeyPath, dotted
+from gateway.config.model import GatewayConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIVE: Final[frozenset[KeyPath]] = frozenset(
+    {
+        ("session_store_max_age_days",),
+        ("session_store_max_entries",),
+        ("default_agent",),
+        ("store", "snapshot_interval_s"),
+        ("store", "snapshot_budget_bytes_per_s"),
+        ("store", "snapshot_burst_bytes"),
+        ("sessions", "reset"),
+        ("turns", "turn_deadline_s"),
+        ("turns", "max_running"),
+        ("turns", "max_waiting"),
+        ("turns", "max_waiting_per_session"),
+        ("turns", "messages_per_minute"),
+        ("turns", "max_text_chars"),
+        ("log", "level"),
+        ("routes",),
+    }
+)
+"""Keys that apply at once, with all below them."""
+
+RESTART: Final[frozenset[KeyPath]] = frozenset(
+    {
+        ("state_dir",),
+        ("store", "dashboard_group"),
+        ("sessions", "share_groups"),
+        ("sessions", "share_threads"),
+        ("turns", "grace_s"),
+        ("http",),
+        ("log", "format"),
+        ("agents",),
+    }
+)
+"""Keys that apply at the next start, with all below them."""
+
+_CHOOSES_AGENTS: Final = (("default_agent",), ("routes",))
+
+
+def changed_live(old: GatewayConfig, new: GatewayConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys that differ, in order: those that apply at once, those that need a restart.
+
+    The choice of agents applies at once only where it names agents that already run.
+    """
+    before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
+    differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    live = [key for key in differing if _is_live(key, old, new)]
+    restart = [key for key in differing if key not in live]
+    return tuple(map(dotted, live)), tuple(map(dotted, restart))
+
+
+def with_live(old: GatewayConfig, new: GatewayConfig) -> GatewayConfig:
+    """Return the old configuration with every change that applies at once."""
+    tree, source = old.to_dict(), new.to_dict()
+    for key in LIVE:
+        if _is_live(key, old, new):
+            _copy(source, tree, key)
+    return GatewayConfig.from_dict(tree)
+
+
+def _is_live(key: KeyPath, old: GatewayConfig, new: GatewayConfig) -> bool:
+    if not any(key[:length] in LIVE for length in range(1, len(key) + 1)):
+        return False
+
+    named = {new.default_agent, *(route.agent for route in new.routes)}
+    return key not in _CHOOSES_AGENTS or named <= old.agents.keys()
+
+
+def _flat(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, object]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+
+    for name, item in value.items():
+        yield from _flat(item, (*path, name))
+
+
+def _copy(source: dict[str, Any], target: dict[str, Any], key: KeyPath) -> None:
+    for part in key[:-1]:
+        source, target = source[str(part)], target[str(part)]
+    target[str(key[-1])] = source[str(key[-1])]

@@ -1,0 +1,148 @@
+"""The whole configuration: the settings classes of all parts, put together.
+
+Each part owns its class; nothing below imports this. Beside the model stands the one table of what
+a running daemon can change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+
+from pydantic import Field, model_validator
+
+from gateway.agents.settings import AgentSettings, EchoSettings
+from gateway.api.settings import HttpSettings
+from gateway.config.check import check
+from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
+from gateway.config.keys import KeyPath, dotted
+from gateway.config.places import NO_PLACES
+from gateway.errors import ConfigurationError
+from gateway.log import LogSettings, get_logger
+from gateway.model import ChatType
+from gateway.sessions.settings import SessionSettings, StoreSettings
+from gateway.settings import PathSetting, Settings, broken_rule
+from gateway.turns.settings import TurnSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DEFAULT_AGENT: Final = "main"
+_LISTED_AGENTS: Final = 20
+_ACCEPTED_NAME: Final = "a name of 1 to 64 characters a-z 0-9 _ . - that begins with a-z or 0-9"
+AgentName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$", json_schema_extra={"accepted": _ACCEPTED_NAME}),
+]
+
+
+class RouteSettings(Settings):
+    """Messages from one place go to one agent; what is left out matches every message."""
+
+    platform: str | None = None
+    """The channel's name, such as `telegram` or `http`."""
+    chat_type: Annotated[ChatType, Field(strict=False)] | None = None
+    """`dm`, `group`, `channel` or `thread`."""
+    chat_id: str | None = None
+    """The platform's own id of the chat."""
+    agent: AgentName
+    """The agent that answers: one of the `[agents]` tables."""
+
+    @model_validator(mode="after")
+    def _matches_something(self) -> Self:
+        if self.platform is None and self.chat_type is None and self.chat_id is None:
+            raise ValueError(
+                "would match every message, accepted is at least one of platform, chat_type, "
+                "chat_id (the agent of all other messages is default_agent)"
+            )
+
+        return self
+
+
+def _default_agents() -> dict[AgentName, AgentSettings]:
+    return {DEFAULT_AGENT: EchoSettings()}
+
+
+class GatewayConfig(Settings):
+    """Everything that can be configured, each key with its default."""
+
+    state_dir: PathSetting = Path("state")
+    """The directory of all that is kept."""
+    session_store_max_age_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = (
+        DEFAULT_MAX_AGE_DAYS
+    )
+    """Sessions without a message for longer leave the store, in days; 0 keeps them for ever."""
+    session_store_max_entries: Annotated[int, Field(ge=0)] = 0
+    """How many sessions the store keeps, the oldest leaving first; 0 is no limit."""
+    default_agent: AgentName = DEFAULT_AGENT
+    """The agent of every message that no route matches."""
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    sessions: SessionSettings = Field(default_factory=SessionSettings)
+    turns: TurnSettings = Field(default_factory=TurnSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    agents: dict[AgentName, AgentSettings] = Field(
+        default_factory=_default_agents,
+        json_schema_extra={"accepted_names": _ACCEPTED_NAME},
+    )
+    """One table an agent. Given in the file, they replace the default `main`."""
+    routes: list[RouteSettings] = Field(default_factory=list)
+    """The first that matches a message chooses its agent."""
+
+    @model_validator(mode="after")
+    def _names_agents_there_are(self) -> Self:
+        for path, text in dangling_agents(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make a configuration from what `to_dict` returns, or from any part of it.
+
+        A value of `session_store_max_age_days` that has to be changed is logged.
+
+        Raises:
+            ConfigurationError: every problem at once, as `key: what is wrong, what is accepted`.
+        """
+        tree = dict(data)
+        coercion = take_max_age(tree)
+        if coercion:
+            get_logger().warning(
+                "config.coerced",
+                key=coercion.key,
+                accepted=coercion.accepted,
+                problem=coercion.text,
+            )
+        config, problems = check(cls, tree, NO_PLACES, dangling_agents)
+        if config is None:
+            raise ConfigurationError(problems)
+
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that TOML can express; a key without a value is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def dangling_agents(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each key that names an agent without a table, and what is wrong with it.
+
+    Takes values as they are in the file: what has a wrong type is another check's affair.
+    """
+    agents = data.get("agents", {DEFAULT_AGENT: {}})
+    if not isinstance(agents, dict):
+        return
+
+    names: list[tuple[KeyPath, object]] = [
+        (("default_agent",), data.get("default_agent", DEFAULT_AGENT)),
+    ]
+    routes = data.get("routes", [])
+    for index, route in enumerate(routes if isinstance(routes, list) else []):
+        if isinstance(route, dict):
+            names.append((("routes", index, "agent"), route.get("agent")))
+    for path, name in names:
+        if isinstance(name, str) and name not in agents:
+            known = ", ".join(dotted((agent,)) for agent in sorted(agents)[:_LISTED_AGENTS])
+            accepted = f"one of: {known}" if known else "an agent with a table, and there is none"
+            yield path, f"there is no table [agents.{dotted((name,))}], accepted is {accepted}"

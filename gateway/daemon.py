@@ -1,0 +1,367 @@
+"""The composition root: opens every part in order, runs it, and stops it in reverse.
+
+Nothing else knows how the parts are wired. Three task groups, each around the next: keepers (the
+watcher, the storage guard, the watchdog), turns, intake. A stop goes the other way: no new message,
+running turns get their grace, then the watcher drains, then the store writes its last snapshot.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from starlette.types import ASGIApp
+
+from gateway import __version__
+from gateway.agents.registry import open_agents
+from gateway.api.app import ApiContext, build_app
+from gateway.api.server import bind, serve, url_of
+from gateway.clock import Clock, SystemClock
+from gateway.config import GatewayConfig, Routes, changed_live, resolve_secrets, with_live
+from gateway.durable.database import Database
+from gateway.durable.directory import StateDirectory, hold
+from gateway.durable.files import write_whole
+from gateway.errors import ConfigurationError, ExitCode, GatewayError
+from gateway.log import configure, get_logger, set_level
+from gateway.processes.registry import ProcessRegistry
+from gateway.retention import discard_delivered
+from gateway.sessions.snapshots import dashboard_group_id
+from gateway.sessions.store import SessionStore
+from gateway.settings import PLACEHOLDER_SECRETS
+from gateway.systemd import Notifier
+from gateway.turns.pipeline import Turns
+from gateway.watcher import ExpiryWatcher, RetentionLimits
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    from gateway.agents.base import Agent
+    from gateway.config import Loaded
+    from gateway.model import AgentId
+
+DATABASE: Final = "gateway.db"
+TOKEN: Final = "token"  # noqa: S105 - the name of a file
+REPLY_TIMEOUT_S: Final = 2.0
+"""How long the server may go on sending replies once the turns have ended."""
+MIN_TOKEN_CHARS: Final = 16
+
+
+@dataclass(slots=True)
+class Parts:
+    """The open parts of a gateway, and the configuration in force."""
+
+    config: GatewayConfig
+    clock: Clock
+    directory: StateDirectory
+    database: Database
+    store: SessionStore
+    processes: ProcessRegistry
+    turns: Turns
+    watcher: ExpiryWatcher
+    token: str
+    url: str = ""
+    stopping: bool = False
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Apply a configuration whose differences can all be applied live."""
+        self.config = config
+        set_level(config.log.level)
+        self.store.snapshots.configure(config.store)
+        self.watcher.limits = _limits(config)
+        routes = Routes(config.routes, config.default_agent)
+        self.turns.configure(config.turns, config.sessions, routes.agent_for)
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """The API of a state directory that no daemon runs on."""
+
+    app: ASGIApp
+    token: str
+
+
+def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
+    """Run the daemon until a signal or a fatal error, and return how to exit.
+
+    Args:
+        loaded: The configuration to start with.
+        reload: Reads the configuration anew, for SIGHUP.
+    """
+    os.umask(0o077)
+    configure(loaded.config.log, sys.stdout.buffer)
+    for warning in loaded.warnings:
+        get_logger().warning("config.coerced", problem=warning)
+    try:
+        anyio.run(_main, loaded.config, reload, backend_options={"use_uvloop": True})
+    except GatewayError as error:
+        return _failed(error)
+    except BaseExceptionGroup as group:
+        found = _gateway_errors(group)
+        if not found:
+            raise
+
+        return _failed(min(found, key=lambda error: error.exit_code))
+    get_logger().info("gateway.stopped")
+    return ExitCode.OK
+
+
+@asynccontextmanager
+async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
+    """Open a state directory under its lock, without turns, agents and watcher.
+
+    Raises:
+        AlreadyRunningError: a daemon, or another command, holds it.
+    """
+    async with AsyncExitStack() as stack:
+        parts = await _open(stack, config, SystemClock(), {})
+        yield Offline(_app(parts, anyio.Event()), parts.token)
+
+
+async def _main(config: GatewayConfig, reload: Callable[[], Loaded]) -> None:
+    clock, notifier = SystemClock(), Notifier(os.environ)
+    async with AsyncExitStack() as stack:
+        _check_secrets(config)
+        agents = await stack.enter_async_context(open_agents(config.agents, clock))
+        parts = await _open(stack, config, clock, agents)
+        listener = bind(config.http)
+        stack.callback(listener.close)
+        parts.url = url_of(listener)
+        await parts.turns.recover()
+        async with anyio.create_task_group() as keepers:
+            keepers.start_soon(_guard_storage, parts)
+            await keepers.start(parts.watcher.run)
+            keepers.start_soon(_feed_watchdog, parts, notifier)
+            await _serve(parts, listener, notifier, reload)
+            keepers.cancel_scope.cancel()
+
+
+async def _serve(
+    parts: Parts, listener: socket.socket, notifier: Notifier, reload: Callable[[], Loaded]
+) -> None:
+    """Run turns and intake until a signal, then let them end in order."""
+    stop, turns_ended = anyio.Event(), anyio.Event()
+    grace_s = parts.config.turns.grace_s
+    async with anyio.create_task_group() as turns:
+        await turns.start(parts.turns.run)
+        async with anyio.create_task_group() as intake:
+            intake.start_soon(_watch_signals, parts, notifier, stop, reload)
+            intake.start_soon(_wind_down, parts, notifier, stop, turns_ended)
+            _announce(parts, notifier)
+            await serve(
+                _app(parts, stop),
+                parts.config.http,
+                sockets=[listener],
+                stop=stop,
+                # Turns that are cut off at the end of the grace still tell their clients.
+                grace_s=grace_s + REPLY_TIMEOUT_S,
+            )
+            await turns_ended.wait()
+            intake.cancel_scope.cancel()
+
+
+async def _wind_down(
+    parts: Parts, notifier: Notifier, stop: anyio.Event, turns_ended: anyio.Event
+) -> None:
+    """Once a stop is asked for, let running turns end within the grace, then end the rest."""
+    await stop.wait()
+    grace_s = parts.config.turns.grace_s
+    parts.stopping = True
+    notifier.send("STOPPING=1")
+    statistics = parts.turns.statistics()
+    get_logger().info(
+        "gateway.stopping",
+        running=statistics.running,
+        waiting=statistics.waiting,
+        grace_s=grace_s,
+    )
+    with parts.clock.move_on_after(grace_s):
+        await parts.turns.drain()
+    parts.turns.stop()
+    turns_ended.set()
+
+
+async def _watch_signals(
+    parts: Parts, notifier: Notifier, stop: anyio.Event, reload: Callable[[], Loaded]
+) -> None:
+    """End on SIGTERM and SIGINT, at once on the second; read the configuration anew on SIGHUP."""
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with anyio.open_signal_receiver(*wanted) as signals:
+        async for number in signals:
+            if number == signal.SIGHUP:
+                notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(parts.clock.monotonic() * 1e6)}")
+                _reload(parts, reload)
+                notifier.send("READY=1")
+            elif stop.is_set():
+                parts.turns.stop()
+            else:
+                stop.set()
+
+
+def _reload(parts: Parts, reload: Callable[[], Loaded]) -> None:
+    """Take what a new configuration can change live; keep the old one on any error."""
+    try:
+        loaded = reload()
+        _check_secrets(loaded.config)
+    except ConfigurationError as error:
+        get_logger().error("config.rejected", problems=error.problems, kept="the old one")
+        return
+
+    for warning in loaded.warnings:
+        get_logger().warning("config.coerced", problem=warning)
+    live, restart = changed_live(parts.config, loaded.config)
+    parts.reconfigure(with_live(parts.config, loaded.config))
+    get_logger().info("config.reloaded", applied=live, needs_restart=restart)
+
+
+async def _guard_storage(parts: Parts) -> None:
+    """End the daemon once its storage has failed."""
+    raise await parts.database.wait_failed()
+
+
+async def _feed_watchdog(parts: Parts, notifier: Notifier) -> None:
+    """Tell systemd that we live while the loop, the database's writer and the watcher do."""
+    interval_s = notifier.watchdog_interval_s / 3
+    while interval_s:
+        with parts.clock.move_on_after(interval_s) as patience:
+            await parts.database.ping()
+        if not patience.cancelled_caught and parts.watcher.alive:
+            notifier.send("WATCHDOG=1")
+        await parts.clock.sleep(interval_s)
+
+
+def _announce(parts: Parts, notifier: Notifier) -> None:
+    parts.directory.announce(parts.url)
+    token = parts.directory.path / TOKEN
+    notifier.send("READY=1", f"STATUS=Listening on {parts.url}")
+    get_logger().info(
+        "gateway.ready",
+        version=__version__,
+        pid=os.getpid(),
+        url=parts.url,
+        port=int(parts.url.rpartition(":")[2]),
+        state_dir=str(parts.directory.path),
+        sessions=len(parts.store),
+        agents=sorted(parts.config.agents),
+        unanswered=parts.turns.statistics().waiting,
+    )
+    if parts.config.http.token is None:
+        command = (
+            f"curl -s {parts.url}/v1/messages -H 'Content-Type: application/json' "
+            f'-H "Authorization: Bearer $(cat {token})" '
+            """-d '{"chat_id": "me", "text": "hello"}'"""
+        )
+        get_logger().info("gateway.try", command=command)
+
+
+async def _open(
+    stack: AsyncExitStack,
+    config: GatewayConfig,
+    clock: Clock,
+    agents: Mapping[AgentId, Agent],
+) -> Parts:
+    """Open what is on disk, in order; the stack closes it in reverse."""
+    directory = stack.enter_context(
+        hold(
+            config.state_dir,
+            started_at=clock.now(),
+            dashboard_group_id=dashboard_group_id(config.store),
+        )
+    )
+    token = _token(config, directory)
+    database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
+    store = await stack.enter_async_context(
+        SessionStore.open(directory, database, clock, config.store)
+    )
+    processes = ProcessRegistry()
+    routes = Routes(config.routes, config.default_agent)
+    turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
+    store.is_busy = turns.is_busy
+    store.has_active_processes = processes.has_active_for_session
+    discard = partial(discard_delivered, database, clock)
+    watcher = ExpiryWatcher(store, database, clock, _limits(config), discard)
+    return Parts(config, clock, directory, database, store, processes, turns, watcher, token)
+
+
+def _app(parts: Parts, stop: anyio.Event) -> ASGIApp:
+    return build_app(
+        ApiContext(
+            turns=parts.turns,
+            store=parts.store,
+            database=parts.database,
+            watcher=parts.watcher,
+            clock=parts.clock,
+            settings=parts.config.http,
+            token=parts.token,
+            started_at=parts.clock.now(),
+            version=__version__,
+            stop=stop,
+            live=lambda: parts.watcher.limits,
+            extra_status=lambda: {
+                "url": parts.url,
+                "state_dir": str(parts.directory.path),
+                "processes": len(parts.processes),
+                "stopping": parts.stopping,
+            },
+        )
+    )
+
+
+def _limits(config: GatewayConfig) -> RetentionLimits:
+    return RetentionLimits(config.session_store_max_age_days, config.session_store_max_entries)
+
+
+def _check_secrets(config: GatewayConfig) -> None:
+    problems = resolve_secrets(config)
+    if problems:
+        raise ConfigurationError(problems)
+
+
+def _token(config: GatewayConfig, directory: StateDirectory) -> str:
+    """Return the bearer token: the configured one, else the one made at the first start."""
+    if config.http.token is not None:
+        return config.http.token.resolve()
+
+    path = directory.path / TOKEN
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        token = secrets.token_urlsafe(32)
+        write_whole(path, token.encode() + b"\n")
+        get_logger().info("token.created", path=str(path))
+        return token
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError([f"{path}: cannot be read as a token ({exc})"]) from exc
+
+    if len(token) < MIN_TOKEN_CHARS or token.lower() in PLACEHOLDER_SECRETS:
+        problem = f"{path}: too short, accepted are {MIN_TOKEN_CHARS} characters or more"
+        raise ConfigurationError([f"{problem}; remove it and a new one is made"])
+
+    return token
+
+
+def _failed(error: GatewayError) -> ExitCode:
+    if isinstance(error, ConfigurationError):
+        get_logger().error("config.rejected", problems=error.problems)
+    else:
+        get_logger().error(
+            "gateway.failed", error=str(error), kind=type(error).__name__, exit_code=error.exit_code
+        )
+    return error.exit_code
+
+
+def _gateway_errors(group: BaseExceptionGroup[BaseException]) -> list[GatewayError]:
+    found: list[GatewayError] = []
+    for error in group.exceptions:
+        if isinstance(error, GatewayError):
+            found.append(error)
+        elif isinstance(error, BaseExceptionGroup):
+            found += _gateway_errors(error)
+    return found

@@ -1,0 +1,353 @@
+"""The one SQLite database: one writer thread, group commit, readers beside it.
+
+All work that waits is committed together, a savepoint each, with one sync (WAL, FULL). The writer
+thread owns the only writing connection and its checkpoints; it is also where every change is put in
+order, so what runs in it sees the result of all that came before. Knows no table but the version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+import apsw
+
+from gateway.durable.connection import STORAGE_ERRORS, open_reader, open_writer, translated
+from gateway.errors import GatewayError, StorageError, StorageFullError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from pathlib import Path
+
+    from gateway.clock import Clock
+
+T = TypeVar("T")
+
+MAX_BATCH: Final = 512
+"""Most transactions committed together."""
+READERS: Final = 2
+"""Reading connections; reads are short and the interpreter runs one at a time anyway."""
+IDLE_CHECKPOINT_PAGES: Final = 1_000
+"""Pages in the WAL (4 KiB each) from which an idle writer checkpoints."""
+BUSY_CHECKPOINT_PAGES: Final = 4_000
+"""Pages in the WAL from which a busy writer checkpoints as well; about 5 ms of work."""
+CLOSE_TIMEOUT_S: Final = 30.0
+"""Longest wait for the writer thread at close."""
+
+
+class Transaction:
+    """One unit of work in the writer thread; valid only inside the work it was handed to."""
+
+    __slots__ = ("_aborts", "_commits", "connection")
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        """Wrap the writing connection."""
+        self.connection = connection
+        self._commits: list[Callable[[], None]] = []
+        self._aborts: list[Callable[[], None]] = []
+
+    def execute(self, sql: str, bindings: Sequence[object] = ()) -> apsw.Cursor:
+        """Run one statement."""
+        return self.connection.execute(sql, bindings)
+
+    def on_commit(self, action: Callable[[], None]) -> None:
+        """Run an action in the writer thread once the work is durable; it must not raise."""
+        self._commits.append(action)
+
+    def on_abort(self, action: Callable[[], None]) -> None:
+        """Run an action in the writer thread if the work is rolled back; it must not raise."""
+        self._aborts.append(action)
+
+    def committed(self) -> None:
+        """Run what waits for durability, in order."""
+        for action in self._commits:
+            action()
+
+    def aborted(self) -> None:
+        """Undo what the work staged in memory, newest first."""
+        for action in reversed(self._aborts):
+            action()
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseStatistics:
+    """What the writer did since it was opened."""
+
+    transactions: int
+    commits: int
+    """Group commits, one sync each."""
+    waiting: int
+    """Transactions handed over and not yet begun."""
+    largest_batch: int
+    last_commit_ms: float
+    slowest_commit_ms: float
+    wal_pages: int
+    full: bool
+    """True from a refused change for want of space until the next successful one."""
+    failed: bool
+    """True once the storage failed; nothing is accepted any more."""
+
+
+@dataclass(slots=True)
+class _Job:
+    work: Callable[[Transaction], object]
+    future: asyncio.Future[Any]
+    transaction: Transaction | None = None
+    result: object = None
+    error: BaseException | None = None
+
+
+class Database:
+    """The writer thread, its queue and the readers."""
+
+    def __init__(self, path: Path, writer: apsw.Connection, clock: Clock) -> None:
+        """Take an opened and migrated connection; use `open`."""
+        self.path = path
+        self._writer = writer
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
+        self._read_limiter = anyio.CapacityLimiter(READERS)
+        self._failure: GatewayError | None = None
+        self._failed = anyio.Event()
+        self._full = False
+        self._transactions = self._commits = self._largest_batch = self._wal_pages = 0
+        self._last_commit_ms = self._slowest_commit_ms = 0.0
+        self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path, clock: Clock) -> AsyncGenerator[Database]:
+        """Open or create the database, migrate it, and start its writer.
+
+        Raises:
+            DamagedDataError: it is not a database of ours, or it is damaged.
+            DatabaseTooNewError: a newer gateway wrote it.
+            StorageError: it cannot be opened or written.
+        """
+        database = cls(path, await anyio.to_thread.run_sync(open_writer, path), clock)
+        try:
+            for _ in range(READERS):
+                database._readers.put(await anyio.to_thread.run_sync(open_reader, path))
+            database._writer.set_wal_hook(database._wal_grew)
+            database._thread.start()
+            yield database
+        finally:
+            await database._close()
+
+    def submit(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """Hand work to the writer at once and return what it will have come to.
+
+        Work is run in the order of `submit`, each in a transaction of its own. It runs in the
+        writer thread and must be short.
+
+        Durability: the future ends once the work is synced to disk.
+        Cancellation: a cancelled waiter leaves, its work is done all the same.
+
+        Raises:
+            StorageError: (from the future) the storage failed now or earlier.
+            StorageFullError: (from the future) no space; nothing of the work was applied.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._failure is not None:
+            future.set_exception(self._failure)
+        else:
+            self._jobs.put(_Job(work, future))
+
+        return future
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run work in the writer thread and wait until it is durable; see `submit`."""
+        return await self.submit(work)
+
+    async def read(self, query: Callable[[apsw.Connection], T]) -> T:
+        """Run a query on a reading connection, in a thread; it sees all that is durable."""
+
+        def run() -> T:
+            connection = self._readers.get()
+            try:
+                with translated(self.path):
+                    return query(connection)
+            finally:
+                self._readers.put(connection)
+
+        return await anyio.to_thread.run_sync(run, limiter=self._read_limiter)
+
+    async def ping(self) -> None:
+        """Return once the writer has reached this; proves that it is alive, without a sync."""
+        await self.submit(lambda _: None)
+
+    async def checkpoint(self) -> None:
+        """Move all of the WAL into the database and empty it."""
+        await self.submit(lambda transaction: transaction.on_commit(self._checkpoint_all))
+
+    async def wait_failed(self) -> GatewayError:
+        """Return the failure once the storage has failed."""
+        await self._failed.wait()
+        return self._failure or StorageError()
+
+    def statistics(self) -> DatabaseStatistics:
+        """Return what the writer did since it was opened."""
+        return DatabaseStatistics(
+            transactions=self._transactions,
+            commits=self._commits,
+            waiting=self._jobs.qsize(),
+            largest_batch=self._largest_batch,
+            last_commit_ms=self._last_commit_ms,
+            slowest_commit_ms=self._slowest_commit_ms,
+            wal_pages=self._wal_pages,
+            full=self._full,
+            failed=self._failure is not None,
+        )
+
+    async def _close(self) -> None:
+        self._jobs.put(None)
+        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            if self._thread.ident is not None:
+                await anyio.to_thread.run_sync(self._thread.join)
+            while not self._readers.empty():
+                self._readers.get().close()
+            await anyio.to_thread.run_sync(self._writer.close)
+
+    def _run(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            batch, stop = [first], False
+            while len(batch) < MAX_BATCH and not stop:
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if job is None:
+                    stop = True
+                else:
+                    batch.append(job)
+            self._commit(batch)
+            self._settle(batch)
+            if stop:
+                return
+            self._checkpoint_if_due()
+
+    def _commit(self, batch: list[_Job]) -> None:
+        """Run and commit a batch; every job leaves with a result or an error."""
+        if self._failure is not None:
+            _fail(batch, self._failure)
+            return
+
+        started = self._clock.monotonic()
+        try:
+            with translated(self.path):
+                self._writer.execute("BEGIN IMMEDIATE")
+                for job in batch:
+                    self._attempt(job, alone=len(batch) == 1)
+                self._writer.execute("COMMIT")
+        except GatewayError as error:
+            self._roll_back(batch, error)
+            return
+        except BaseException as error:  # noqa: BLE001 - a thread that dies silently hangs all waiters
+            failure = StorageError(f"{self.path}: the writer failed: {error!r}")
+            failure.__cause__ = error
+            self._roll_back(batch, failure)
+            return
+
+        self._last_commit_ms = (self._clock.monotonic() - started) * 1000
+        self._slowest_commit_ms = max(self._slowest_commit_ms, self._last_commit_ms)
+        self._full = False
+        self._commits += 1
+        self._transactions += len(batch)
+        self._largest_batch = max(self._largest_batch, len(batch))
+        for job in batch:
+            if job.error is None and job.transaction is not None:
+                job.transaction.committed()
+
+    def _attempt(self, job: _Job, *, alone: bool) -> None:
+        """Run one job in a savepoint; its own errors stay its own, storage errors are everybody's."""
+        transaction = job.transaction = Transaction(self._writer)
+        if not alone:
+            self._writer.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(transaction)
+        except STORAGE_ERRORS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - handed to the waiter whole
+            transaction.aborted()
+            job.error = error
+            self._writer.execute("ROLLBACK" if alone else "ROLLBACK TO job")
+            if alone:
+                self._writer.execute("BEGIN IMMEDIATE")
+        if not alone:
+            self._writer.execute("RELEASE job")
+
+    def _roll_back(self, batch: list[_Job], error: GatewayError) -> None:
+        """Leave memory and database as before the batch. Only a full disk is not final."""
+        for job in reversed(batch):
+            if job.transaction is not None and job.error is None:
+                job.transaction.aborted()
+        _fail(batch, error)
+        if isinstance(error, StorageFullError):
+            self._full = True
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        else:
+            self._poison(error)
+
+    def _poison(self, error: GatewayError) -> None:
+        """Accept nothing any more: after a failed sync no later one can be trusted."""
+        self._failure = error
+        self._call_loop(self._failed.set)
+
+    def _settle(self, batch: list[_Job]) -> None:
+        self._call_loop(lambda: _deliver(batch))
+
+    def _call_loop(self, action: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more, and the work is durable.
+            return
+
+    def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint_if_due(self) -> None:
+        limit = IDLE_CHECKPOINT_PAGES if self._jobs.empty() else BUSY_CHECKPOINT_PAGES
+        if self._wal_pages >= limit:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _checkpoint_all(self) -> None:
+        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _checkpoint(self, mode: int) -> None:
+        try:
+            with translated(self.path):
+                self._writer.wal_checkpoint(mode=mode)
+        except StorageFullError:
+            # The WAL still holds everything; the next checkpoint tries again.
+            self._full = True
+        except GatewayError as error:
+            self._poison(error)
+        else:
+            self._wal_pages = 0
+
+
+def _fail(batch: list[_Job], error: GatewayError) -> None:
+    for job in batch:
+        job.error = job.error or error
+
+
+def _deliver(batch: list[_Job]) -> None:
+    for job in batch:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)

@@ -1,0 +1,161 @@
+"""The state directory: made private, checked, and held by one process.
+
+state/        0700 (0710 with a dashboard group), files 0600
+lock        flock held for life; JSON with pid, start time and URL of its holder
+quarantine/ whatever was set aside, with the reason beside it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.durable.files import storage_errors, sync_directory, write_whole
+from gateway.errors import AlreadyRunningError, UnsafeStateDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from datetime import datetime
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds a state directory, as the lock file says."""
+
+    pid: int
+    started_at: str
+    url: str
+    """Where its API listens; empty before it is ready and for command-line work."""
+
+
+class StateDirectory:
+    """A state directory held by this process."""
+
+    def __init__(self, path: Path, descriptor: int, started_at: datetime) -> None:
+        """Use `hold`."""
+        self.path = path
+        self._descriptor = descriptor
+        self._started_at = started_at
+
+    def announce(self, url: str) -> None:
+        """Write into the lock file where the holder's API listens."""
+        content = orjson.dumps(
+            {"pid": os.getpid(), "started_at": _stamp(self._started_at), "url": url}
+        )
+        os.pwrite(self._descriptor, content + b"\n", 0)
+        os.ftruncate(self._descriptor, len(content) + 1)
+
+    def set_aside(self, name: str, data: bytes, *, reason: str, at: datetime) -> Path:
+        """Keep data that is not used in `quarantine/`, with the reason beside it.
+
+        Durability: on return both survive power loss.
+        """
+        target = self._quarantine(name, at)
+        write_whole(target, data)
+        write_whole(target.with_name(target.name + ".reason"), reason.encode() + b"\n")
+        return target
+
+    def set_aside_link(self, path: Path, *, reason: str, at: datetime) -> Path:
+        """Keep a file that is about to be replaced in `quarantine/`; it stays in place as well."""
+        target = self._quarantine(path.name, at)
+        with storage_errors(target):
+            target.hardlink_to(path)
+        write_whole(target.with_name(target.name + ".reason"), reason.encode() + b"\n")
+        return target
+
+    def _quarantine(self, name: str, at: datetime) -> Path:
+        folder = self.path / "quarantine"
+        with storage_errors(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self.path)
+        return folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{name}"
+
+
+@contextmanager
+def hold(
+    path: Path, *, started_at: datetime, dashboard_group_id: int | None = None
+) -> Generator[StateDirectory]:
+    """Create the directory if need be, check it, and hold its lock.
+
+    Raises:
+        UnsafeStateDirectoryError: a link, another owner, or open to others.
+        AlreadyRunningError: another process holds it.
+        StorageError: it cannot be created or written.
+    """
+    with storage_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check(path, allowed=0o710 if dashboard_group_id is not None else 0o700)
+        if dashboard_group_id is not None:
+            os.chown(path, -1, dashboard_group_id)
+            path.chmod(0o710)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path / "lock", flags, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunningError(path / "lock", _describe(read_holder(path))) from None
+
+        directory = StateDirectory(path, descriptor, started_at)
+        directory.announce("")
+        yield directory
+    finally:
+        os.close(descriptor)
+
+
+def read_holder(path: Path) -> LockHolder | None:
+    """Return who holds a state directory now, or None."""
+    try:
+        with (path / "lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _parse(file.read(4096))
+    except FileNotFoundError:
+        return None
+
+    return None
+
+
+def _parse(content: bytes) -> LockHolder:
+    try:
+        fields = orjson.loads(content)
+        return LockHolder(int(fields["pid"]), str(fields["started_at"]), str(fields["url"]))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        # The holder is between truncating and writing.
+        return LockHolder(0, "", "")
+
+
+def _describe(holder: LockHolder | None) -> str:
+    if holder is None or not holder.pid:
+        return "it is starting or ending"
+
+    where = f", {holder.url}" if holder.url else ""
+    return f"pid {holder.pid}, since {holder.started_at}{where}"
+
+
+def _check(path: Path, *, allowed: int) -> None:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnsafeStateDirectoryError(f"{path}: not a directory (links are not accepted)")
+
+    if status.st_uid != os.geteuid():
+        raise UnsafeStateDirectoryError(
+            f"{path}: belongs to user id {status.st_uid}, this process is {os.geteuid()}; "
+            "run it as the owner"
+        )
+
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o777 & ~allowed:
+        raise UnsafeStateDirectoryError(f"{path}: mode {mode:04o}, accepted is {allowed:04o}")
+
+
+def _stamp(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")

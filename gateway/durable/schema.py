@@ -1,0 +1,96 @@
+"""The tables of `gateway.db`, as numbered migrations.
+
+Each migration runs in one transaction together with the version it leads to (`user_version`).
+Instants are RFC 3339 text in UTC. A `member` is an entry as it stands in `sessions.json`:
+`"<key>":{...}`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+APPLICATION_ID: Final = 0x53474B59
+"""Marks a SQLite file as ours (`PRAGMA application_id`)."""
+
+_FIRST = """
+CREATE TABLE store_state (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE session_log (
+    sequence INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL,
+    member BLOB
+) STRICT;
+
+CREATE TABLE sessions (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    session_key TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    ended_at TEXT,
+    end_reason TEXT,
+    member BLOB
+) STRICT;
+CREATE INDEX sessions_by_key ON sessions (session_key);
+
+CREATE TABLE messages (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    text TEXT NOT NULL,
+    tool_calls TEXT,
+    tool_call_id TEXT,
+    tool_name TEXT,
+    created_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX messages_by_session ON messages (session_id);
+
+CREATE TABLE model_calls (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    model TEXT NOT NULL,
+    started_at TEXT NOT NULL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cache_read_tokens INTEGER,
+    cache_write_tokens INTEGER
+) STRICT;
+CREATE INDEX model_calls_by_session ON model_calls (session_id);
+
+CREATE TABLE inbox (
+    position INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    source TEXT NOT NULL,
+    text TEXT NOT NULL,
+    reset TEXT,
+    accepted_at TEXT NOT NULL,
+    finished_at TEXT,
+    recoveries INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (session_key, message_id)
+) STRICT;
+CREATE INDEX inbox_unfinished ON inbox (position) WHERE finished_at IS NULL;
+CREATE INDEX inbox_finished ON inbox (finished_at) WHERE finished_at IS NOT NULL;
+
+CREATE TABLE outbox (
+    position INTEGER PRIMARY KEY,
+    turn_id TEXT NOT NULL UNIQUE,
+    session_key TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    reply TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    sent_at TEXT
+) STRICT;
+CREATE INDEX outbox_by_key ON outbox (session_key);
+CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+"""The script at index n leads from version n to n + 1."""

@@ -1,0 +1,228 @@
+"""Structured logs: one line an event, to standard output.
+
+JSON unless a person watches at a terminal. Nothing that is logged can kill who logs it: values are
+made plain, control characters escaped, strings cut, and a stream that refuses is waited out. Lines
+of libraries come in from WARNING on, for below it they may quote what users write.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias, cast
+
+import orjson
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from typing_extensions import override
+
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+MAX_FIELD_CHARS: Final = 256
+"""A longer string is cut; one line of the log must not become a way to fill the disk."""
+MAX_PROBLEM_CHARS: Final = 2_048
+"""The same for `problem`, which carries a sentence that the operator needs whole."""
+MAX_ITEMS: Final = 64
+"""How much of a list or a table is kept."""
+MAX_DEPTH: Final = 5
+"""How deep lists and tables go; an exception with its frames needs four."""
+MAX_FRAMES: Final = 20
+
+_LEVELS: Final = logging.getLevelNamesMapping()
+_ORJSON_INTS: Final = range(-(2**63), 2**64)
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+class LogSettings(Settings):
+    """What is logged, and how it looks."""
+
+    level: Level = "info"
+    """The least level that is logged: `debug`, `info`, `warning` or `error`."""
+    format: Literal["auto", "json", "console"] = "auto"
+    """`json`: one JSON object a line; `console`: for people; `auto`: `console` at a terminal, else
+    `json`."""
+
+
+class _Threshold:
+    """The level in force, one for all loggers, those bound long ago too."""
+
+    def __init__(self) -> None:
+        self.number = logging.INFO
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Drop what is below the level, before any work is done for it."""
+        if _LEVELS.get(method.upper(), logging.ERROR) < self.number:
+            raise structlog.DropEvent
+
+        return event
+
+
+_threshold: Final = _Threshold()
+
+
+def get_logger() -> FilteringBoundLogger:
+    """Return a logger that follows every later `configure` and `set_level`."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
+
+
+def set_level(level: Level) -> None:
+    """Log from this level on, at once and everywhere."""
+    _threshold.number = _LEVELS[level.upper()]
+
+
+def configure(settings: LogSettings, stream: BinaryIO) -> None:
+    """Send every later event of the gateway and of libraries to the stream."""
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    set_level(settings.level)
+    structlog.configure(
+        processors=[
+            _threshold,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+            *(_console() if console else _json()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+        logger_factory=structlog.BytesLoggerFactory(file=cast("BinaryIO", _Patient(stream))),
+        # Off: a cached logger would keep the old stream after a second call.
+        cache_logger_on_first_use=False,
+    )
+    _bridge_libraries()
+
+
+def _json() -> list[Processor]:
+    frames = ExceptionDictTransformer(show_locals=False, max_frames=MAX_FRAMES)
+    return [structlog.processors.ExceptionRenderer(frames), make_plain, _to_json_line]
+
+
+def _console() -> list[Processor]:
+    renderer = structlog.dev.ConsoleRenderer(
+        timestamp_key="timestamp", exception_formatter=structlog.dev.plain_traceback
+    )
+    return [structlog.processors.format_exc_info, make_plain, _to_console_line(renderer)]
+
+
+def _to_json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    head = {key: event.pop(key, None) for key in ("timestamp", "level", "event")}
+    return orjson.dumps(head | dict(event))
+
+
+def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+        return renderer(logger, method, event).encode()
+
+    return render
+
+
+def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Turn every value into what JSON and a terminal can take, and cut what is too long."""
+    return {_text(key, MAX_FIELD_CHARS): _plain_field(key, value) for key, value in event.items()}
+
+
+def _plain_field(key: str, value: object) -> object:
+    if key == "problem":
+        return _text(_string(value), MAX_PROBLEM_CHARS)
+    if key == "exception" and isinstance(value, str):  # a traceback for the console, line by line
+        return "\n".join(_text(line, MAX_FIELD_CHARS) for line in value.splitlines())
+
+    return _plain(value, MAX_DEPTH)
+
+
+def _plain(value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        return int(value) if value in _ORJSON_INTS else f"an integer of {value.bit_length()} bits"
+    if depth and isinstance(value, Mapping):
+        return {
+            _text(_string(key), MAX_FIELD_CHARS): _plain(item, depth - 1)
+            for key, item in list(value.items())[:MAX_ITEMS]
+        }
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, depth - 1) for item in list(value)[:MAX_ITEMS]]
+
+    return _text(_string(value), MAX_FIELD_CHARS)
+
+
+def _string(value: object) -> str:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat().replace("+00:00", "Z")
+
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a stranger's __str__ may raise anything; a log line must not
+        return f"<{type(value).__name__} without a text>"
+
+
+def _text(text: str, most: int) -> str:
+    if len(text) > most:
+        text = f"{text[: most - 1]}…"
+    if text.isprintable():
+        return text
+
+    # Escaped: control characters, bidirectional and zero-width ones, line separators, surrogates.
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+class _Patient:
+    """A stream that never raises: a full disk or a closed pipe must not end turns.
+
+    Once it takes lines again, the first one tells how many writes had failed.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._failures = 0
+
+    def write(self, line: bytes) -> int:
+        """Write a line, whatever the stream says."""
+        if self._failures:
+            notice = orjson.dumps({"event": "log.writes_failed", "failures": self._failures})
+            line = notice + b"\n" + line
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self._failures += 1
+        else:
+            self._failures = 0
+
+        return len(line)
+
+    def flush(self) -> None:
+        """Do nothing: `write` has flushed."""
+
+
+class _Bridge(logging.Handler):
+    """Hands the records of libraries to structlog."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's wrong arguments must not end who called it
+            message = str(record.msg)
+        logger = get_logger().bind(logger=record.name, message=message)
+        if record.levelno >= logging.ERROR:
+            logger.error("library.logged", exc_info=record.exc_info or None)
+        else:
+            logger.warning("library.logged", exc_info=record.exc_info or None)
+
+
+def _bridge_libraries() -> None:
+    root = logging.getLogger()
+    root.handlers = [_Bridge(level=logging.WARNING)]
+    root.setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.access", "uvicorn.error", "httpx2"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+        library.setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,181 @@
+"""The nouns that more than one room speaks of: ids, sources, messages, usage.
+
+All are frozen. Instants are timezone-aware UTC; every number carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, NewType
+
+SessionKey = NewType("SessionKey", str)
+"""Who talks where; see `gateway.sessions.key`."""
+SessionId = NewType("SessionId", str)
+"""One conversation under a session key; a reset gives the key a new one."""
+TurnId = NewType("TurnId", str)
+"""One inbound message and all that answers it."""
+AgentId = NewType("AgentId", str)
+"""The name of an agent's table in the configuration."""
+
+MAX_NAME_CODE_POINTS: Final = 128
+"""Longest name kept of a user or a chat."""
+
+
+class ChatType(StrEnum):
+    """The kind of place a message comes from."""
+
+    DM = "dm"
+    GROUP = "group"
+    CHANNEL = "channel"
+    THREAD = "thread"
+
+
+class Role(StrEnum):
+    """Who speaks in a transcript."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+    NOTICE = "notice"
+    """What the gateway itself told the user; never sent to a model."""
+
+
+def clean_text(text: str) -> str:
+    """Replace lone surrogates by U+FFFD and drop NUL, so that any store and socket takes it."""
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def clean_name(name: str) -> str:
+    """Return a name fit for logs and dashboards: NFC, one line, at most 128 code points.
+
+    Control, format (bidirectional, zero-width) and unassigned characters and line separators
+    become U+FFFD.
+    """
+    normal = unicodedata.normalize("NFC", clean_text(name))[:MAX_NAME_CODE_POINTS]
+    return "".join("�" if _is_unfit(unicodedata.category(char)) else char for char in normal)
+
+
+def _is_unfit(category: str) -> bool:
+    return category[0] == "C" or category in {"Zl", "Zp"}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSource:
+    """Where a message comes from."""
+
+    platform: str
+    """`http`, `telegram`, ...: the channel's name."""
+    chat_id: str
+    """The platform's own id of the chat."""
+    chat_type: ChatType = ChatType.DM
+    account: str = ""
+    """Which of our accounts on the platform; empty where there is one."""
+    thread_id: str = ""
+    user_id: str = ""
+    user_name: str = ""
+    chat_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One message as a channel hands it over, its sender authorised."""
+
+    source: SessionSource
+    text: str
+    message_id: str = ""
+    """The platform's id of the message, unique in its session; empty: never a duplicate."""
+    agent: AgentId | None = None
+    """An agent asked for by name; None lets the routes choose."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to run a tool."""
+
+    call_id: str
+    name: str
+    arguments: str
+    """As the model wrote them: JSON text, not parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a transcript or a context."""
+
+    role: Role
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What an assistant message asks for."""
+    tool_call_id: str = ""
+    """Which call a tool message answers."""
+    tool_name: str = ""
+    """The tool that a tool message comes from."""
+    turn_id: TurnId = TurnId("")
+    """The turn it belongs to; empty for a system prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a provider counted for model calls, in tokens. Sums over calls add up field by field."""
+
+    input_tokens: int = 0
+    """Uncached input."""
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+
+    @property
+    def context_tokens(self) -> int:
+        """The size of the request that was measured: all input, cached or not."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Everything counted."""
+        return self.context_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """Add field by field."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+        )
+
+
+class ContextSource(StrEnum):
+    """How a context size was found."""
+
+    USAGE = "usage"
+    """A provider counted it in its last single request."""
+    ESTIMATE = "estimate"
+    """Characters divided by `CHARS_PER_TOKEN_ESTIMATE`."""
+    UNKNOWN = "unknown"
+    """Nobody measured it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMeasurement:
+    """The size of a session's context: what was measured, when and how."""
+
+    tokens: int
+    window_tokens: int
+    source: ContextSource
+    measured_at: datetime
+    step: int
+    """Number of this measurement within its session id; a later one has the higher number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One finished request to a model."""
+
+    model: str
+    started_at: datetime
+    usage: Usage | None
+    """None where the provider counted nothing."""

@@ -1,0 +1,78 @@
+"""How long stored messages live beside the transcript, and how all of a session is erased."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import ConflictError
+from gateway.sessions.history import stamp
+from gateway.transcripts import inbox, outbox
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.durable.database import Database, Transaction
+    from gateway.model import SessionKey
+    from gateway.sessions.store import SessionStore
+
+DELIVERED_DAYS: Final = 7
+"""How long answered inbox rows and sent outbox rows stay: the time in which a message id that
+comes again is recognised. Platforms repeat for at most a day."""
+_CHUNK: Final = 1_000
+_SESSIONS: Final = "(SELECT session_id FROM sessions WHERE session_key = ?)"
+_OF_KEY: Final = (
+    (
+        "DELETE FROM messages WHERE session_id IN "
+        "(SELECT session_id FROM sessions WHERE session_key = ?)"
+    ),
+    (
+        "DELETE FROM model_calls WHERE session_id IN "
+        "(SELECT session_id FROM sessions WHERE session_key = ?)"
+    ),
+    "DELETE FROM inbox WHERE session_key = ?",
+    "DELETE FROM outbox WHERE session_key = ?",
+    "DELETE FROM sessions WHERE session_key = ?",
+    "DELETE FROM session_log WHERE session_key = ? AND member IS NOT NULL",
+)
+
+
+async def discard_delivered(database: Database, clock: Clock) -> int:
+    """Delete what was answered and delivered long ago; return how many rows went."""
+    before = stamp(clock.now() - timedelta(days=DELIVERED_DAYS))
+    gone = 0
+    for discard in (inbox.discard_finished, outbox.discard_sent):
+        while True:
+            count = await database.write(
+                lambda tx, discard=discard: discard(tx, before=before, limit=_CHUNK)  # type: ignore[misc]
+            )
+            gone += count
+            if count < _CHUNK:
+                break
+    return gone
+
+
+async def erase(database: Database, store: SessionStore, key: SessionKey) -> None:
+    """Delete everything that was stored of a session key.
+
+    Quarantine and backups are not touched.
+
+    Durability: on return neither the database nor a snapshot holds anything of it.
+
+    Raises:
+        ConflictError: the key has an entry; remove it first.
+    """
+
+    def work(transaction: Transaction) -> None:
+        if store.find_staged(key) is not None:
+            raise ConflictError("the session is there again; remove it first")
+
+        # Deleted content is overwritten with zeros, not only unlinked.
+        transaction.execute("PRAGMA secure_delete = ON")
+        for statement in _OF_KEY:
+            transaction.execute(statement, (key,))
+
+    await database.write(work)
+    # Two snapshots: the entry must leave `.prev` as well.
+    await store.snapshots.write()
+    await store.snapshots.write()
+    await database.checkpoint()

@@ -1,0 +1,249 @@
+"""The record of a session: what dashboards read in `sessions.json`.
+
+This is the versioned contract (`"version": 1`). Entries are frozen; the bytes of one are its member
+of the snapshot, `"<key>":{...}`, so what is kept in memory is what is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import orjson
+
+from gateway.errors import BadRequestError, GatewayError
+from gateway.model import (
+    AgentId,
+    ChatType,
+    ContextSource,
+    SessionId,
+    SessionKey,
+    SessionSource,
+    clean_name,
+)
+from gateway.sessions.key import SESSION_ID, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+VERSION: Final = 1
+"""Version of the entry's fields and of `sessions.json`."""
+
+
+class EntryError(GatewayError):
+    """An entry does not have the fields of its contract."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEntry:
+    """One session. Instants are UTC; a key's entry is replaced whole at every change."""
+
+    session_key: SessionKey
+    """Who talks where."""
+    session_id: SessionId
+    """The conversation that runs under the key now."""
+    agent: AgentId
+    """The agent that answers; part of the key."""
+    created_at: datetime
+    """When this session id began."""
+    updated_at: datetime
+    """The last time the user did something here; what prune and idle resets go by."""
+    suspended_at: datetime | None = None
+    """Since when the session is paused; None while it is not."""
+    source: SessionSource
+    """Where the latest message came from."""
+    display_name: str = ""
+    """What a dashboard may call it: the chat's name, else the user's, else the chat's id."""
+    previous_session_id: SessionId | None = None
+    """The conversation before this one, which an undo brings back."""
+    reset_reason: str | None = None
+    """Why this session id replaced the previous one: `idle`, `daily`, `manual`, `pruned`, ..."""
+    turns: int = 0
+    """Committed turns of this session id, failed ones included."""
+    input_tokens: int = 0
+    """Uncached input, summed over all model calls of this session id, as are the next three."""
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    total_tokens: int = 0
+    """Tokens of all model calls of this session id, never below `context_tokens`."""
+    context_tokens: int = 0
+    """The size of what was last sent to the model: one request's, never a sum."""
+    context_window_tokens: int = 0
+    """The model's window; 0 until a turn has run."""
+    context_source: ContextSource = ContextSource.UNKNOWN
+    """How `context_tokens` was found: `usage` (counted by the provider), `estimate`, `unknown`."""
+    context_measured_at: datetime | None = None
+    """When `context_tokens` was found."""
+    context_step: int = 0
+    """How many measurements of the context this session id has had; a higher number is newer."""
+    cache_touched_at: datetime | None = None
+    """Start of the last successful model request: the provider's prompt cache lives from then."""
+    model: str = ""
+    """The model that answered last, as its provider spells it."""
+
+
+_TEXTS: Final = ("display_name", "model")
+_COUNTS: Final = (
+    *(name.name for name in fields(SessionEntry) if name.name.endswith("_tokens")),
+    "turns",
+    "context_step",
+)
+_INSTANTS: Final = ("created_at", "updated_at")
+_OPTIONAL_INSTANTS: Final = ("suspended_at", "context_measured_at", "cache_touched_at")
+_SOURCE_TEXTS: Final = tuple(f.name for f in fields(SessionSource) if f.name != "chat_type")
+FIELDS: Final = frozenset(f.name for f in fields(SessionEntry))
+"""The names an entry has; others are not kept."""
+
+
+def encode_member(entry: SessionEntry) -> bytes:
+    """Return the entry as its member of the snapshot: `"<key>":{...}`, one line."""
+    # A key consists of characters that JSON does not escape.
+    return b'"%b":%b' % (
+        entry.session_key.encode(),
+        orjson.dumps(entry, option=orjson.OPT_UTC_Z),
+    )
+
+
+def decode_member(key: str, member: bytes) -> SessionEntry:
+    """Return the entry of a member.
+
+    Raises:
+        EntryError: it does not have the fields of the contract.
+    """
+    return decode_entry(memoryview(member)[len(key) + 3 :])
+
+
+def decode_entry(data: bytes | memoryview) -> SessionEntry:
+    """Return the entry of its JSON object; see `decode_member`."""
+    try:
+        return entry_from_dict(orjson.loads(data))
+    except orjson.JSONDecodeError as exc:
+        raise EntryError(f"not JSON ({exc})") from exc
+
+
+def updated_at_text(member: bytes) -> bytes:
+    """Return the `updated_at` of a member as its text, found without decoding the rest."""
+    # Quotes inside strings are escaped, so the first match is the entry's own field.
+    start = member.index(b'"updated_at":"') + 14
+    return member[start : member.index(b'"', start)]
+
+
+def entry_to_dict(entry: SessionEntry) -> dict[str, object]:
+    """Return the entry as the JSON object that dashboards read."""
+    result: dict[str, object] = orjson.loads(orjson.dumps(entry, option=orjson.OPT_UTC_Z))
+    return result
+
+
+def entry_from_dict(raw: object) -> SessionEntry:
+    """Return the entry of a JSON object; absent fields get their defaults.
+
+    Needed are session_key, session_id, created_at, updated_at and source. Unknown fields are not
+    kept.
+
+    Raises:
+        EntryError: a field is missing or wrong; the message names it and what is accepted.
+    """
+    if not isinstance(raw, dict):
+        raise EntryError("an entry is a JSON object")
+
+    try:
+        parts = parse_key(_text(raw, "session_key"))
+    except BadRequestError as exc:
+        raise EntryError(f"session_key: {exc}") from exc
+
+    values: dict[str, object] = {name: _count(raw, name) for name in _COUNTS}
+    values |= {name: _text(raw, name, default="") for name in _TEXTS}
+    values |= {name: _instant(raw, name) for name in _INSTANTS}
+    values |= {
+        name: None if raw.get(name) is None else _instant(raw, name) for name in _OPTIONAL_INSTANTS
+    }
+    values["total_tokens"] = max(_count(raw, "total_tokens"), _count(raw, "context_tokens"))
+    if _text(raw, "agent", default=parts.agent) != parts.agent:
+        raise EntryError("agent: accepted is the agent in the session key")
+
+    return SessionEntry(
+        session_key=SessionKey(raw["session_key"]),
+        session_id=_session_id(raw, "session_id"),
+        agent=parts.agent,
+        source=_source(raw.get("source")),
+        previous_session_id=(
+            None
+            if raw.get("previous_session_id") is None
+            else _session_id(raw, "previous_session_id")
+        ),
+        reset_reason=None if raw.get("reset_reason") is None else _text(raw, "reset_reason"),
+        context_source=_choice(raw, "context_source", ContextSource, ContextSource.UNKNOWN),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def display_name(source: SessionSource) -> str:
+    """Return what a dashboard may call a session of this source."""
+    return clean_name(source.chat_name or source.user_name or source.chat_id or source.user_id)
+
+
+def _text(raw: Mapping[str, object], name: str, default: str | None = None) -> str:
+    value = raw.get(name, default)
+    if not isinstance(value, str):
+        raise EntryError(f"{name}: accepted is a string")
+
+    return value
+
+
+def _count(raw: Mapping[str, object], name: str) -> int:
+    value = raw.get(name, 0)
+    if type(value) is not int or value < 0:
+        raise EntryError(f"{name}: accepted is a whole number from 0")
+
+    return value
+
+
+def _instant(raw: Mapping[str, object], name: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(_text(raw, name))
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise EntryError(f"{name}: accepted is an RFC 3339 instant with its offset from UTC")
+
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as exc:
+        raise EntryError(f"{name}: outside the calendar") from exc
+
+
+def _session_id(raw: Mapping[str, object], name: str) -> SessionId:
+    value = _text(raw, name)
+    if not SESSION_ID.fullmatch(value):
+        raise EntryError(f"{name}: accepted are 1 to 64 characters of A-Z a-z 0-9 _ . -")
+
+    return SessionId(value)
+
+
+def _choice(raw: Mapping[str, object], name: str, kind: type[Choice], default: Choice) -> Choice:
+    value = _text(raw, name, default)
+    try:
+        return kind(value)
+    except ValueError:
+        raise EntryError(f"{name}: accepted is one of {', '.join(kind)}") from None
+
+
+def _source(raw: object) -> SessionSource:
+    if not isinstance(raw, dict):
+        raise EntryError("source: accepted is a JSON object with platform and chat_id")
+
+    try:
+        texts = {name: _text(raw, name, default="") for name in _SOURCE_TEXTS}
+        chat_type = _choice(raw, "chat_type", ChatType, ChatType.DM)
+    except EntryError as exc:
+        raise EntryError(f"source.{exc}") from exc
+
+    if not texts["platform"]:
+        raise EntryError("source.platform: accepted is the name of a channel")
+
+    return SessionSource(chat_type=chat_type, **texts)

@@ -1,0 +1,83 @@
+"""Every session id there ever was under a key, so that a reset or a prune can be undone.
+
+SQL over the table `sessions`; the rows of ended sessions keep their last entry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.model import SessionId
+from gateway.sessions.entry import decode_member, encode_member
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.durable.database import Transaction
+    from gateway.model import SessionKey
+    from gateway.sessions.entry import SessionEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A session that ended, and why."""
+
+    session_id: SessionId
+    reason: str
+
+
+def record_started(transaction: Transaction, entry: SessionEntry) -> None:
+    """Note a session id under its key; one that comes back after an undo is open again."""
+    transaction.execute(
+        "INSERT INTO sessions (session_id, session_key, started_at) VALUES (?, ?, ?) "
+        "ON CONFLICT (session_id) DO UPDATE SET ended_at = NULL, end_reason = NULL, member = NULL",
+        (entry.session_id, entry.session_key, stamp(entry.created_at)),
+    )
+
+
+def record_ended(
+    transaction: Transaction, entry: SessionEntry, *, reason: str, at: datetime
+) -> None:
+    """Note that a session ended, and keep its entry."""
+    transaction.execute(
+        "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason, member) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (session_id) DO UPDATE "
+        "SET ended_at = ?4, end_reason = ?5, member = ?6",
+        (
+            entry.session_id,
+            entry.session_key,
+            stamp(entry.created_at),
+            stamp(at),
+            reason,
+            encode_member(entry),
+        ),
+    )
+
+
+def last_ended(transaction: Transaction, key: SessionKey) -> Ended | None:
+    """Return the session of a key that ended last."""
+    row = transaction.execute(
+        "SELECT session_id, end_reason FROM sessions "
+        "WHERE session_key = ? AND ended_at IS NOT NULL ORDER BY ended_at DESC, position DESC "
+        "LIMIT 1",
+        (key,),
+    ).fetchone()
+    return None if row is None else Ended(SessionId(str(row[0])), str(row[1]))
+
+
+def ended_entry(
+    transaction: Transaction, key: SessionKey, session_id: SessionId
+) -> SessionEntry | None:
+    """Return the entry an ended session had when it ended."""
+    row = transaction.execute(
+        "SELECT member FROM sessions WHERE session_id = ? AND session_key = ? "
+        "AND member IS NOT NULL",
+        (session_id, key),
+    ).fetchone()
+    return None if row is None else decode_member(key, row[0])
+
+
+def stamp(at: datetime) -> str:
+    """Return an instant as it stands in the database and in `sessions.json`."""
+    return at.isoformat().replace("+00:00", "Z")

@@ -1,0 +1,113 @@
+"""Session keys: who talks where, as one string that parses back.
+
+A key has eight parts, an absent one empty:
+`agent:<agent>:<platform>:<account>:<chat_type>:<chat>:<thread>:<user>`. Each part is NFC, bytes
+outside `[A-Za-z0-9_.-]` are written `~XX`, so a key needs no escaping in a URL and no two different
+identities share one. A part that would be long ends in `~~` and a hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.errors import BadRequestError
+from gateway.model import AgentId, ChatType, SessionId, SessionKey, clean_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.model import SessionSource
+    from gateway.sessions.settings import SessionSettings
+
+MAX_PART_CHARS: Final = 120
+"""Longest part as it is written; a longer one keeps its head and gets a hash tail."""
+_HEAD_CHARS: Final = 80
+_HASH_CHARS: Final = 32
+
+_PLAIN = re.compile(rb"[A-Za-z0-9_.-]")
+_PART = re.compile(r"(?:[A-Za-z0-9_.-]|~[0-9A-F]{2})*(?:~~[0-9a-f]{32})?")
+SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParts:
+    """What a session key says. A part with a hash tail stays as it is written."""
+
+    agent: AgentId
+    platform: str
+    account: str
+    chat_type: ChatType
+    chat: str
+    thread: str
+    user: str
+
+
+def session_key(source: SessionSource, agent: AgentId, policy: SessionSettings) -> SessionKey:
+    """Return the key of a source's session with an agent.
+
+    Direct chats go by chat, or by user where there is no chat; groups and channels by chat and
+    user, threads by thread, unless the policy says otherwise.
+    """
+    chat, user = source.chat_id, source.user_id
+    if source.chat_type is ChatType.DM:
+        chat, user = chat or user, ""
+    elif source.chat_type is ChatType.THREAD or source.thread_id:
+        user = "" if policy.share_threads else user
+    elif policy.share_groups:
+        user = ""
+    parts = (agent, source.platform, source.account, source.chat_type.value)
+    encoded = map(encode_part, (*parts, chat, source.thread_id, user))
+    return SessionKey("agent:" + ":".join(encoded))
+
+
+def parse_key(text: str) -> KeyParts:
+    """Return the parts of a key.
+
+    Raises:
+        BadRequestError: it is not a session key.
+    """
+    parts = text.split(":")
+    if len(parts) != 8 or parts[0] != "agent" or not all(map(_PART.fullmatch, parts)):  # noqa: PLR2004 - the eight parts
+        raise BadRequestError(
+            "not a session key; accepted is "
+            "agent:<agent>:<platform>:<account>:<chat_type>:<chat>:<thread>:<user>"
+        )
+
+    agent, platform, account, chat_type, chat, thread, user = map(_decode_part, parts[1:])
+    if chat_type not in list(ChatType):
+        raise BadRequestError(f"not a session key: {chat_type!r} is not a chat type")
+
+    return KeyParts(AgentId(agent), platform, account, ChatType(chat_type), chat, thread, user)
+
+
+def new_session_id(now: datetime) -> SessionId:
+    """Return a fresh id that sorts by time and cannot be guessed."""
+    return SessionId(f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(6)}")
+
+
+def encode_part(text: str) -> str:
+    """Return a part as it stands in a key."""
+    raw = unicodedata.normalize("NFC", clean_text(text)).encode()
+    encoded = "".join(
+        chr(byte) if _PLAIN.match(raw, place) else f"~{byte:02X}" for place, byte in enumerate(raw)
+    )
+    if len(encoded) <= MAX_PART_CHARS:
+        return encoded
+
+    head = encoded[:_HEAD_CHARS]
+    # An escape cut in two would not parse back.
+    head = head[: head.rfind("~")] if "~" in head[-2:] else head
+    return f"{head}~~{hashlib.sha256(raw).hexdigest()[:_HASH_CHARS]}"
+
+
+def _decode_part(part: str) -> str:
+    if "~~" in part:
+        return part
+
+    raw = re.sub(rb"~(..)", lambda match: bytes([int(match[1], 16)]), part.encode())
+    return raw.decode(errors="replace")

@@ -1,0 +1,179 @@
+"""Dropping old entries from the store: who is due, who is protected, what was done.
+
+The age is tested first, the callback only for stale entries and outside any lock. The last check of
+an entry and handing over its drop are one step without an await; the drop then happens only if the
+entry is still, byte for byte, the one that was checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import anyio.lowlevel
+
+from gateway.durable.database import Database
+from gateway.log import get_logger
+from gateway.model import SessionKey
+from gateway.sessions.entry import EntryError
+from gateway.sessions.history import record_ended, stamp
+from gateway.sessions.policy import Guard
+from gateway.sessions.staging import EntryStaging
+from gateway.sessions.table import EntryTable
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator, Sequence
+
+    from gateway.durable.database import Transaction
+    from gateway.sessions.entry import SessionEntry
+
+SLICE: Final = 64
+"""Entries looked at before the event loop gets its turn; about 1 ms with a quick callback."""
+
+Candidate = tuple["SessionEntry", bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune did, or in a dry run would do."""
+
+    scanned: int
+    """Entries that were old enough, or surplus, to be looked at."""
+    pruned: int
+    kept_by_reason: dict[str, int]
+    """Entries that were due and stayed: `suspended`, `busy`, `active_process`, `callback_error`,
+    `touched` (changed meanwhile), `unreadable`."""
+    duration_ms: float
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class PruneRun:
+    """One run over the table; made by the store, used once."""
+
+    database: Database
+    table: EntryTable
+    staging: EntryStaging
+    is_busy: Guard
+    has_active: Guard
+    now: datetime
+    dry_run: bool
+    scanned: int = 0
+    pruned: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: list[SessionKey] = field(default_factory=list)
+
+    async def by_age(self, max_age_days: float) -> None:
+        """Drop what was last updated strictly longer ago than the age; 0 or less drops nothing."""
+        cutoff = cutoff_at(self.now, max_age_days)
+        if cutoff is None:
+            return
+
+        for keys in self.table.oldest_first(before=stamp(cutoff)):
+            for part in _sliced(keys):
+                await self._drop(part, self._due(part, cutoff), reason="pruned")
+
+    async def by_count(self, max_entries: int) -> None:
+        """Drop the oldest unprotected entries beyond a number; 0 drops nothing."""
+        surplus = len(self.table) - max_entries if max_entries > 0 else 0
+        if self.dry_run:
+            surplus -= self.pruned
+        for keys in self.table.oldest_first():
+            ordered = sorted(keys, key=self._updated_at)
+            for part in _sliced(ordered):
+                if surplus <= 0:
+                    return
+                before = self.pruned
+                due = self._due(part, None)[:surplus] if surplus < SLICE else self._due(part, None)
+                await self._drop(part, due, reason="pruned")
+                surplus -= self.pruned - before
+
+    def _due(self, keys: Sequence[str], cutoff: datetime | None) -> list[Candidate]:
+        """Return the entries to drop, counting the others by why they stay."""
+        due: list[Candidate] = []
+        for key in keys:
+            member = self.table.member(key)
+            if member is None:
+                continue
+            try:
+                entry = self.table.get(key)
+            except EntryError as error:
+                self.scanned += 1
+                self._keep("unreadable", key, error)
+                continue
+            if entry is None or (cutoff is not None and entry.updated_at >= cutoff):
+                continue
+            self.scanned += 1
+            reason = self._protection(entry)
+            if reason is None:
+                due.append((entry, member))
+            else:
+                self.kept[reason] += 1
+        return due
+
+    def _protection(self, entry: SessionEntry) -> str | None:
+        if entry.suspended_at is not None:
+            return "suspended"
+
+        if self.is_busy(entry.session_key):
+            return "busy"
+
+        try:
+            return "active_process" if self.has_active(entry.session_key) else None
+        except Exception as error:  # noqa: BLE001 - boundary around a callback: failing protects
+            self._keep("callback_error", entry.session_key, error, count=False)
+            return "callback_error"
+
+    def _keep(self, reason: str, key: str, error: Exception, *, count: bool = True) -> None:
+        if count:
+            self.kept[reason] += 1
+        get_logger().warning("store.prune_kept", session_key=key, reason=reason, error=repr(error))
+
+    async def _drop(self, keys: Sequence[str], due: list[Candidate], *, reason: str) -> None:
+        if not due or self.dry_run:
+            self.pruned += len(due)
+            await anyio.lowlevel.checkpoint()
+            return
+
+        dropped = await self._submit(due, reason)
+        self.dropped += dropped
+        self.pruned += len(dropped)
+        self.kept["touched"] += len(due) - len(dropped)
+
+    def _submit(self, due: list[Candidate], reason: str) -> asyncio.Future[list[SessionKey]]:
+        def drop(transaction: Transaction) -> list[SessionKey]:
+            gone = []
+            for entry, member in due:
+                if self.staging.member(entry.session_key) == member:
+                    record_ended(transaction, entry, reason=reason, at=self.now)
+                    self.staging.drop(transaction, entry.session_key)
+                    gone.append(entry.session_key)
+            return gone
+
+        return self.database.submit(drop)
+
+    def _updated_at(self, key: str) -> datetime:
+        try:
+            entry = self.table.get(key)
+        except EntryError:
+            entry = None
+        return self.now if entry is None else entry.updated_at
+
+
+def cutoff_at(now: datetime, max_age_days: float) -> datetime | None:
+    """Return the instant before which an entry is too old; None where nothing can be."""
+    if max_age_days <= 0:
+        return None
+
+    try:
+        return now - timedelta(days=max_age_days)
+    except OverflowError:
+        return None
+
+
+def _sliced(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), SLICE):
+        yield keys[start : start + SLICE]

@@ -1,0 +1,208 @@
+"""What is in the store at start: the snapshot, then every logged change after it.
+
+Unreadable is never empty: where the files and the database do not fit together, starting is refused
+with the reason and the way out. Runs in a thread, before anybody else touches the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from gateway.errors import DamagedDataError
+from gateway.log import get_logger
+from gateway.sessions.entry import FIELDS, EntryError, SessionEntry, encode_member, entry_from_dict
+from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
+from gateway.sessions.table import EntryTable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from gateway.durable.connection import Connection
+    from gateway.durable.directory import StateDirectory
+
+SNAPSHOT: Final = "sessions.json"
+PREVIOUS: Final = "sessions.json.prev"
+_WAY_OUT: Final = (
+    "restore the file that belongs to the database, or run `gateway store adopt` to set the rest "
+    "aside and take sessions.json as the truth"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The state a store starts from."""
+
+    table: EntryTable
+    sequence: int
+    """The last change there is."""
+    previous_sequence: int
+    """What the snapshot that will become `.prev` covers; the log is kept from there on."""
+    clean: bool
+    """Whether the last shutdown was orderly and nothing had to be mended."""
+    snapshot_usable: bool
+    """Whether `sessions.json` may be kept as `.prev` when the next one is written."""
+    replayed: int
+    """Log rows applied after the snapshot."""
+    quarantined: int
+    """Entries set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    table: EntryTable
+    sequence: int
+    from_previous: bool = False
+    checked: bool = True
+    quarantined: int = 0
+
+
+def recover(connection: Connection, directory: StateDirectory, now: datetime) -> Recovered:
+    """Load the store.
+
+    Raises:
+        DamagedDataError: nothing trustworthy is there, or the files do not fit the database.
+    """
+    rows = connection.execute("SELECT name, value FROM store_state")
+    state = {str(name): int(str(value)) for name, value in rows}
+    used, floor = bool(state.get("used")), state.get("floor", 0)
+    newest = connection.execute("SELECT max(sequence) FROM session_log").fetchone()
+    last = max(floor, (newest[0] if newest else None) or 0)
+    base = _base(directory, now, used=used, floor=floor, last=last)
+    replayed = _replay(connection, base)
+    return Recovered(
+        table=base.table,
+        sequence=max(last, base.sequence),
+        previous_sequence=base.sequence,
+        clean=bool(state.get("clean")) and base.checked and not base.from_previous and not replayed,
+        snapshot_usable=not base.from_previous,
+        replayed=replayed,
+        quarantined=base.quarantined,
+    )
+
+
+def _base(directory: StateDirectory, now: datetime, *, used: bool, floor: int, last: int) -> _Base:
+    path = directory.path / SNAPSHOT
+    try:
+        found = read_snapshot(path)
+    except DamagedDataError as damage:
+        if not used:
+            raise DamagedDataError(
+                damage.path, f"{damage.reason}; {_WAY_OUT}", offset=damage.offset
+            ) from damage
+
+        return _from_previous(directory, damage, now, floor=floor, last=last)
+
+    if found is None:
+        if used:
+            raise DamagedDataError(path, f"missing beside a database that was in use; {_WAY_OUT}")
+
+        return _Base(EntryTable(), 0)
+
+    if used:
+        _check_range(path, found.sequence, floor=floor, last=last)
+    if isinstance(found, Trusted):
+        return _Base(found.table, found.sequence)
+
+    return _validated(directory, found, now)
+
+
+def _from_previous(
+    directory: StateDirectory, damage: DamagedDataError, now: datetime, *, floor: int, last: int
+) -> _Base:
+    """Fall back to the snapshot before, loudly; the damaged one is kept in quarantine."""
+    path = directory.path / PREVIOUS
+    try:
+        found = read_snapshot(path)
+    except DamagedDataError:
+        found = None
+    if not isinstance(found, Trusted) or not floor <= found.sequence <= last:
+        raise DamagedDataError(
+            damage.path,
+            f"{damage.reason}; {PREVIOUS} cannot stand in for it; {_WAY_OUT}",
+            offset=damage.offset,
+        ) from damage
+
+    kept = directory.set_aside_link(damage.path, reason=str(damage), at=now)
+    get_logger().error(
+        "store.snapshot_damaged",
+        path=str(damage.path),
+        reason=damage.reason,
+        offset_bytes=damage.offset,
+        used_instead=str(path),
+        kept=str(kept),
+    )
+    return _Base(found.table, found.sequence, from_previous=True)
+
+
+def _check_range(path: Path, sequence: int, *, floor: int, last: int) -> None:
+    if sequence < floor:
+        raise DamagedDataError(
+            path,
+            f"older (sequence {sequence}) than what the session log still covers (from {floor}); "
+            f"{_WAY_OUT}",
+        )
+
+    if sequence > last:
+        raise DamagedDataError(
+            path,
+            f"newer (sequence {sequence}) than the database beside it (up to {last}); {_WAY_OUT}",
+        )
+
+
+def _validated(directory: StateDirectory, found: Unchecked, now: datetime) -> _Base:
+    """Take every valid entry of a file without a check sum; set the others aside."""
+    table, aside = EntryTable(), []
+    for key, raw in found.sessions.items():
+        try:
+            entry = _entry_of(key, raw)
+        except EntryError as exc:
+            aside.append({"key": key, "reason": str(exc), "entry": raw})
+            continue
+
+        table.put(key, encode_member(entry))
+        unknown = sorted(raw.keys() - FIELDS) if isinstance(raw, dict) else []
+        if unknown:
+            reason = f"loaded, but these fields are not known: {', '.join(unknown)}"
+            aside.append({"key": key, "reason": reason, "entry": raw})
+    if aside:
+        lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in aside)
+        reason = (
+            f"{len(aside)} entries of {SNAPSHOT} that are not wholly valid, each with its reason"
+        )
+        kept = directory.set_aside("entries.jsonl", lines, reason=reason, at=now)
+        get_logger().warning(
+            "store.entries_quarantined",
+            count=len(aside),
+            loaded=len(table),
+            kept=str(kept),
+            first_key=aside[0]["key"],
+            first_reason=aside[0]["reason"],
+        )
+    return _Base(table, found.sequence, checked=False, quarantined=len(found.sessions) - len(table))
+
+
+def _entry_of(key: str, raw: object) -> SessionEntry:
+    entry = entry_from_dict(raw)
+    if entry.session_key != key:
+        raise EntryError("session_key: accepted is the key it stands under")
+
+    return entry
+
+
+def _replay(connection: Connection, base: _Base) -> int:
+    count = 0
+    for _, key, member in connection.execute(
+        "SELECT sequence, session_key, member FROM session_log "
+        "WHERE sequence > ? ORDER BY sequence",
+        (base.sequence,),
+    ):
+        if member is None:
+            base.table.drop(str(key))
+        else:
+            base.table.put(str(key), bytes(member))
+        count += 1
+    return count

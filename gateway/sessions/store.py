@@ -1,0 +1,395 @@
+"""The session store: one entry a key, durable in the session log, shown in `sessions.json`.
+
+Every change is a row of the session log in the transaction of whatever caused it; memory shows it
+once it is durable. A snapshot is written aside and renamed, the one before stays as `.prev`, and
+log rows are deleted only up to what `.prev` covers. `gateway.sessions.recovery` reads it all back.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import anyio.to_thread
+
+from gateway.errors import ConflictError, NotFoundError
+from gateway.log import get_logger
+from gateway.model import SessionId
+from gateway.sessions import history
+from gateway.sessions.entry import EntryError, SessionEntry, display_name
+from gateway.sessions.key import new_session_id, parse_key
+from gateway.sessions.policy import Action, Decision, Guard, ResetPolicy, decide
+from gateway.sessions.pruning import PruneReport, PruneRun
+from gateway.sessions.recovery import Recovered, recover
+from gateway.sessions.snapshots import Snapshots, SnapshotStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from gateway.clock import Clock
+    from gateway.durable.database import Database, Transaction
+    from gateway.durable.directory import StateDirectory
+    from gateway.model import SessionKey, SessionSource
+    from gateway.sessions.settings import StoreSettings
+
+
+class MovedOnError(ConflictError):
+    """The session changed since it was looked at; look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The session a message goes to, and what was decided about it."""
+
+    entry: SessionEntry
+    decision: Decision
+    previous_session_id: SessionId | None = None
+    """The conversation that this message ended, or that had been pruned."""
+    reset_reason: str | None = None
+    """Why the session id is new to a returning user; None where nothing was reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a decision was based on, so that it is only carried out if it still holds."""
+
+    decision: Decision
+    member: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """The state of the store."""
+
+    entries: int
+    sequence: int
+    """The last change that is durable and in memory."""
+    replayed: int
+    """Log rows applied at start."""
+    quarantined: int
+    """Entries set aside at start."""
+    snapshot: SnapshotStatistics
+    last_prune: PruneReport | None
+
+
+class SessionStore:
+    """Entries by session key."""
+
+    def __init__(
+        self,
+        directory: StateDirectory,
+        database: Database,
+        clock: Clock,
+        settings: StoreSettings,
+        recovered: Recovered,
+    ) -> None:
+        """Use `open`."""
+        self._database = database
+        self._clock = clock
+        self._recovered = recovered
+        self._table = recovered.table
+        self.snapshots = Snapshots(directory, database, clock, settings, recovered)
+        self._staging = self.snapshots.staging
+        self._pruning = anyio.Lock()
+        self._last_prune: PruneReport | None = None
+        self.is_busy: Guard = lambda _: False
+        """Whether a session has a running, queued or unfinished turn; set by who runs turns."""
+        self.has_active_processes: Guard = lambda _: False
+        """Whether a session has a live process; set by who runs processes."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, directory: StateDirectory, database: Database, clock: Clock, settings: StoreSettings
+    ) -> AsyncGenerator[Self]:
+        """Recover the store, and write its last snapshot before returning.
+
+        Raises:
+            DamagedDataError: what is there cannot be trusted; nothing was changed.
+        """
+        recovered = await database.read(lambda conn: recover(conn, directory, clock.now()))
+        store = cls(directory, database, clock, settings, recovered)
+        get_logger().info(
+            "store.recovered",
+            entries=len(recovered.table),
+            sequence=recovered.sequence,
+            replayed=recovered.replayed,
+            quarantined=recovered.quarantined,
+            clean=recovered.clean,
+        )
+        await store.snapshots.begin()
+        yield store
+        await store.snapshots.end()
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._table)
+
+    def get(self, key: SessionKey) -> SessionEntry | None:
+        """Return the durable entry of a key, from any thread.
+
+        Raises:
+            EntryError: the stored entry is damaged.
+        """
+        return self._table.get(key)
+
+    def entries(self, *, after: str = "", limit: int = 100) -> list[SessionEntry]:
+        """Return entries in a fixed order that stays valid while entries come and go.
+
+        Args:
+            after: The key of the last entry seen; empty for the beginning.
+            limit: How many at most.
+        """
+        found = (self._readable(key) for key in self._table.keys_after(after, limit))
+        return [entry for entry in found if entry is not None]
+
+    def view(
+        self, key: SessionKey, policy: ResetPolicy, guard: Guard
+    ) -> tuple[SessionEntry | None, View]:
+        """Decide what a message now would do with a session, without doing it."""
+        member = self._table.member(key)
+        entry = None if member is None else self._table.get(key)
+        return entry, View(decide(entry, policy, self._clock.now(), guard), member)
+
+    async def resolve(
+        self, key: SessionKey, source: SessionSource, policy: ResetPolicy, guard: Guard
+    ) -> Resolution:
+        """Return the session a message goes to, made or reset as decided.
+
+        Durability: a new or reset entry survives power loss on return.
+        """
+        while True:
+            _, view = self.view(key, policy, guard)
+            try:
+                return await self._database.write(
+                    lambda transaction, view=view: self.stage_resolution(  # type: ignore[misc]
+                        transaction, key, source, view
+                    )
+                )
+            except MovedOnError:
+                continue
+
+    def stage_resolution(
+        self, transaction: Transaction, key: SessionKey, source: SessionSource, view: View
+    ) -> Resolution:
+        """Carry out a decision inside a transaction.
+
+        Raises:
+            MovedOnError: the entry is not the one that was looked at; decide again.
+        """
+        if self._staging.member(key) != view.member:
+            raise MovedOnError
+
+        entry = self._staging.get(key)
+        if view.decision.action is Action.RESET and entry is not None:
+            fresh = self._stage_reset(transaction, entry, view.decision.reason or "manual")
+            return Resolution(fresh, view.decision, entry.session_id, view.decision.reason)
+
+        if entry is not None:
+            return Resolution(entry, view.decision)
+
+        ended = history.last_ended(transaction, key)
+        fresh = self._fresh(key, source)
+        if ended is not None:
+            fresh = replace(fresh, previous_session_id=ended.session_id, reset_reason=ended.reason)
+        self._stage_start(transaction, fresh)
+        return Resolution(fresh, view.decision, fresh.previous_session_id, fresh.reset_reason)
+
+    async def update(
+        self, key: SessionKey, change: Callable[[SessionEntry], SessionEntry]
+    ) -> SessionEntry:
+        """Replace an entry by what a pure function makes of it.
+
+        Durability: the new entry survives power loss on return.
+
+        Raises:
+            NotFoundError: there is no such entry.
+            StorageFullError: no space; the entry is as before.
+        """
+        return await self._database.write(lambda tx: self.stage_update(tx, key, change))
+
+    def stage_update(
+        self,
+        transaction: Transaction,
+        key: SessionKey,
+        change: Callable[[SessionEntry], SessionEntry],
+    ) -> SessionEntry:
+        """Replace an entry inside a transaction; see `update`."""
+        entry = self._existing(key)
+        changed = change(entry)
+        if changed != entry:
+            self._staging.put(transaction, changed)
+        return changed
+
+    def find_staged(self, key: SessionKey) -> SessionEntry | None:
+        """Return an entry as of this point in the writer thread's order of changes."""
+        return self._staging.get(key)
+
+    async def create(self, entry: SessionEntry) -> None:
+        """Add an entry under a new key.
+
+        Raises:
+            ConflictError: the key has an entry.
+        """
+
+        def work(transaction: Transaction) -> None:
+            if self._staging.member(entry.session_key) is not None:
+                raise ConflictError("the key has a session")
+            self._stage_start(transaction, entry)
+
+        await self._database.write(work)
+
+    async def reset(self, key: SessionKey, reason: str = "manual") -> SessionEntry:
+        """Start a new conversation under a key; `undo` brings the old one back."""
+        return await self._database.write(
+            lambda tx: self._stage_reset(tx, self._existing(key), reason)
+        )
+
+    async def undo(self, key: SessionKey) -> SessionEntry:
+        """Bring back the conversation before the last reset, prune or removal of a key.
+
+        Raises:
+            ConflictError: there is none to bring back.
+        """
+        return await self._database.write(lambda tx: self._stage_undo(tx, key))
+
+    async def suspend(self, key: SessionKey) -> SessionEntry:
+        """Pause a session: it is kept, and its messages are answered with how to resume it."""
+        now = self._clock.now()
+        return await self.update(
+            key, lambda entry: replace(entry, suspended_at=entry.suspended_at or now)
+        )
+
+    async def resume(self, key: SessionKey) -> SessionEntry:
+        """End a pause."""
+        return await self.update(key, lambda entry: replace(entry, suspended_at=None))
+
+    async def remove(self, key: SessionKey, reason: str = "removed") -> SessionEntry:
+        """Drop an entry; what was said stays.
+
+        Raises:
+            NotFoundError: there is no such entry.
+        """
+
+        def work(transaction: Transaction) -> SessionEntry:
+            entry = self._existing(key)
+            history.record_ended(transaction, entry, reason=reason, at=self._clock.now())
+            self._staging.drop(transaction, key)
+            return entry
+
+        return await self._database.write(work)
+
+    async def prune_old_entries(
+        self, max_age_days: float, *, max_entries: int = 0, dry_run: bool = False
+    ) -> PruneReport:
+        """Drop entries older than an age, then the oldest beyond a number; one run at a time.
+
+        Suspended and busy entries stay, and those whose process callback says so or raises.
+
+        Args:
+            max_age_days: Entries updated strictly longer ago are dropped; 0 or less drops none.
+            max_entries: How many entries may stay; 0 is no limit.
+            dry_run: Report what would go, and change nothing.
+
+        Durability: where something was dropped, a snapshot begun after the last drop is on disk.
+        """
+        async with self._pruning:
+            started = self._clock.monotonic()
+            run = PruneRun(
+                database=self._database,
+                table=self._table,
+                staging=self._staging,
+                is_busy=self.is_busy,
+                has_active=self.has_active_processes,
+                now=self._clock.now(),
+                dry_run=dry_run,
+            )
+            await run.by_age(max_age_days)
+            await run.by_count(max_entries)
+            if run.dropped:
+                await self.snapshots.write()
+            report = PruneReport(
+                scanned=run.scanned,
+                pruned=run.pruned,
+                kept_by_reason={reason: n for reason, n in sorted(run.kept.items()) if n},
+                duration_ms=round((self._clock.monotonic() - started) * 1000, 3),
+                dry_run=dry_run,
+            )
+            if not dry_run:
+                self._last_prune = report
+            return report
+
+    def statistics(self) -> StoreStatistics:
+        """Return the state of the store."""
+        return StoreStatistics(
+            entries=len(self._table),
+            sequence=self._staging.applied_sequence,
+            replayed=self._recovered.replayed,
+            quarantined=self._recovered.quarantined,
+            snapshot=self.snapshots.statistics(),
+            last_prune=self._last_prune,
+        )
+
+    def _existing(self, key: SessionKey) -> SessionEntry:
+        entry = self._staging.get(key)
+        if entry is None:
+            raise NotFoundError("there is no session with this key")
+
+        return entry
+
+    def _readable(self, key: str) -> SessionEntry | None:
+        try:
+            return self._table.get(key)
+        except EntryError as error:
+            get_logger().warning("store.entry_unreadable", session_key=key, reason=str(error))
+            return None
+
+    def _fresh(self, key: SessionKey, source: SessionSource) -> SessionEntry:
+        now = self._clock.now()
+        return SessionEntry(
+            session_key=key,
+            session_id=new_session_id(now),
+            agent=parse_key(key).agent,
+            created_at=now,
+            updated_at=now,
+            source=source,
+            display_name=display_name(source),
+        )
+
+    def _stage_start(self, transaction: Transaction, entry: SessionEntry) -> None:
+        history.record_started(transaction, entry)
+        self._staging.put(transaction, entry)
+
+    def _stage_reset(
+        self, transaction: Transaction, entry: SessionEntry, reason: str
+    ) -> SessionEntry:
+        fresh = replace(
+            self._fresh(entry.session_key, entry.source),
+            display_name=entry.display_name,
+            previous_session_id=entry.session_id,
+            reset_reason=reason,
+            suspended_at=entry.suspended_at,
+        )
+        history.record_ended(transaction, entry, reason=reason, at=fresh.created_at)
+        self._stage_start(transaction, fresh)
+        return fresh
+
+    def _stage_undo(self, transaction: Transaction, key: SessionKey) -> SessionEntry:
+        current = self._staging.get(key)
+        if current is None:
+            ended = history.last_ended(transaction, key)
+            wanted = None if ended is None else ended.session_id
+        else:
+            wanted = current.previous_session_id
+        before = None if wanted is None else history.ended_entry(transaction, key, wanted)
+        if before is None:
+            raise ConflictError("there is no earlier conversation to bring back")
+
+        now = self._clock.now()
+        if current is not None:
+            history.record_ended(transaction, current, reason="undone", at=now)
+        restored = replace(before, updated_at=now)
+        self._stage_start(transaction, restored)
+        return restored

@@ -1,0 +1,110 @@
+"""The committed entries in memory, as the bytes they are written with, and the prune index.
+
+One thread, the database's writer, changes the table; any thread reads it without a lock, because
+every step below is one operation of the interpreter. Entries are decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from gateway.sessions.entry import decode_member, updated_at_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.sessions.entry import SessionEntry
+
+SHARDS: Final = 1024
+"""Dictionaries the entries are spread over: growing one of them is never felt."""
+_HOUR_CHARS: Final = 13
+"""`2026-11-20T15`: the part of an instant that names its hour."""
+
+
+class EntryTable:
+    """Entries by key, and keys by the hour of their `updated_at`."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._shards: list[dict[str, bytes]] = [{} for _ in range(SHARDS)]
+        self._hours: dict[bytes, set[str]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return self._count
+
+    def get(self, key: str) -> SessionEntry | None:
+        """Return an entry, decoded.
+
+        Raises:
+            EntryError: the stored bytes are no entry.
+        """
+        member = self.member(key)
+        return None if member is None else decode_member(key, member)
+
+    def member(self, key: str) -> bytes | None:
+        """Return an entry's bytes, `"<key>":{...}`."""
+        return self._shard(key).get(key)
+
+    def put(self, key: str, member: bytes) -> None:
+        """Set an entry's bytes."""
+        shard = self._shard(key)
+        old = shard.get(key)
+        hour = updated_at_text(member)[:_HOUR_CHARS]
+        if old is None:
+            self._count += 1
+        elif (old_hour := updated_at_text(old)[:_HOUR_CHARS]) != hour:
+            self._leave(old_hour, key)
+        shard[key] = member
+        self._hours.setdefault(hour, set()).add(key)
+
+    def drop(self, key: str) -> None:
+        """Forget an entry; one that is not there is no error."""
+        old = self._shard(key).pop(key, None)
+        if old is not None:
+            self._count -= 1
+            self._leave(updated_at_text(old)[:_HOUR_CHARS], key)
+
+    def members(self, shard: int) -> list[bytes]:
+        """Return the bytes of all entries of a shard, as they are at this instant."""
+        return list(self._shards[shard].values())
+
+    def keys_after(self, after: str, limit: int) -> list[str]:
+        """Return up to `limit` keys that follow a key in the table's own fixed order.
+
+        The order is by shard, then by key; it stays the same while entries come and go. An empty
+        `after` starts at the beginning.
+        """
+        found: list[str] = []
+        shard = _number(after) if after else 0
+        while len(found) < limit and shard < SHARDS:
+            found += sorted(key for key in list(self._shards[shard]) if key > after)
+            shard, after = shard + 1, ""
+        return found[:limit]
+
+    def oldest_first(self, before: str | None = None) -> Iterator[list[str]]:
+        """Yield the keys last updated in each hour, oldest hour first.
+
+        Args:
+            before: An RFC 3339 instant in UTC; the hour it lies in is the last one. None: all.
+        """
+        end = None if before is None else before.encode()[:_HOUR_CHARS]
+        for hour in sorted(self._hours):
+            if end is not None and hour > end:
+                return
+            yield list(self._hours.get(hour, ()))
+
+    def _shard(self, key: str) -> dict[str, bytes]:
+        return self._shards[_number(key)]
+
+    def _leave(self, hour: bytes, key: str) -> None:
+        keys = self._hours[hour]
+        keys.discard(key)
+        if not keys:
+            del self._hours[hour]
+
+
+def _number(key: str) -> int:
+    return zlib.crc32(key.encode()) % SHARDS

@@ -1,0 +1,110 @@
+"""The base of every settings class, and secrets that live outside the configuration file.
+
+Each part of the gateway owns its settings class; `gateway.config` only puts them together.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+PLACEHOLDER_SECRETS: Final = frozenset(
+    {"undefined", "changeme", "change-me", "null", "none", "secret", "your-api-key", "xxx"}
+)
+"""Values that stand in examples and broken templates; none is ever accepted as a secret."""
+
+
+class Settings(BaseModel):
+    """Frozen settings that take neither unknown keys nor values of a wrong type."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # the input may be a secret
+    )
+
+
+def broken_rule(key: str, text: str, *more: str | int) -> ValidationError:
+    """Make the error of a rule between keys, so that it names the key at fault.
+
+    Args:
+        key: The key, seen from the class that validates itself; `more` leads further down.
+        text: What is wrong and what is accepted, in one sentence of ours.
+    """
+    error = PydanticCustomError("broken_rule", "{text}", {"text": text})
+    return ValidationError.from_exception_data(
+        "settings", [InitErrorDetails(type=error, loc=(key, *more), input=None)]
+    )
+
+
+def _path(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+
+    if not value or "\0" in value:
+        raise ValueError("is no path, accepted is a path with at least one character and no NUL")
+
+    return Path(value)
+
+
+PathSetting = Annotated[Path, BeforeValidator(_path)]
+"""A path, written as a string in TOML."""
+
+
+class SecretError(ValueError):
+    """A secret cannot be had or is a placeholder; the message never shows its value."""
+
+
+class SecretSource(Settings):
+    """Where a secret comes from: exactly one of the three. Its value is never in the file."""
+
+    file: str | None = None
+    """A file that holds the secret and nothing else; white space around it is dropped."""
+    env: str | None = None
+    """The name of an environment variable."""
+    credential: str | None = None
+    """The name of a systemd credential (`LoadCredential=`)."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(map(bool, (self.file, self.env, self.credential))) != 1:
+            raise ValueError("give exactly one of file, env, credential")
+        return self
+
+    def resolve(self) -> str:
+        """Return the secret.
+
+        Raises:
+            SecretError: it is missing, unreadable, blank or a placeholder.
+        """
+        if self.env:
+            place, value = f"environment variable {self.env}", os.environ.get(self.env)
+        else:
+            path = Path(self.file) if self.file else self._credential_path()
+            place, value = f"file {path}", _read(path)
+        if value is None:
+            raise SecretError(f"{place} is not there or cannot be read")
+
+        secret = value.strip()
+        if not secret or secret.lower() in PLACEHOLDER_SECRETS:
+            raise SecretError(f"{place} is blank or holds a placeholder, not a secret")
+
+        return secret
+
+    def _credential_path(self) -> Path:
+        return Path(
+            os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials"), self.credential or ""
+        )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):  # ValueError: not UTF-8, or a NUL in the name
+        return None

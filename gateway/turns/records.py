@@ -1,0 +1,102 @@
+"""Replies as they are stored and read back, and the notices the gateway adds to them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
+
+if TYPE_CHECKING:
+    from gateway.sessions.entry import SessionEntry
+
+PAUSED: Final = "paused"
+"""Status of a reply that no turn made."""
+_REASONS: Final = {
+    "idle": "nothing was said here for a long time",
+    "daily": "a new day has begun",
+    "manual": "it was asked for",
+    "pruned": "the old one had not been used for a long time and was put away",
+    "removed": "the old one was removed",
+}
+
+
+def encode_reply(reply: Reply) -> str:
+    """Return a reply as JSON text."""
+    return orjson.dumps(reply, option=orjson.OPT_UTC_Z).decode()
+
+
+def decode_reply(text: str) -> Reply:
+    """Return a stored reply."""
+    raw = orjson.loads(text)
+    context = raw["context"]
+    measured_at = context["measured_at"]
+    return Reply(
+        session_key=SessionKey(raw["session_key"]),
+        session_id=SessionId(raw["session_id"]),
+        turn_id=TurnId(raw["turn_id"]),
+        text=raw["text"],
+        reset=decode_reset(raw["reset"]),
+        usage=None if raw["usage"] is None else Usage(**raw["usage"]),
+        context=ReplyContext(
+            tokens=context["tokens"],
+            window_tokens=context["window_tokens"],
+            source=ContextSource(context["source"]),
+            measured_at=None if measured_at is None else datetime.fromisoformat(measured_at),
+            turns_left_out=context["turns_left_out"],
+        ),
+        status=raw["status"],
+    )
+
+
+def encode_reset(reset: ResetNotice | None) -> dict[str, str | None] | None:
+    """Return a reset notice as plain fields."""
+    return None if reset is None else asdict(reset)
+
+
+def decode_reset(raw: dict[str, str | None] | None) -> ResetNotice | None:
+    """Return a reset notice from its fields."""
+    if raw is None:
+        return None
+
+    previous = raw["previous_session_id"]
+    return ResetNotice(str(raw["reason"]), None if previous is None else SessionId(previous))
+
+
+def reset_text(key: SessionKey, reset: ResetNotice | None) -> str:
+    """Return what the user is told about a reset, ahead of the answer; empty without one."""
+    if reset is None:
+        return ""
+
+    why = _REASONS.get(reset.reason, reset.reason)
+    return (
+        f"(This is a new conversation: {why}. "
+        f"`gateway sessions undo {key}` brings the earlier one back.)\n\n"
+    )
+
+
+def paused_reply(entry: SessionEntry) -> Reply:
+    """Return the answer to a message whose session is paused."""
+    return Reply(
+        session_key=entry.session_key,
+        session_id=entry.session_id,
+        turn_id=TurnId(""),
+        text=(
+            f"This conversation is paused since {entry.suspended_at:%Y-%m-%d %H:%M} UTC, and your "
+            "message was not kept. "
+            f"`gateway sessions resume {entry.session_key}` lets it go on."
+        ),
+        reset=None,
+        usage=None,
+        context=ReplyContext(
+            tokens=entry.context_tokens,
+            window_tokens=entry.context_window_tokens,
+            source=entry.context_source,
+            measured_at=entry.context_measured_at,
+        ),
+        status=PAUSED,
+    )

@@ -1,0 +1,153 @@
+"""Running one turn: from the transcript to what the agent made of it. Writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.context.estimate import estimate_context_tokens
+from gateway.context.window import FittedContext, fit_window
+from gateway.errors import AgentError
+from gateway.log import get_logger
+from gateway.model import ContextSource, Message, ModelCall, Role, TurnId, Usage
+from gateway.turns.ticket import ReplyContext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.agents.base import Agent
+    from gateway.clock import Clock
+    from gateway.turns.ticket import Progress
+
+TOO_LONG = "This message alone is larger than what the agent can read. Please send a shorter one."
+FAILED = "Something went wrong while this was answered. Please try again."
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a turn came to."""
+
+    status: str = "ok"
+    """`ok`, `failed` or `deadline`."""
+    text: str = ""
+    """What the user reads, without notices."""
+    messages: list[Message] = field(default_factory=list)
+    """What the transcript gets after the user's message."""
+    calls: list[ModelCall] = field(default_factory=list)
+    fitted: FittedContext | None = None
+    error: str = ""
+    """For the log; never what anybody wrote."""
+
+    def usage(self) -> Usage | None:
+        """Return what the provider counted over the whole turn; None where it counted nothing."""
+        counted = [call.usage for call in self.calls if call.usage is not None]
+        return sum(counted, start=Usage()) if counted else None
+
+
+async def run_turn(
+    agent: Agent,
+    earlier: Sequence[Message],
+    message: Message,
+    progress: Progress,
+    clock: Clock,
+    deadline_s: float,
+) -> Outcome:
+    """Let an agent answer a message, within a deadline.
+
+    Whatever goes wrong becomes an outcome with an error the user can read.
+    """
+    outcome = Outcome()
+    with clock.move_on_after(deadline_s) as scope:
+        try:
+            await _answer(agent, [*earlier, message], progress, outcome)
+        except AgentError as error:
+            _fail(outcome, "failed", error.user_text, repr(error), progress)
+        except Exception as error:  # noqa: BLE001 - the turn boundary: a broken agent ends this turn only
+            get_logger().exception("turn.crashed", turn_id=message.turn_id)
+            _fail(outcome, "failed", FAILED, type(error).__name__, progress)
+    if scope.cancelled_caught:
+        text = f"This took longer than {deadline_s:g} seconds and was stopped."
+        _fail(outcome, "deadline", text, "deadline", progress)
+    return outcome
+
+
+def reply_context(outcome: Outcome, agent: Agent, clock: Clock) -> ReplyContext:
+    """Return the size of the last request: as the provider counted it, else as estimated."""
+    fitted = outcome.fitted
+    left_out = 0 if fitted is None else fitted.turns_left_out
+    counted = next((call.usage for call in reversed(outcome.calls) if call.usage is not None), None)
+    if counted is not None:
+        tokens, source = counted.context_tokens, ContextSource.USAGE
+    elif fitted is not None:
+        # The last message is the answer: it was not part of the request.
+        sent = [*fitted.messages, *outcome.messages[:-1]]
+        tokens = estimate_context_tokens(sent, agent.overhead_chars())
+        source = ContextSource.ESTIMATE
+    else:
+        tokens, source = 0, ContextSource.UNKNOWN
+    return ReplyContext(
+        tokens=tokens,
+        window_tokens=agent.context_window_tokens,
+        source=source,
+        measured_at=None if source is ContextSource.UNKNOWN else clock.now(),
+        turns_left_out=left_out,
+    )
+
+
+async def _answer(
+    agent: Agent, messages: list[Message], progress: Progress, outcome: Outcome
+) -> None:
+    fitted = fit_window(
+        messages,
+        window_tokens=agent.context_window_tokens,
+        reserve_tokens=agent.reserve_tokens,
+        overhead_chars=agent.overhead_chars(),
+    )
+    if not fitted.fits:
+        raise AgentError("the message alone does not fit the window", user_text=TOO_LONG)
+
+    outcome.fitted = fitted
+    turn_id = messages[-1].turn_id
+    events = agent.run(fitted.messages)
+    try:
+        async for event in events:
+            match event:
+                case TextDelta(text):
+                    outcome.text += text
+                    progress.add_text(text)
+                case MessageFinished(finished):
+                    outcome.messages.append(_of_turn(finished, turn_id))
+                case ModelCallFinished(call):
+                    outcome.calls.append(call)
+    finally:
+        await events.aclose()
+
+
+def _of_turn(message: Message, turn_id: TurnId) -> Message:
+    return Message(
+        role=message.role,
+        text=message.text,
+        tool_calls=message.tool_calls,
+        tool_call_id=message.tool_call_id,
+        tool_name=message.tool_name,
+        turn_id=turn_id,
+    )
+
+
+def _fail(outcome: Outcome, status: str, text: str, error: str, progress: Progress) -> None:
+    """End a turn with an error: keep what was said, drop calls that no result answers."""
+    outcome.status, outcome.error = status, error
+    answered = {message.tool_call_id for message in outcome.messages}
+    while outcome.messages and any(
+        call.call_id not in answered for call in outcome.messages[-1].tool_calls
+    ):
+        outcome.messages.pop()
+    said = sum(len(m.text) for m in outcome.messages if m.role is Role.ASSISTANT)
+    rest = outcome.text[said:]
+    if rest:
+        outcome.messages.append(Message(Role.ASSISTANT, rest))
+    notice = f"\n\n{text}" if outcome.text else text
+    outcome.text += notice
+    progress.add_text(notice)
+    outcome.messages.append(Message(Role.NOTICE, text))

@@ -1,0 +1,135 @@
+"""What a caller holds of a turn while it runs: its text as it grows, and its result.
+
+A caller that goes away harms nothing; several may hold the same ticket.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from gateway.errors import GatewayError
+
+
+@dataclass(frozen=True, slots=True)
+class ResetNotice:
+    """Why a reply comes from a new conversation."""
+
+    reason: str
+    """`idle`, `daily`, `manual`, `pruned`, `removed`."""
+    previous_session_id: SessionId | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyContext:
+    """The size of what was sent to the model for this reply."""
+
+    tokens: int
+    window_tokens: int
+    source: ContextSource
+    measured_at: datetime | None
+    turns_left_out: int = 0
+    """Oldest turns that did not fit the window any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one message, as it is stored and given out again for the same message id."""
+
+    session_key: SessionKey
+    session_id: SessionId
+    turn_id: TurnId
+    """Empty where the message was answered without a turn: its session is paused."""
+    text: str
+    reset: ResetNotice | None
+    usage: Usage | None
+    """What the provider counted over all model calls of the turn; None where it counted nothing."""
+    context: ReplyContext
+    status: str = "ok"
+    """`ok`, `failed`, `deadline` or `paused`."""
+
+
+class Progress:
+    """A running turn's text and outcome, shared by everybody who waits for it."""
+
+    def __init__(self) -> None:
+        """Start with no text and no outcome."""
+        self._pieces: list[str] = []
+        self._reply: Reply | None = None
+        self._error: GatewayError | None = None
+        self._news = anyio.Event()
+
+    async def reply(self) -> Reply:
+        """Wait for the reply.
+
+        Raises:
+            GatewayError: the turn could not be committed; its message is kept.
+        """
+        while self._reply is None:
+            if self._error is not None:
+                raise self._error
+            await self._news.wait()
+        return self._reply
+
+    async def deltas(self) -> AsyncGenerator[str]:
+        """Yield the text as it grows, from its beginning, until the turn ends either way."""
+        seen = 0
+        while True:
+            while seen < len(self._pieces):
+                yield self._pieces[seen]
+                seen += 1
+            if self._reply is not None or self._error is not None:
+                return
+            await self._news.wait()
+
+    async def ended(self) -> None:
+        """Wait until the turn has ended either way."""
+        while self._reply is None and self._error is None:
+            await self._news.wait()
+
+    def add_text(self, text: str) -> None:
+        """Append a piece of the reply's text."""
+        if text:
+            self._pieces.append(text)
+            self._tell()
+
+    def finish(self, reply: Reply) -> None:
+        """Set the reply, once it is durable."""
+        self._reply = reply
+        self._tell()
+
+    def fail(self, error: GatewayError) -> None:
+        """End without a reply; harmless after `finish`."""
+        if self._reply is None:
+            self._error = error
+            self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a caller holds of a turn from the moment its message is accepted."""
+
+    turn_id: TurnId
+    progress: Progress
+    duplicate: bool = False
+    """Whether the message had been accepted before."""
+
+    @classmethod
+    def answered(cls, reply: Reply, *, duplicate: bool = False) -> Ticket:
+        """Return the ticket of a turn that has ended."""
+        progress = Progress()
+        progress.add_text(reply.text)
+        progress.finish(reply)
+        return cls(reply.turn_id, progress, duplicate)

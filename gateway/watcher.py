@@ -1,0 +1,277 @@
+"""The one background loop: context tokens made durable, old entries pruned, snapshots written.
+
+It wakes for whichever comes first and does what is due. Each duty is isolated: one that fails is
+logged, counted and tried again at its next time, the others go on. Intervals go by the monotonic
+clock, ages by the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from gateway.log import get_logger
+from gateway.sessions.mailbox import ContextMailbox, Pending, apply_measurement
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskStatus
+
+    from gateway.clock import Clock
+    from gateway.durable.database import Database, Transaction
+    from gateway.model import ContextMeasurement, SessionId, SessionKey
+    from gateway.sessions.entry import SessionEntry
+    from gateway.sessions.store import SessionStore
+
+PRUNE_INTERVAL_S: Final = 3600.0
+RETRY_S: Final = 5.0
+"""How long a failed write of measurements waits before it is tried again."""
+CLOCK_STEP_S: Final = 3600.0
+"""A wall clock that moved this much against the monotonic one puts the prune off by one tick."""
+DRAIN_TIMEOUT_S: Final = 10.0
+STUCK_S: Final = 600.0
+"""A duty that takes longer than this counts as stuck."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionLimits:
+    """What the store may keep."""
+
+    session_store_max_age_days: float
+    """0 keeps entries of any age."""
+    session_store_max_entries: int
+    """0 keeps any number of entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatcherStatistics:
+    """What the watcher did since the start."""
+
+    prunes: int
+    pruned: int
+    """Entries dropped."""
+    measurements_written: int
+    measurements_pending: int
+    measurements_dropped: int
+    """Refused because too many sessions waited."""
+    failures: dict[str, int]
+    """Failed duties by name: `prune`, `snapshot`, `context`, `retention`."""
+    clock_steps: int
+    next_prune_in_s: float
+    last_prune_at: datetime | None
+    busy_s: float
+    """How long the duty that runs now has been running; 0 while it waits."""
+
+
+class ExpiryWatcher:
+    """Owns every timed duty of the store; `run` is its one task."""
+
+    def __init__(
+        self,
+        store: SessionStore,
+        database: Database,
+        clock: Clock,
+        limits: RetentionLimits,
+        discard_delivered: Callable[[], Awaitable[int]],
+    ) -> None:
+        """Wire the parts; nothing runs before `run`.
+
+        Args:
+            store: What is pruned and written.
+            database: Where measurements go.
+            clock: Both clocks.
+            limits: What the store may keep.
+            discard_delivered: Run after each prune: deletes what was answered and delivered long
+                ago, and returns how many rows went.
+        """
+        self._store = store
+        self._database = database
+        self._clock = clock
+        self.limits = limits
+        """What the store may keep; may be replaced at any time."""
+        self._discard_delivered = discard_delivered
+        self._mailbox = ContextMailbox()
+        self._wake = anyio.Event()
+        self._prune_at = clock.monotonic()
+        self._writing: asyncio.Future[None] | None = None
+        self._retry_at: float | None = None
+        self._seen: tuple[datetime, float] | None = None
+        self._duty_since: float | None = None
+        self._last_prune_at: datetime | None = None
+        self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Do what is due until cancelled; the first prune comes at once.
+
+        Cancellation: pending measurements are made durable before it ends.
+        """
+        self._store.snapshots.on_change = self.wake
+        task_status.started()
+        try:
+            while True:
+                self._wake = anyio.Event()
+                await self._do_due()
+                with self._clock.move_on_after(self._next_in_s()):
+                    await self._wake.wait()
+        finally:
+            with anyio.move_on_after(DRAIN_TIMEOUT_S, shield=True):
+                await self._drain()
+
+    def post_context(
+        self, key: SessionKey, session_id: SessionId, measurement: ContextMeasurement
+    ) -> None:
+        """Take a context measurement: shown by `view` at once, durable soon. Never fails.
+
+        It is handed to the database at once, or together with others when the write that is under
+        way ends: it waits for no duty of the loop.
+        """
+        if self._mailbox.post(key, session_id, measurement):
+            self._flush()
+
+    def view(self, entry: SessionEntry) -> SessionEntry:
+        """Return an entry with its pending measurement."""
+        return self._mailbox.view(entry)
+
+    def wake(self) -> None:
+        """Look again at what is due."""
+        self._wake.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it waits, or works on a duty that is not stuck."""
+        return self._busy_s() < STUCK_S
+
+    def statistics(self) -> WatcherStatistics:
+        """Return what the watcher did since the start."""
+        return WatcherStatistics(
+            prunes=self._counts["prunes"],
+            pruned=self._counts["pruned"],
+            measurements_written=self._counts["measurements"],
+            measurements_pending=len(self._mailbox),
+            measurements_dropped=self._mailbox.dropped,
+            failures=dict(self._failures),
+            clock_steps=self._counts["clock_steps"],
+            next_prune_in_s=max(0.0, self._prune_at - self._clock.monotonic()),
+            last_prune_at=self._last_prune_at,
+            busy_s=self._busy_s(),
+        )
+
+    async def _do_due(self) -> None:
+        now = self._clock.monotonic()
+        if self._retry_at is not None and self._retry_at <= now:
+            self._retry_at = None
+            self._flush()
+        if self._prune_at <= now:
+            self._prune_at = now + PRUNE_INTERVAL_S
+            if not self._clock_stepped():
+                await self._duty("prune", self._prune)
+                await self._duty("retention", self._discard)
+        if self._store.snapshots.due_in_s() == 0:
+            await self._duty("snapshot", self._store.snapshots.write)
+
+    def _next_in_s(self) -> float:
+        now = self._clock.monotonic()
+        waits = [self._prune_at - now]
+        if self._retry_at is not None:
+            waits.append(self._retry_at - now)
+        snapshot_in_s = self._store.snapshots.due_in_s()
+        if snapshot_in_s is not None:
+            waits.append(snapshot_in_s)
+        return max(0.0, min(waits))
+
+    async def _duty(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a duty; whatever it raises ends neither the watcher nor another duty."""
+        self._duty_since = self._clock.monotonic()
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - supervisor boundary: a duty that fails is tried again
+            self._failures[name] += 1
+            get_logger().warning("watcher.duty_failed", duty=name, error=repr(error))
+        finally:
+            self._duty_since = None
+
+    async def _prune(self) -> None:
+        limits = self.limits
+        report = await self._store.prune_old_entries(
+            limits.session_store_max_age_days, max_entries=limits.session_store_max_entries
+        )
+        self._last_prune_at = self._clock.now()
+        self._counts["prunes"] += 1
+        self._counts["pruned"] += report.pruned
+        get_logger().info(
+            "session.pruned",
+            pruned=report.pruned,
+            scanned=report.scanned,
+            kept_by_reason=report.kept_by_reason,
+            duration_ms=report.duration_ms,
+            max_age_days=limits.session_store_max_age_days,
+            max_entries=limits.session_store_max_entries,
+            entries=len(self._store),
+        )
+
+    async def _discard(self) -> None:
+        gone = await self._discard_delivered()
+        if gone:
+            get_logger().info("inbox.discarded", rows=gone)
+
+    def _flush(self) -> None:
+        """Hand all pending measurements to the database, unless it is at some or a retry waits."""
+        if self._writing is None and self._retry_at is None and len(self._mailbox):
+            taken = self._mailbox.take()
+            self._writing = self._database.submit(lambda tx: self._write(tx, taken))
+            self._writing.add_done_callback(lambda done: self._written(done, len(taken)))
+
+    def _written(self, done: asyncio.Future[None], count: int) -> None:
+        self._writing = None
+        error = done.exception()
+        self._mailbox.settle(written=error is None)
+        if error is None:
+            self._counts["measurements"] += count
+            self._flush()
+            return
+
+        self._failures["context"] += 1
+        get_logger().warning("watcher.duty_failed", duty="context", error=repr(error))
+        self._retry_at = self._clock.monotonic() + RETRY_S
+        self.wake()
+
+    async def _drain(self) -> None:
+        """Wait until pending measurements are durable, or have failed once more."""
+        self._retry_at = None
+        self._flush()
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    def _write(self, transaction: Transaction, taken: Pending) -> None:
+        for key, (session_id, measurement) in taken.items():
+            # A measurement never makes an entry.
+            if self._store.find_staged(key) is not None:
+                change = partial(apply_measurement, session_id=session_id, measurement=measurement)
+                self._store.stage_update(transaction, key, change)
+
+    def _clock_stepped(self) -> bool:
+        """Tell whether the wall clock jumped since the last tick: ages are doubtful then."""
+        seen, self._seen = self._seen, (self._clock.now(), self._clock.monotonic())
+        if seen is None:
+            return False
+
+        wall_s = (self._seen[0] - seen[0]).total_seconds()
+        step_s = wall_s - (self._seen[1] - seen[1])
+        if abs(step_s) <= CLOCK_STEP_S:
+            return False
+
+        self._counts["clock_steps"] += 1
+        get_logger().warning("clock.step", step_s=round(step_s, 3), prune="put off by one tick")
+        return True
+
+    def _busy_s(self) -> float:
+        since = self._duty_since
+        return 0.0 if since is None else self._clock.monotonic() - since

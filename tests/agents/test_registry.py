@@ -1,0 +1,111 @@
+"""Laws of building and closing the configured agents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.agents.registry import open_agents
+from gateway.agents.settings import EchoSettings, OpenAISettings, ScriptedSettings
+from gateway.clock import FakeClock
+from gateway.errors import ConfigurationError
+from gateway.model import AgentId
+from gateway.settings import SecretSource
+from tests.agents.events import run_agent, user
+from tests.agents.wire_server import text_answer, wire_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_every_kind_is_built_and_runs() -> None:
+    async with (
+        wire_server(text_answer("from afar")) as server,
+        open_agents(
+            {
+                "main": EchoSettings(reserve_tokens=7),
+                "play": ScriptedSettings(replies=["line one"], context_window_tokens=99_000),
+                "model": OpenAISettings(model="wire", base_url=server.base_url),
+            },
+            FakeClock(),
+        ) as agents,
+    ):
+        answers = {
+            name: (await run_agent(agent, [user("hi")])).text for name, agent in agents.items()
+        }
+
+    assert answers == {"main": "hi", "play": "line one", "model": "from afar"}
+    assert [agent.overhead_chars() for agent in agents.values()] == [0, 0, 0]
+    assert agents[AgentId("main")].reserve_tokens == 7
+    assert agents[AgentId("play")].context_window_tokens == 99_000
+    assert agents[AgentId("model")].model == "wire"
+
+
+async def test_all_bad_secrets_are_told_at_once_and_none_is_shown(tmp_path: Path) -> None:
+    def settings(secret: str | None) -> OpenAISettings:
+        path = tmp_path / str(secret)[:4]
+        if secret is not None:
+            path.write_text(secret)
+        return OpenAISettings(model="m", api_key=SecretSource(file=str(path)))
+
+    keys = {"a": None, "b": "changeme", "c": "canary one", "d": "canary…", "e": "canary\ntwo"}
+    with pytest.raises(ConfigurationError) as caught:
+        async with open_agents({name: settings(key) for name, key in keys.items()}, FakeClock()):
+            pass
+
+    places = [problem.partition(": ")[0] for problem in caught.value.problems]
+    assert places == [f"agents.{name}.api_key" for name in keys]
+    assert "canary" not in "".join(caught.value.problems).replace(str(tmp_path), "")
+
+
+async def test_an_agent_is_unusable_once_the_registry_is_closed() -> None:
+    async with wire_server() as server:
+        settings = OpenAISettings(model="wire", base_url=server.base_url, max_retries=0)
+        async with open_agents({"model": settings}, FakeClock()) as agents:
+            agent = agents[AgentId("model")]
+        with pytest.raises(RuntimeError, match="closed"):
+            await run_agent(agent, [user("hi")])
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_an_sdk_is_not_imported_before_an_agent_needs_it() -> None:
+    done = _python(
+        "import sys, gateway.agents.registry; print({'openai', 'httpx2'} & set(sys.modules))"
+    )
+
+    assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+def test_a_missing_extra_is_told_with_the_command_that_installs_it() -> None:
+    done = _python(
+        """
+import sys
+sys.modules["openai"] = None
+import anyio
+from gateway.agents.registry import open_agents
+from gateway.agents.settings import EchoSettings, OpenAISettings
+from gateway.clock import SystemClock
+from gateway.errors import ConfigurationError
+
+async def main():
+    settings = OpenAISettings(model="m", base_url="http://127.0.0.1:1/v1")
+    try:
+        async with open_agents({"main": EchoSettings(), "far": settings}, SystemClock()):
+            pass
+    except ConfigurationError as exc:
+        print(exc)
+
+anyio.run(main)
+"""
+    )
+
+    assert done.stdout.startswith("agents.far.kind: "), done.stderr
+    assert "pip install session-gateway[openai]" in done.stdout

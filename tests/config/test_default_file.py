@@ -1,0 +1,102 @@
+"""The files that ship and that `init` writes say what the code says."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from gateway.config import GatewayConfig, load, render_default_file
+from gateway.config.locate import locate_keys
+from tests.config.values import leaves
+
+SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
+WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type"}
+"""Keys that TOML cannot express at their default: they stand there as examples."""
+
+
+def examples_uncommented(text: str) -> str:
+    return re.sub(r"^#(?=[a-z\[])", "", text, flags=re.MULTILINE)
+
+
+def test_the_shipped_file_is_the_default_configuration() -> None:
+    loaded = load(SHIPPED, {}, {})
+
+    assert loaded.config == GatewayConfig()
+    assert loaded.warnings == ()
+
+
+def test_the_shipped_file_has_every_key_that_has_a_default() -> None:
+    written = set(locate_keys(SHIPPED.read_text()))
+    missing = {
+        leaf
+        for leaf in leaves()
+        if leaf[0] not in {"agents", "routes"} and not set(leaf) & WITHOUT_DEFAULT
+    } - written
+
+    assert missing == set()
+    assert {
+        ("agents", "main", key) for key in GatewayConfig().to_dict()["agents"]["main"]
+    } < written
+
+
+def test_the_shipped_file_names_every_field_of_every_settings_class() -> None:
+    words = set(re.findall(r"\w+", SHIPPED.read_text()))
+    classes, waiting = set(), [BaseModel]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        waiting += children
+        classes |= {child for child in children if child.__module__.startswith("gateway.")}
+    fields = {field for settings in classes for field in settings.model_fields}
+
+    assert len(classes) > 10
+    assert fields - words == set()
+
+
+def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(examples_uncommented(SHIPPED.read_text()))
+    config = load(path, {}, {}).config
+
+    assert set(config.agents) == {"main", "gpt", "rehearsal"}
+    assert len(config.routes) == 1
+    assert config.http.token is not None
+    assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
+    assert config.sessions.reset.by_chat_type
+
+
+def test_the_examples_show_defaults_of_keys_that_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(examples_uncommented(SHIPPED.read_text()))
+    for agent in load(path, {}, {}).config.agents.values():
+        for name, field in type(agent).model_fields.items():
+            if not field.is_required() and name != "api_key":
+                assert getattr(agent, name) == field.default
+
+
+def test_every_key_of_the_shipped_file_has_a_comment_of_its_own() -> None:
+    lines = SHIPPED.read_text().splitlines()
+    bare = [
+        line
+        for before, line in pairwise(lines)
+        if re.match(r"[a-z]", line) and not before.startswith("# ")
+    ]
+
+    assert bare == ['kind = "echo"']
+
+
+def test_a_new_file_loads_to_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(render_default_file())
+
+    assert load(path, {}, {}).config == GatewayConfig()
+    assert locate_keys(path.read_text()).keys() >= {("agents", "main", "kind"), ("http", "port")}
+
+
+def test_routes_can_be_added_to_a_new_file() -> None:
+    route = '\n[[routes]]\nplatform = "x"\nagent = "main"\n'
+
+    assert tomllib.loads(render_default_file() + route)["routes"]

@@ -1,0 +1,95 @@
+"""Made-up configurations that are right, drawn from what the settings classes say they take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+
+from gateway.config import GatewayConfig
+from gateway.config.schema import schema_of
+
+if TYPE_CHECKING:
+    from gateway.config.keys import KeyPath
+    from gateway.config.schema import Node
+
+SECRETS = st.sampled_from([{"file": "key"}, {"env": "KEY"}, {"credential": "key"}])
+EVERY_TABLE: dict[str, Any] = {
+    "agents": {
+        "main": {"kind": "echo"},
+        "gpt": {"kind": "openai", "model": "m", "api_key": {"env": "KEY"}},
+        "script.ed": {"kind": "scripted", "replies": ["a"]},
+    },
+    "sessions": {
+        "reset": {
+            "by_platform": {"telegram": {"mode": "idle"}},
+            "by_chat_type": {"group": {"at_hour": 5}},
+        }
+    },
+}
+"""One table of each kind that users name, so that every key there is has a path."""
+
+SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    "default_agent": st.just("main"),
+    "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
+    "timezone": st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    "state_dir": st.sampled_from(["state", "/var/lib/x", "a b/ü", "./x/"]),
+    "base_url": st.sampled_from(["https://example.org/v1", "http://127.0.0.1:1/v1"]),
+    "model": st.text(min_size=1, max_size=256),
+    "context_window_tokens": st.integers(100_000, 200_000),
+    "reserve_tokens": st.integers(50, 99_999),
+    "max_output_tokens": st.integers(0, 50),
+    "replies": st.lists(st.sampled_from(["a", "b\nc"]), min_size=1),
+    "routes": st.lists(
+        st.fixed_dictionaries(
+            {"platform": st.text(), "agent": st.sampled_from(["main", "gpt"])},
+            optional={"chat_type": st.sampled_from(["dm", "group"]), "chat_id": st.text()},
+        ),
+        max_size=3,
+    ),
+}
+
+
+def leaves() -> list[KeyPath]:
+    """Return every key that the configuration has."""
+    return list(schema_of(GatewayConfig).leaves(EVERY_TABLE))
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw values for some of the keys, as `GatewayConfig.from_dict` takes them."""
+    tree: dict[str, Any] = {
+        "agents": {name: dict(table) for name, table in EVERY_TABLE["agents"].items()}
+    }
+    for path in draw(st.lists(st.sampled_from(leaves()), unique=True)):
+        node = schema_of(GatewayConfig).at(path, EVERY_TABLE)
+        if path[-1] in {"file", "env", "credential", "kind"} or node is None:
+            continue
+        table = tree
+        for part in path[:-1]:
+            table = table.setdefault(str(part), {})
+        name = str(path[-1])
+        table[name] = draw(SPECIAL[name] if name in SPECIAL else _drawn_from(node))
+    if draw(st.booleans()):
+        tree.setdefault("http", {})["token"] = draw(SECRETS)
+    return tree
+
+
+def _drawn_from(node: Node) -> st.SearchStrategy[Any]:
+    drawn: st.SearchStrategy[Any]
+    least, most = node.get("minimum"), node.get("maximum")
+    match node:
+        case {"enum": choices}:
+            drawn = st.sampled_from(choices)
+        case {"type": "boolean"}:
+            drawn = st.booleans()
+        case {"type": "integer"}:
+            above = node.get("exclusiveMinimum", -1) + 1
+            drawn = st.integers(above if least is None else least, most or 2**62)
+        case {"type": "number"}:
+            drawn = st.floats(1e-6 if least is None else least, most or 1e300)
+        case {"type": "array"}:
+            drawn = st.lists(st.text())
+        case _:
+            drawn = st.text()
+    return drawn

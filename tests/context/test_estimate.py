@@ -1,0 +1,44 @@
+"""Laws of the size estimate."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.context.estimate import (
+    CHARS_PER_TOKEN_ESTIMATE,
+    estimate_context_chars,
+    estimate_context_tokens,
+)
+from gateway.model import Message, Role, ToolCall
+
+
+def test_a_token_is_four_characters() -> None:
+    assert CHARS_PER_TOKEN_ESTIMATE == 4
+
+
+@pytest.mark.parametrize(("chars", "tokens"), [(0, 0), (1, 1), (4, 1), (5, 2), (4000, 1000)])
+def test_an_estimate_is_rounded_up(chars: int, tokens: int) -> None:
+    assert estimate_context_tokens([Message(Role.USER, "x" * chars)]) == tokens
+    assert estimate_context_tokens([], overhead_chars=chars) == tokens
+
+
+def test_texts_calls_and_ids_count() -> None:
+    call = ToolCall("id-1", "search", '{"q": "x"}')
+    messages = [
+        Message(Role.USER, "find"),
+        Message(Role.ASSISTANT, "ok", tool_calls=(call, call)),
+        Message(Role.TOOL, "found", tool_call_id="id-1", tool_name="not sent"),
+    ]
+
+    assert estimate_context_chars(messages) == 4 + 2 + 2 * (4 + 6 + 10) + 5 + 4
+
+
+def test_a_notice_counts_nothing() -> None:
+    assert estimate_context_chars([Message(Role.NOTICE, "the session was reset")]) == 0
+
+
+def test_rounding_happens_once_for_the_whole_request() -> None:
+    messages = [Message(Role.USER, "x")] * 4
+
+    assert estimate_context_tokens(messages) == 1
+    assert estimate_context_tokens(messages, overhead_chars=1) == 2
