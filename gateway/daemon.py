@@ -122,6 +122,7 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
     """
     async with AsyncExitStack() as stack:
         parts = await _open(stack, config, SystemClock(), {})
+        await parts.turns.load_unanswered()
         yield Offline(_app(parts, anyio.Event()), parts.token)
 
 
@@ -284,6 +285,7 @@ async def _open(
     routes = Routes(config.routes, config.default_agent)
     turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
     store.is_busy = turns.is_busy
+    store.on_dropped = turns.forget
     store.has_active_processes = processes.has_active_for_session
     discard = partial(discard_delivered, database, clock)
     watcher = ExpiryWatcher(store, database, clock, _limits(config), discard)

@@ -121,23 +121,28 @@ def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
 
 def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Turn every value into what JSON and a terminal can take, and cut what is too long."""
-    return {_text(key, MAX_FIELD_CHARS): _plain_field(key, value) for key, value in event.items()}
-
-
-def _plain_field(key: str, value: object) -> object:
-    if key == "problem":
-        return _text(_string(value), MAX_PROBLEM_CHARS)
-    if key == "exception" and isinstance(value, str):  # a traceback for the console, line by line
-        return "\n".join(_text(line, MAX_FIELD_CHARS) for line in value.splitlines())
-
-    return _plain(value, MAX_DEPTH)
+    plain = {
+        _text(key, MAX_FIELD_CHARS): (
+            _text(value, MAX_FIELD_CHARS) if type(value) is str else _plain(value, MAX_DEPTH)
+        )
+        for key, value in event.items()
+    }
+    if "problem" in event:
+        plain["problem"] = _text(_string(event["problem"]), MAX_PROBLEM_CHARS)
+    exception = event.get("exception")
+    if isinstance(exception, str):  # a traceback for the console, line by line
+        plain["exception"] = "\n".join(
+            _text(line, MAX_FIELD_CHARS) for line in exception.splitlines()
+        )
+    return plain
 
 
 def _plain(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return int(value) if value in _ORJSON_INTS else f"an integer of {value.bit_length()} bits"
+        number = int(value)  # a range searches itself number by number for a subclass of int
+        return number if number in _ORJSON_INTS else f"an integer of {number.bit_length()} bits"
     if depth and isinstance(value, Mapping):
         return {
             _text(_string(key), MAX_FIELD_CHARS): _plain(item, depth - 1)

@@ -46,6 +46,9 @@ class Role(StrEnum):
 
 def clean_text(text: str) -> str:
     """Replace lone surrogates by U+FFFD and drop NUL, so that any store and socket takes it."""
+    if text.isascii() and "\0" not in text:
+        return text
+
     return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -55,6 +58,9 @@ def clean_name(name: str) -> str:
     Control, format (bidirectional, zero-width) and unassigned characters and line separators
     become U+FFFD.
     """
+    if name.isascii() and name.isprintable():
+        return name[:MAX_NAME_CODE_POINTS]
+
     normal = unicodedata.normalize("NFC", clean_text(name))[:MAX_NAME_CODE_POINTS]
     return "".join("�" if _is_unfit(unicodedata.category(char)) else char for char in normal)
 

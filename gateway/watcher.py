@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from gateway.log import get_logger
+from gateway.sessions.entry import EntryError
 from gateway.sessions.mailbox import ContextMailbox, Pending, apply_measurement
 
 if TYPE_CHECKING:
@@ -251,11 +252,15 @@ class ExpiryWatcher:
             await asyncio.wait([self._writing])
 
     def _write(self, transaction: Transaction, taken: Pending) -> None:
-        for key, (session_id, measurement) in taken.items():
-            # A measurement never makes an entry.
-            if self._store.find_staged(key) is not None:
-                change = partial(apply_measurement, session_id=session_id, measurement=measurement)
-                self._store.stage_update(transaction, key, change)
+        for (key, session_id), measurement in taken.items():
+            change = partial(apply_measurement, session_id=session_id, measurement=measurement)
+            try:
+                # A measurement never makes an entry.
+                if self._store.find_staged(key) is not None:
+                    self._store.stage_update(transaction, key, change)
+            except EntryError as error:
+                # One damaged entry must not keep the measurements of all others waiting.
+                get_logger().warning("store.entry_unreadable", session_key=key, reason=str(error))
 
     def _clock_stepped(self) -> bool:
         """Tell whether the wall clock jumped since the last tick: ages are doubtful then."""

@@ -159,8 +159,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _overdue(self) -> None:
         self._read_timer = None
-        if self.flow.read_paused:
-            # Not the client's fault: it waits for the answer before this one.
+        if self.flow.read_paused or not self._answered():
+            # The client waits for an answer of ours: nobody hurries it meanwhile.
             self._expect()
         else:
             self.transport.abort()

@@ -29,13 +29,26 @@ if TYPE_CHECKING:
 BACKLOG: Final = 2_048
 KEEP_ALIVE_S: Final = 5
 """How long an idle connection stays open."""
+DATE_INTERVAL_S: Final = 1.0
 LAST_RESORT_S: Final = 5
 """How much longer than the grace time uvicorn waits before it breaks off what is left."""
 _HEADERS: Final = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its hand on the signals: the daemon has its own."""
+    """uvicorn without its hand on the signals, and without its ten looks a second."""
+
+    def __init__(self, config: uvicorn.Config, stop: anyio.Event) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @override
+    async def main_loop(self) -> None:
+        # Each tick writes the Date header anew.
+        while not await self.on_tick(0):
+            with anyio.move_on_after(DATE_INTERVAL_S):
+                await self._stop.wait()
+                self.should_exit = True
 
     @contextmanager
     @override
@@ -55,8 +68,8 @@ def bind(settings: HttpSettings) -> socket.socket:
         # `localhost` may mean both families; IPv4 is what the other addresses here are.
         family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
         listener = socket.socket(family, kind, protocol)
-    except OSError as exc:
-        raise UnavailableError(f"{place}: {exc.strerror}") from exc
+    except (OSError, UnicodeError) as exc:
+        raise UnavailableError(f"{place}: no such address: {exc}") from exc
 
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,13 +109,12 @@ async def serve(
 
     Cancellation: connections are cut.
     """
-    server = _Server(_config(app, settings, grace_s))
+    server = _Server(_config(app, settings, grace_s), stop)
     timer: asyncio.TimerHandle | None = None
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(server.serve, list(sockets))
             await stop.wait()
-            server.should_exit = True
             timer = asyncio.get_running_loop().call_later(grace_s, _end_requests, server)
     finally:
         if timer is not None:

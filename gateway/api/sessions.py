@@ -6,7 +6,7 @@ choose among those of that key.
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -175,7 +175,6 @@ class Sessions:
             raise _not_found()
         if erasing:
             await erase(self._database, self._store, key)
-        self._context.turns.forget(key)
         get_logger().info("session.removed", session_key=key, erased=erasing)
         return json_response({"removed": removed, "erased": erasing})
 
@@ -233,8 +232,9 @@ def _cursor_of_key(key: str) -> str | None:
 def _key_of_cursor(cursor: str) -> str | None:
     """Return the key that a cursor stands for; None for text that is no cursor."""
     try:
-        key = urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode()
-        if key:
+        padded = cursor.encode() + b"=" * (-len(cursor) % 4)
+        key = b64decode(padded, altchars=b"-_", validate=True).decode()
+        if cursor:
             parse_key(key)
     except (ValueError, BadRequestError):
         return None

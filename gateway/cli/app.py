@@ -11,6 +11,7 @@ from gateway.cli.config import check_config, init
 from gateway.cli.run import run
 from gateway.cli.sessions import app as sessions
 from gateway.cli.status import status
+from gateway.cli.store import app as store
 from gateway.cli.transcript import app as transcript
 
 app = typer.Typer(
@@ -49,3 +50,4 @@ app.command()(status)
 app.command()(chat)
 app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")
+app.add_typer(store, name="store")

@@ -38,6 +38,8 @@ _TIMEOUT: Final = httpx2.Timeout(60.0, connect=5.0)
 _LONG_TIMEOUT: Final = httpx2.Timeout(600.0, connect=5.0)
 """For what walks the whole store."""
 _HTTP_ERRORS: Final = 400
+_SIGNS_OF_STATE: Final = ("lock", "sessions.json", "gateway.db")
+"""Where none of these is, nothing is opened: opening would make a state directory of any place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +183,10 @@ def call(where: Where, work: Callable[[Api], Awaitable[T]], *, offline: bool = T
         async with _connect(where, found, offline=offline) as api:
             try:
                 return await work(api)
-            except GatewayError as exc:
+            except (GatewayError, OSError) as exc:
                 # Out of here it would come in a group of exceptions.
-                refused = exc
-        raise refused
+                failed = exc
+        raise failed
 
     return anyio.run(run)
 
@@ -205,9 +207,9 @@ async def _connect(where: Where, found: Found, *, offline: bool) -> AsyncGenerat
             "start it with: gateway run"
         )
 
-    if not found.state_dir.is_dir():
+    if not any((found.state_dir / name).exists() for name in _SIGNS_OF_STATE):
         raise UnavailableError(
-            f"{found.state_dir}: there is no state directory here; "
+            f"{found.state_dir}: is no state directory of a gateway; "
             "name it with --state-dir or --config, or start a gateway with: gateway run"
         )
 

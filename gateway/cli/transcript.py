@@ -133,7 +133,7 @@ def _show(screen: Screen, transcript: dict[str, Any]) -> None:
         write(f"{local_time(message['created_at'])}  {who}\n")
         for call in message.get("tool_calls") or ():
             write(f"  calls {safe_name(call['name'])} {safe_name(call['arguments'])}\n")
-        for line in safe(message["text"]).split("\n"):
+        for line in safe(message["text"]).splitlines():
             write(f"  {line}".rstrip() + "\n")
 
 

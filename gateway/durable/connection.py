@@ -82,7 +82,9 @@ def open_writer(path: Path) -> apsw.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA journal_size_limit = 67108864")
-            _migrate(connection)
+            # What is deleted is overwritten with zeros, long before anybody asks to erase it.
+            connection.execute("PRAGMA secure_delete = ON")
+            _migrate(connection, path)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except BaseException:
             connection.close()
@@ -127,10 +129,13 @@ def _check_ours(connection: apsw.Connection, path: Path) -> None:
         )
 
 
-def _migrate(connection: apsw.Connection) -> None:
+def _migrate(connection: apsw.Connection, path: Path) -> None:
     version = int(str(connection.pragma("user_version")))
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        with connection:
-            connection.execute(script)
-            connection.pragma("application_id", APPLICATION_ID)
-            connection.pragma("user_version", number)
+        try:
+            with connection:
+                connection.execute(script)
+                connection.pragma("application_id", APPLICATION_ID)
+                connection.pragma("user_version", number)
+        except apsw.SQLError as exc:
+            raise DamagedDataError(path, f"cannot be brought to version {number} ({exc})") from exc

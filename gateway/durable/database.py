@@ -1,8 +1,9 @@
 """The one SQLite database: one writer thread, group commit, readers beside it.
 
-All work that waits is committed together, a savepoint each, with one sync (WAL, FULL). The writer
-thread owns the only writing connection and its checkpoints; it is also where every change is put in
-order, so what runs in it sees the result of all that came before. Knows no table but the version.
+All work that waits is committed together with one sync (WAL, FULL); work that fails undoes only
+its own. The writer thread owns the only writing connection and its checkpoints; it is also where
+every change is put in order, so what runs in it sees the result of all that came before. Knows no
+table but the version.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,7 +21,7 @@ import anyio.to_thread
 import apsw
 
 from gateway.durable.connection import STORAGE_ERRORS, open_reader, open_writer, translated
-from gateway.errors import GatewayError, StorageError, StorageFullError
+from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -38,6 +39,8 @@ IDLE_CHECKPOINT_PAGES: Final = 1_000
 """Pages in the WAL (4 KiB each) from which an idle writer checkpoints."""
 BUSY_CHECKPOINT_PAGES: Final = 4_000
 """Pages in the WAL from which a busy writer checkpoints as well; about 5 ms of work."""
+THROUGH_TIMEOUT_S: Final = 30.0
+"""Longest that a write holds a cancellation back; a disk slower than this is ill."""
 CLOSE_TIMEOUT_S: Final = 30.0
 """Longest wait for the writer thread at close."""
 
@@ -118,7 +121,7 @@ class Database:
         self._read_limiter = anyio.CapacityLimiter(READERS)
         self._failure: GatewayError | None = None
         self._failed = anyio.Event()
-        self._full = False
+        self._full = self._closed = False
         self._transactions = self._commits = self._largest_batch = self._wal_pages = 0
         self._last_commit_ms = self._slowest_commit_ms = 0.0
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
@@ -147,7 +150,8 @@ class Database:
         """Hand work to the writer at once and return what it will have come to.
 
         Work is run in the order of `submit`, each in a transaction of its own. It runs in the
-        writer thread and must be short.
+        writer thread and must be short. It may be run again if another work of its batch failed,
+        so it must do nothing but with its transaction.
 
         Durability: the future ends once the work is synced to disk.
         Cancellation: a cancelled waiter leaves, its work is done all the same.
@@ -157,7 +161,9 @@ class Database:
             StorageFullError: (from the future) no space; nothing of the work was applied.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        if self._failure is not None:
+        if self._closed:
+            future.set_exception(StorageError(f"{self.path}: the database is closed"))
+        elif self._failure is not None:
             future.set_exception(self._failure)
         else:
             self._jobs.put(_Job(work, future))
@@ -168,8 +174,25 @@ class Database:
         """Run work in the writer thread and wait until it is durable; see `submit`."""
         return await self.submit(work)
 
+    async def write_through(self, work: Callable[[Transaction], T]) -> T:
+        """Run work and wait until it is durable, also when cancelled meanwhile; see `submit`.
+
+        Cancellation: comes through at the caller's next wait, when the work is done; at once if the
+        storage takes longer than any healthy one.
+        """
+        future = self.submit(work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # A scope for every write would cost more than the write; it is needed only here.
+            with anyio.move_on_after(THROUGH_TIMEOUT_S, shield=True):
+                return await future
+            raise
+
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
         """Run a query on a reading connection, in a thread; it sees all that is durable."""
+        if self._closed:
+            raise StorageError(f"{self.path}: the database is closed")
 
         def run() -> T:
             connection = self._readers.get()
@@ -183,11 +206,24 @@ class Database:
 
     async def ping(self) -> None:
         """Return once the writer has reached this; proves that it is alive, without a sync."""
-        await self.submit(lambda _: None)
+        # A full disk that refused the others of the batch is an answer of the writer's too.
+        with suppress(StorageFullError):
+            await self.submit(lambda _: None)
 
     async def checkpoint(self) -> None:
-        """Move all of the WAL into the database and empty it."""
-        await self.submit(lambda transaction: transaction.on_commit(self._checkpoint_all))
+        """Move all of the WAL into the database and empty it.
+
+        Raises:
+            ConflictError: another program reads the database for longer than a few seconds.
+        """
+        done: list[bool] = []
+
+        def truncate() -> None:
+            done.append(self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE))
+
+        await self.submit(lambda transaction: transaction.on_commit(truncate))
+        if not done[0]:
+            raise ConflictError(f"{self.path}: in use by another program, or no space is left")
 
     async def wait_failed(self) -> GatewayError:
         """Return the failure once the storage has failed."""
@@ -209,10 +245,14 @@ class Database:
         )
 
     async def _close(self) -> None:
+        self._closed = True
         self._jobs.put(None)
-        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+        with anyio.CancelScope(shield=True):
             if self._thread.ident is not None:
-                await anyio.to_thread.run_sync(self._thread.join)
+                await anyio.to_thread.run_sync(self._thread.join, CLOSE_TIMEOUT_S)
+                if self._thread.is_alive():
+                    # A disk that does not answer: the end of the process ends its work.
+                    return
             while not self._readers.empty():
                 self._readers.get().close()
             await anyio.to_thread.run_sync(self._writer.close)
@@ -244,9 +284,8 @@ class Database:
         started = self._clock.monotonic()
         try:
             with translated(self.path):
-                self._writer.execute("BEGIN IMMEDIATE")
-                for job in batch:
-                    self._attempt(job, alone=len(batch) == 1)
+                if not self._run_all(batch):
+                    self._run_apart(batch)
                 self._writer.execute("COMMIT")
         except GatewayError as error:
             self._roll_back(batch, error)
@@ -259,7 +298,6 @@ class Database:
 
         self._last_commit_ms = (self._clock.monotonic() - started) * 1000
         self._slowest_commit_ms = max(self._slowest_commit_ms, self._last_commit_ms)
-        self._full = False
         self._commits += 1
         self._transactions += len(batch)
         self._largest_batch = max(self._largest_batch, len(batch))
@@ -267,11 +305,33 @@ class Database:
             if job.error is None and job.transaction is not None:
                 job.transaction.committed()
 
-    def _attempt(self, job: _Job, *, alone: bool) -> None:
-        """Run one job in a savepoint; its own errors stay its own, storage errors are everybody's."""
-        transaction = job.transaction = Transaction(self._writer)
-        if not alone:
+    def _run_all(self, batch: list[_Job]) -> bool:
+        """Run a batch in one transaction; False, and all undone, if a job fails half way."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        for place, job in enumerate(batch):
+            before = self._writer.total_changes()
+            if not self._attempt(job) and self._writer.total_changes() != before:
+                self._writer.execute("ROLLBACK")
+                for done in reversed(batch[:place]):
+                    if done.transaction is not None and done.error is None:
+                        done.transaction.aborted()
+                return False
+
+        return True
+
+    def _run_apart(self, batch: list[_Job]) -> None:
+        """Run a batch once more, a savepoint each, so that a failing job undoes only its own."""
+        self._writer.execute("BEGIN IMMEDIATE")
+        for job in batch:
+            job.error = None
             self._writer.execute("SAVEPOINT job")
+            if not self._attempt(job):
+                self._writer.execute("ROLLBACK TO job")
+            self._writer.execute("RELEASE job")
+
+    def _attempt(self, job: _Job) -> bool:
+        """Run one job; its own errors stay its own, storage errors are everybody's."""
+        transaction = job.transaction = Transaction(self._writer)
         try:
             job.result = job.work(transaction)
         except STORAGE_ERRORS:
@@ -279,11 +339,9 @@ class Database:
         except BaseException as error:  # noqa: BLE001 - handed to the waiter whole
             transaction.aborted()
             job.error = error
-            self._writer.execute("ROLLBACK" if alone else "ROLLBACK TO job")
-            if alone:
-                self._writer.execute("BEGIN IMMEDIATE")
-        if not alone:
-            self._writer.execute("RELEASE job")
+            return False
+
+        return True
 
     def _roll_back(self, batch: list[_Job], error: GatewayError) -> None:
         """Leave memory and database as before the batch. Only a full disk is not final."""
@@ -314,7 +372,8 @@ class Database:
             return
 
     def _wal_grew(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
+        # Called for commits that wrote something: an empty one succeeds on a full disk as well.
+        self._wal_pages, self._full = pages, False
         return apsw.SQLITE_OK
 
     def _checkpoint_if_due(self) -> None:
@@ -322,20 +381,22 @@ class Database:
         if self._wal_pages >= limit:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
-    def _checkpoint_all(self) -> None:
-        self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-
-    def _checkpoint(self, mode: int) -> None:
+    def _checkpoint(self, mode: int) -> bool:
+        """Move the WAL into the database; where that fails it still holds everything."""
         try:
             with translated(self.path):
                 self._writer.wal_checkpoint(mode=mode)
+        except apsw.BusyError:
+            return False
         except StorageFullError:
-            # The WAL still holds everything; the next checkpoint tries again.
             self._full = True
+            return False
         except GatewayError as error:
             self._poison(error)
-        else:
-            self._wal_pages = 0
+            return False
+
+        self._wal_pages = 0
+        return True
 
 
 def _fail(batch: list[_Job], error: GatewayError) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from datetime import datetime
     from pathlib import Path
+
+_ATTEMPTS: Final = 1_000
+"""How often the lock is tried while those who only ask for its holder are in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,9 @@ class StateDirectory:
         content = orjson.dumps(
             {"pid": os.getpid(), "started_at": _stamp(self._started_at), "url": url}
         )
-        os.pwrite(self._descriptor, content + b"\n", 0)
-        os.ftruncate(self._descriptor, len(content) + 1)
+        with storage_errors(self.path / "lock"):
+            os.pwrite(self._descriptor, content + b"\n", 0)
+            os.ftruncate(self._descriptor, len(content) + 1)
 
     def set_aside(self, name: str, data: bytes, *, reason: str, at: datetime) -> Path:
         """Keep data that is not used in `quarantine/`, with the reason beside it.
@@ -90,7 +94,8 @@ def hold(
         StorageError: it cannot be created or written.
     """
     with storage_errors(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700, parents=True)
         _check(path, allowed=0o710 if dashboard_group_id is not None else 0o700)
         if dashboard_group_id is not None:
             os.chown(path, -1, dashboard_group_id)
@@ -98,16 +103,27 @@ def hold(
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path / "lock", flags, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunningError(path / "lock", _describe(read_holder(path))) from None
-
+        _take_lock(path, descriptor)
         directory = StateDirectory(path, descriptor, started_at)
         directory.announce("")
         yield directory
     finally:
         os.close(descriptor)
+
+
+def _take_lock(path: Path, descriptor: int) -> None:
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = read_holder(path)
+            if holder is None:
+                # Somebody asked who holds it, and shared the lock for that instant.
+                continue
+            raise AlreadyRunningError(path / "lock", _describe(holder)) from None
+
+        return
+    raise AlreadyRunningError(path / "lock", _describe(None))
 
 
 def read_holder(path: Path) -> LockHolder | None:

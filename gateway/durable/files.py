@@ -92,6 +92,8 @@ class Replacement:
                 link.unlink(missing_ok=True)
                 link.hardlink_to(self.path)
                 link.replace(keep_previous)
+                # Renaming one name of a file to its other name leaves both, after a crash here.
+                link.unlink(missing_ok=True)
             self._aside.replace(self.path)
             sync_directory(self.path.parent)
 

@@ -13,6 +13,7 @@ import re
 import secrets
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import BadRequestError
@@ -30,6 +31,7 @@ _HEAD_CHARS: Final = 80
 _HASH_CHARS: Final = 32
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_.-]")
+_ALL_PLAIN = re.compile(rf"[A-Za-z0-9_.-]{{0,{MAX_PART_CHARS}}}")
 _PART = re.compile(r"(?:[A-Za-z0-9_.-]|~[0-9A-F]{2})*(?:~~[0-9a-f]{32})?")
 SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -65,6 +67,7 @@ def session_key(source: SessionSource, agent: AgentId, policy: SessionSettings) 
     return SessionKey("agent:" + ":".join(encoded))
 
 
+@lru_cache(maxsize=8192)
 def parse_key(text: str) -> KeyParts:
     """Return the parts of a key.
 
@@ -92,6 +95,9 @@ def new_session_id(now: datetime) -> SessionId:
 
 def encode_part(text: str) -> str:
     """Return a part as it stands in a key."""
+    if _ALL_PLAIN.fullmatch(text):
+        return text
+
     raw = unicodedata.normalize("NFC", clean_text(text)).encode()
     encoded = "".join(
         chr(byte) if _PLAIN.match(raw, place) else f"~{byte:02X}" for place, byte in enumerate(raw)

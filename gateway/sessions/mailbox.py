@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from gateway.model import ContextMeasurement, SessionId, SessionKey
     from gateway.sessions.entry import SessionEntry
 
-Pending = dict["SessionKey", tuple["SessionId", "ContextMeasurement"]]
-"""The latest measurement by session key."""
+Pending = dict[tuple["SessionKey", "SessionId"], "ContextMeasurement"]
+"""The latest measurement by session key and session id: one that comes late, for the conversation
+before a reset, must not push aside that of the new one."""
 MAX_PENDING: Final = 100_000
 """Sessions that may wait; beyond it new ones are dropped and counted, so that memory is bounded."""
 
@@ -34,15 +35,16 @@ class ContextMailbox:
 
     def post(self, key: SessionKey, session_id: SessionId, measurement: ContextMeasurement) -> bool:
         """Keep a measurement if it is the latest of its session; tell whether it was kept."""
-        waiting = self._pending.get(key)
+        place = (key, session_id)
+        waiting = self._pending.get(place)
         if waiting is None and len(self._pending) >= MAX_PENDING:
             self.dropped += 1
             return False
 
-        if waiting is not None and waiting[0] == session_id and waiting[1].step >= measurement.step:
+        if waiting is not None and waiting.step >= measurement.step:
             return False
 
-        self._pending[key] = (session_id, measurement)
+        self._pending[place] = measurement
         return True
 
     def take(self) -> Pending:
@@ -54,15 +56,15 @@ class ContextMailbox:
         """Forget what was taken, or keep it where nothing newer has come meanwhile."""
         taken, self._taken = self._taken, {}
         if not written:
-            for key, (session_id, measurement) in taken.items():
-                if key not in self._pending:
-                    self.post(key, session_id, measurement)
+            for place, measurement in taken.items():
+                self.post(*place, measurement)
 
     def view(self, entry: SessionEntry) -> SessionEntry:
         """Return an entry with its pending measurement, as it will be once that is durable."""
+        place = (entry.session_key, entry.session_id)
         for waiting in (self._taken, self._pending):
-            if entry.session_key in waiting:
-                entry = apply_measurement(entry, *waiting[entry.session_key])
+            if place in waiting:
+                entry = apply_measurement(entry, entry.session_id, waiting[place])
         return entry
 
 

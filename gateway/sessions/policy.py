@@ -122,11 +122,12 @@ def daily_boundary(now: datetime, at_hour: int, zone: ZoneInfo) -> datetime:
 
 
 def _due(last: datetime, policy: ResetPolicy, now: datetime) -> str | None:
+    if policy.mode is ResetMode.NONE:
+        return None
+
     idle = now - last >= policy.idle
     daily = last < daily_boundary(now, policy.at_hour, policy.zone)
     match policy.mode:
-        case ResetMode.NONE:
-            return None
         case ResetMode.IDLE:
             return "idle" if idle else None
         case ResetMode.DAILY:

@@ -8,6 +8,7 @@ entry is still, byte for byte, the one that was checked.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ import anyio.lowlevel
 
 from gateway.durable.database import Database
 from gateway.log import get_logger
-from gateway.model import SessionKey
+from gateway.model import SessionId, SessionKey
 from gateway.sessions.entry import EntryError
 from gateway.sessions.history import record_ended, stamp
 from gateway.sessions.policy import Guard
@@ -59,12 +60,14 @@ class PruneRun:
     staging: EntryStaging
     is_busy: Guard
     has_active: Guard
+    on_dropped: Callable[[SessionKey, SessionId], None]
     now: datetime
     dry_run: bool
     scanned: int = 0
     pruned: int = 0
     kept: Counter[str] = field(default_factory=Counter)
-    dropped: list[SessionKey] = field(default_factory=list)
+    counted: set[str] = field(default_factory=set)
+    """Keys that stay in the table and in the report, so that no rule counts them again."""
 
     async def by_age(self, max_age_days: float) -> None:
         """Drop what was last updated strictly longer ago than the age; 0 or less drops nothing."""
@@ -74,7 +77,7 @@ class PruneRun:
 
         for keys in self.table.oldest_first(before=stamp(cutoff)):
             for part in _sliced(keys):
-                await self._drop(part, self._due(part, cutoff), reason="pruned")
+                await self._drop(self._due(part, cutoff), reason="pruned")
 
     async def by_count(self, max_entries: int) -> None:
         """Drop the oldest unprotected entries beyond a number; 0 drops nothing."""
@@ -82,19 +85,22 @@ class PruneRun:
         if self.dry_run:
             surplus -= self.pruned
         for keys in self.table.oldest_first():
-            ordered = sorted(keys, key=self._updated_at)
-            for part in _sliced(ordered):
+            left = [key for key in keys if key not in self.counted]
+            for part in _sliced(sorted(left, key=self._updated_at)):
                 if surplus <= 0:
                     return
                 before = self.pruned
-                due = self._due(part, None)[:surplus] if surplus < SLICE else self._due(part, None)
-                await self._drop(part, due, reason="pruned")
+                await self._drop(self._due(part, None, limit=surplus), reason="pruned")
                 surplus -= self.pruned - before
 
-    def _due(self, keys: Sequence[str], cutoff: datetime | None) -> list[Candidate]:
+    def _due(
+        self, keys: Sequence[str], cutoff: datetime | None, *, limit: int = SLICE
+    ) -> list[Candidate]:
         """Return the entries to drop, counting the others by why they stay."""
         due: list[Candidate] = []
         for key in keys:
+            if len(due) == limit:
+                break
             member = self.table.member(key)
             if member is None:
                 continue
@@ -102,7 +108,9 @@ class PruneRun:
                 entry = self.table.get(key)
             except EntryError as error:
                 self.scanned += 1
-                self._keep("unreadable", key, error)
+                self._log_kept("unreadable", key, error)
+                self.kept["unreadable"] += 1
+                self.counted.add(key)
                 continue
             if entry is None or (cutoff is not None and entry.updated_at >= cutoff):
                 continue
@@ -112,45 +120,45 @@ class PruneRun:
                 due.append((entry, member))
             else:
                 self.kept[reason] += 1
+            if reason is not None or self.dry_run:
+                self.counted.add(key)
         return due
 
     def _protection(self, entry: SessionEntry) -> str | None:
         if entry.suspended_at is not None:
             return "suspended"
 
-        if self.is_busy(entry.session_key):
-            return "busy"
-
         try:
+            if self.is_busy(entry.session_key):
+                return "busy"
             return "active_process" if self.has_active(entry.session_key) else None
         except Exception as error:  # noqa: BLE001 - boundary around a callback: failing protects
-            self._keep("callback_error", entry.session_key, error, count=False)
+            self._log_kept("callback_error", entry.session_key, error)
             return "callback_error"
 
-    def _keep(self, reason: str, key: str, error: Exception, *, count: bool = True) -> None:
-        if count:
-            self.kept[reason] += 1
+    def _log_kept(self, reason: str, key: str, error: Exception) -> None:
         get_logger().warning("store.prune_kept", session_key=key, reason=reason, error=repr(error))
 
-    async def _drop(self, keys: Sequence[str], due: list[Candidate], *, reason: str) -> None:
+    async def _drop(self, due: list[Candidate], *, reason: str) -> None:
         if not due or self.dry_run:
             self.pruned += len(due)
             await anyio.lowlevel.checkpoint()
             return
 
         dropped = await self._submit(due, reason)
-        self.dropped += dropped
+        for entry in dropped:
+            self.on_dropped(entry.session_key, entry.session_id)
         self.pruned += len(dropped)
         self.kept["touched"] += len(due) - len(dropped)
 
-    def _submit(self, due: list[Candidate], reason: str) -> asyncio.Future[list[SessionKey]]:
-        def drop(transaction: Transaction) -> list[SessionKey]:
+    def _submit(self, due: list[Candidate], reason: str) -> asyncio.Future[list[SessionEntry]]:
+        def drop(transaction: Transaction) -> list[SessionEntry]:
             gone = []
             for entry, member in due:
                 if self.staging.member(entry.session_key) == member:
                     record_ended(transaction, entry, reason=reason, at=self.now)
                     self.staging.drop(transaction, entry.session_key)
-                    gone.append(entry.session_key)
+                    gone.append(entry)
             return gone
 
         return self.database.submit(drop)
@@ -165,7 +173,7 @@ class PruneRun:
 
 def cutoff_at(now: datetime, max_age_days: float) -> datetime | None:
     """Return the instant before which an entry is too old; None where nothing can be."""
-    if max_age_days <= 0:
+    if not max_age_days > 0:  # not a number is no age either
         return None
 
     try:

@@ -30,6 +30,7 @@ _WAY_OUT: Final = (
     "restore the file that belongs to the database, or run `gateway store adopt` to set the rest "
     "aside and take sessions.json as the truth"
 )
+_ELSEWHERE: Final = "nested too deeply to be written here; the whole file is kept beside this one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
     state = {str(name): int(str(value)) for name, value in rows}
     used, floor = bool(state.get("used")), state.get("floor", 0)
     newest = connection.execute("SELECT max(sequence) FROM session_log").fetchone()
-    last = max(floor, (newest[0] if newest else None) or 0)
+    logged = int(str(newest[0])) if newest is not None and newest[0] is not None else 0
+    last = max(floor, state.get("last", 0), logged)
     base = _base(directory, now, used=used, floor=floor, last=last)
     replayed = _replay(connection, base)
     return Recovered(
@@ -119,7 +121,9 @@ def _from_previous(
         found = read_snapshot(path)
     except DamagedDataError:
         found = None
-    if not isinstance(found, Trusted) or not floor <= found.sequence <= last:
+    stands_in = isinstance(found, Trusted) and floor <= found.sequence <= last
+    # A directory in the file's place cannot be set aside by a link, nor replaced.
+    if not isinstance(found, Trusted) or not stands_in or damage.path.is_dir():
         raise DamagedDataError(
             damage.path,
             f"{damage.reason}; {PREVIOUS} cannot stand in for it; {_WAY_OUT}",
@@ -169,7 +173,11 @@ def _validated(directory: StateDirectory, found: Unchecked, now: datetime) -> _B
             reason = f"loaded, but these fields are not known: {', '.join(unknown)}"
             aside.append({"key": key, "reason": reason, "entry": raw})
     if aside:
-        lines = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in aside)
+        lines = b"".join(map(_line, aside))
+        if _ELSEWHERE.encode() in lines:
+            directory.set_aside_link(
+                directory.path / SNAPSHOT, reason="holds entries that are nested too deeply", at=now
+            )
         reason = (
             f"{len(aside)} entries of {SNAPSHOT} that are not wholly valid, each with its reason"
         )
@@ -183,6 +191,14 @@ def _validated(directory: StateDirectory, found: Unchecked, now: datetime) -> _B
             first_reason=aside[0]["reason"],
         )
     return _Base(table, found.sequence, checked=False, quarantined=len(found.sessions) - len(table))
+
+
+def _line(record: dict[str, object]) -> bytes:
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # orjson reads deeper than it writes
+        shallow = record | {"entry": _ELSEWHERE}
+        return orjson.dumps(shallow, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _entry_of(key: str, raw: object) -> SessionEntry:

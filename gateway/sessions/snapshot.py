@@ -93,10 +93,11 @@ def read_snapshot(path: Path) -> Trusted | Unchecked | None:
     except OSError as exc:
         raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
 
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DamagedDataError(path, "not a regular file")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DamagedDataError(path, "not a regular file")
 
+    with os.fdopen(descriptor, "rb") as file:
         try:
             trusted = _read_trusted(file)
             if trusted is not None:

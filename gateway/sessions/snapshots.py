@@ -95,10 +95,10 @@ class Snapshots:
         """Make the files agree with memory, and mark the store as in use."""
         if not self._recovered.clean:
             await self.write()
-        floor = self._recovered.previous_sequence
+        last = self._recovered.sequence
 
         def mark(transaction: Transaction) -> None:
-            for name, value in (("used", 1), ("clean", 0), ("floor", floor)):
+            for name, value in (("used", 1), ("clean", 0), ("last", last)):
                 _set_state(transaction, name, value)
 
         await self._database.write(mark)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gateway.sessions.entry import decode_member, encode_member
+from gateway.sessions.entry import encode_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,11 +48,13 @@ class EntryStaging:
     def get(self, key: SessionKey) -> SessionEntry | None:
         """Return an entry as of this point in the order of all changes."""
         member = self.member(key)
-        return None if member is None else decode_member(key, member)
+        return None if member is None else self._table.decoded(key, member)
 
     def put(self, transaction: Transaction, entry: SessionEntry) -> None:
         """Set an entry."""
-        self._stage(transaction, entry.session_key, encode_member(entry))
+        member = encode_member(entry)
+        self._table.keep_decoded(entry.session_key, member, entry)
+        self._stage(transaction, entry.session_key, member)
 
     def drop(self, transaction: Transaction, key: SessionKey) -> None:
         """Remove an entry."""

@@ -98,6 +98,8 @@ class SessionStore:
         """Whether a session has a running, queued or unfinished turn; set by who runs turns."""
         self.has_active_processes: Guard = lambda _: False
         """Whether a session has a live process; set by who runs processes."""
+        self.on_dropped: Callable[[SessionKey, SessionId], None] = lambda *_: None
+        """Called on the event loop for every entry that was pruned or removed, once it is gone."""
 
     @classmethod
     @asynccontextmanager
@@ -142,8 +144,14 @@ class SessionStore:
             after: The key of the last entry seen; empty for the beginning.
             limit: How many at most.
         """
-        found = (self._readable(key) for key in self._table.keys_after(after, limit))
-        return [entry for entry in found if entry is not None]
+        found: list[SessionEntry] = []
+        while len(found) < limit:
+            keys = self._table.keys_after(after, limit - len(found))
+            if not keys:
+                break
+            found += [entry for key in keys if (entry := self._readable(key)) is not None]
+            after = keys[-1]
+        return found
 
     def view(
         self, key: SessionKey, policy: ResetPolicy, guard: Guard
@@ -279,7 +287,9 @@ class SessionStore:
             self._staging.drop(transaction, key)
             return entry
 
-        return await self._database.write(work)
+        entry = await self._database.write(work)
+        self.on_dropped(key, entry.session_id)
+        return entry
 
     async def prune_old_entries(
         self, max_age_days: float, *, max_entries: int = 0, dry_run: bool = False
@@ -303,12 +313,13 @@ class SessionStore:
                 staging=self._staging,
                 is_busy=self.is_busy,
                 has_active=self.has_active_processes,
+                on_dropped=self.on_dropped,
                 now=self._clock.now(),
                 dry_run=dry_run,
             )
             await run.by_age(max_age_days)
             await run.by_count(max_entries)
-            if run.dropped:
+            if run.pruned and not dry_run:
                 await self.snapshots.write()
             report = PruneReport(
                 scanned=run.scanned,
@@ -388,8 +399,9 @@ class SessionStore:
             raise ConflictError("there is no earlier conversation to bring back")
 
         now = self._clock.now()
+        restored = replace(before, updated_at=now)
         if current is not None:
             history.record_ended(transaction, current, reason="undone", at=now)
-        restored = replace(before, updated_at=now)
+            restored = replace(restored, suspended_at=current.suspended_at)
         self._stage_start(transaction, restored)
         return restored

@@ -1,7 +1,8 @@
 """The committed entries in memory, as the bytes they are written with, and the prune index.
 
 One thread, the database's writer, changes the table; any thread reads it without a lock, because
-every step below is one operation of the interpreter. Entries are decoded when they are asked for.
+every step below is one operation of the interpreter. Entries are decoded when they are asked for;
+those that were changed lately stay decoded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SHARDS: Final = 1024
 """Dictionaries the entries are spread over: growing one of them is never felt."""
+LIVE_ENTRIES: Final = 8192
+"""Decoded entries kept, the longest in use leaving first."""
 _HOUR_CHARS: Final = 13
 """`2026-11-20T15`: the part of an instant that names its hour."""
 
@@ -29,6 +32,7 @@ class EntryTable:
         """Start empty."""
         self._shards: list[dict[str, bytes]] = [{} for _ in range(SHARDS)]
         self._hours: dict[bytes, set[str]] = {}
+        self._live: dict[str, tuple[bytes, SessionEntry]] = {}
         self._count = 0
 
     def __len__(self) -> int:
@@ -42,7 +46,23 @@ class EntryTable:
             EntryError: the stored bytes are no entry.
         """
         member = self.member(key)
-        return None if member is None else decode_member(key, member)
+        return None if member is None else self.decoded(key, member)
+
+    def decoded(self, key: str, member: bytes) -> SessionEntry:
+        """Return the entry of some bytes, which need not be the committed ones."""
+        live = self._live.get(key)
+        if live is not None and live[0] is member:
+            return live[1]
+
+        return decode_member(key, member)
+
+    def keep_decoded(self, key: str, member: bytes, entry: SessionEntry) -> None:
+        """Spare the next readers of some bytes the decoding."""
+        live = self._live
+        live.pop(key, None)
+        live[key] = (member, entry)
+        if len(live) > LIVE_ENTRIES:
+            live.pop(next(iter(live)), None)
 
     def member(self, key: str) -> bytes | None:
         """Return an entry's bytes, `"<key>":{...}`."""
@@ -62,6 +82,7 @@ class EntryTable:
 
     def drop(self, key: str) -> None:
         """Forget an entry; one that is not there is no error."""
+        self._live.pop(key, None)
         old = self._shard(key).pop(key, None)
         if old is not None:
             self._count -= 1

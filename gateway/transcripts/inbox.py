@@ -67,10 +67,11 @@ def accept(transaction: Transaction, row: InboxRow) -> None:
     )
 
 
-def finish(transaction: Transaction, turn_id: TurnId, *, at: str) -> None:
+def finish(transaction: Transaction, row: InboxRow, *, at: str) -> None:
     """Note that a message is answered; its text is in the transcript."""
     transaction.execute(
-        "UPDATE inbox SET finished_at = ?, text = '' WHERE turn_id = ?", (at, turn_id)
+        "UPDATE inbox SET finished_at = ?, text = '' WHERE session_key = ? AND message_id = ?",
+        (at, row.session_key, row.message_id),
     )
 
 
@@ -82,11 +83,11 @@ def unfinished(connection: Connection) -> list[InboxRow]:
     return [_row(row) for row in rows]
 
 
-def load(transaction: Transaction, turn_id: TurnId) -> InboxRow:
-    """Return the row of a turn."""
+def load(transaction: Transaction, key: SessionKey, message_id: str) -> InboxRow:
+    """Return the row of a message that `find` has found."""
     row = transaction.execute(
-        f"SELECT {_COLUMNS} FROM inbox WHERE turn_id = ?",  # noqa: S608 - constant column names
-        (turn_id,),
+        f"SELECT {_COLUMNS} FROM inbox WHERE session_key = ? AND message_id = ?",  # noqa: S608 - constant column names
+        (key, message_id),
     ).fetchall()[0]
     return _row(row)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -13,26 +13,34 @@ if TYPE_CHECKING:
     from gateway.model import Message, ModelCall, SessionId, TurnId
 
 
+_INSERT: Final = (
+    "INSERT INTO messages (session_id, turn_id, role, text, tool_calls, tool_call_id, tool_name, "
+    "created_at) VALUES "
+)
+_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_ROWS: Final = 100
+"""Messages written by one statement."""
+
+
 def append_messages(
     transaction: Transaction, session_id: SessionId, messages: Sequence[Message], *, at: str
 ) -> None:
     """Append messages to a session's transcript, in order."""
+    rows: list[object] = []
     for message in messages:
-        calls = orjson.dumps(message.tool_calls).decode() if message.tool_calls else None
-        transaction.execute(
-            "INSERT INTO messages (session_id, turn_id, role, text, tool_calls, tool_call_id, "
-            "tool_name, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                session_id,
-                message.turn_id,
-                message.role.value,
-                message.text,
-                calls,
-                message.tool_call_id or None,
-                message.tool_name or None,
-                at,
-            ),
+        rows += (
+            session_id,
+            message.turn_id,
+            message.role.value,
+            message.text,
+            orjson.dumps(message.tool_calls).decode() if message.tool_calls else None,
+            message.tool_call_id or None,
+            message.tool_name or None,
+            at,
         )
+    for start in range(0, len(rows), _ROWS * 8):
+        part = rows[start : start + _ROWS * 8]
+        transaction.execute(_INSERT + ", ".join([_VALUES] * (len(part) // 8)), part)
 
 
 def append_model_calls(

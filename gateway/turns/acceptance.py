@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.clock import Clock
-from gateway.model import AgentId, Inbound, SessionKey, TurnId
+from gateway.model import AgentId, Inbound, SessionId, SessionKey, TurnId
 from gateway.sessions.history import stamp
 from gateway.sessions.policy import Action
 from gateway.sessions.store import Resolution, SessionStore, View
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """A message that is owed an answer."""
+
+    row: InboxRow
+    started: SessionId | None = None
+    """The session id that this message began; None where it goes on with one."""
+    reset: ResetNotice | None = None
+    """Why it began, to somebody who was here before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Acceptance:
     """What is to be stored, and the view of the session it was decided on."""
 
@@ -33,24 +44,20 @@ class Acceptance:
     turn_id: TurnId
     view: View
     clock: Clock
+    first: bool
+    """Whether no other message of the session waits or runs."""
 
-    def run(self, transaction: Transaction) -> Reply | InboxRow:
+    def run(self, transaction: Transaction) -> Reply | Stored:
         """Store the message, unless it was stored before or its session is paused.
 
-        Returns the row that is owed an answer, or the reply there is without a turn.
+        Returns the message that is owed an answer, or the reply there is without a turn.
 
         Raises:
             MovedOnError: the session is not as it was decided on; decide again.
         """
-        found = inbox.find(transaction, self.key, self.inbound.message_id)
-        if found is not None:
-            turn_id, finished = found
-            if not finished:
-                return inbox.load(transaction, turn_id)
-
-            reply = outbox.reply_of(transaction, turn_id)
-            if reply is not None:
-                return decode_reply(reply)
+        before = self._before(transaction) if self.inbound.message_id else None
+        if before is not None:
+            return before
 
         resolution = self.store.stage_resolution(
             transaction, self.key, self.inbound.source, self.view
@@ -58,6 +65,7 @@ class Acceptance:
         if resolution.decision.action is Action.PAUSED:
             return paused_reply(resolution.entry)
 
+        reset = self._notice(resolution)
         row = InboxRow(
             turn_id=self.turn_id,
             session_key=self.key,
@@ -65,13 +73,30 @@ class Acceptance:
             agent=self.agent,
             source=self.inbound.source,
             text=self.inbound.text,
-            reset=encode_reset(_notice(resolution)),
+            reset=encode_reset(reset),
             accepted_at=stamp(self.clock.now()),
         )
         inbox.accept(transaction, row)
-        return row
+        goes_on = resolution.decision.action is Action.CONTINUE
+        return Stored(row, None if goes_on else resolution.entry.session_id, reset)
 
+    def _before(self, transaction: Transaction) -> Reply | Stored | None:
+        """Return what became of the same message id before."""
+        found = inbox.find(transaction, self.key, self.inbound.message_id)
+        if found is None:
+            return None
 
-def _notice(resolution: Resolution) -> ResetNotice | None:
-    reason = resolution.reset_reason
-    return None if reason is None else ResetNotice(reason, resolution.previous_session_id)
+        turn_id, finished = found
+        if not finished:
+            return Stored(inbox.load(transaction, self.key, self.inbound.message_id))
+
+        reply = outbox.reply_of(transaction, turn_id)
+        return None if reply is None else decode_reply(reply)
+
+    def _notice(self, resolution: Resolution) -> ResetNotice | None:
+        """Return why the conversation is new, for the first message in it."""
+        entry, reason = resolution.entry, resolution.reset_reason
+        if reason is None and self.first and entry.turns == 0:
+            # Reset or undone by the operator since the user's last message.
+            reason = entry.reset_reason
+        return None if reason is None else ResetNotice(reason, entry.previous_session_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.model import ContextSource, Message, Role, SessionId, Usage
 from gateway.sessions.entry import SessionEntry, display_name
@@ -35,6 +35,15 @@ class TurnCommit:
     context: ReplyContext | None
     at: datetime
 
+    def messages(self) -> list[Message]:
+        """Return what the turn adds to the transcript, in order."""
+        messages = [self.message]
+        if self.notice:
+            messages.append(Message(Role.NOTICE, self.notice.strip()))
+        messages += self.outcome.messages
+        turn_id = self.row.turn_id
+        return [m if m.turn_id == turn_id else replace(m, turn_id=turn_id) for m in messages]
+
 
 async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit) -> Reply:
     """Commit a turn and return its reply.
@@ -45,12 +54,7 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
 
     def work(transaction: Transaction) -> None:
         at, row = stamp(turn.at), turn.row
-        messages = [turn.message]
-        if turn.notice:
-            messages.append(Message(Role.NOTICE, turn.notice.strip()))
-        messages += turn.outcome.messages
-        of_turn = [replace(message, turn_id=row.turn_id) for message in messages]
-        append_messages(transaction, turn.session_id, of_turn, at=at)
+        append_messages(transaction, turn.session_id, turn.messages(), at=at)
         append_model_calls(transaction, turn.session_id, row.turn_id, row.agent, turn.outcome.calls)
         outbox.add(
             transaction,
@@ -60,12 +64,12 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
             reply=encode_reply(reply),
             at=at,
         )
-        inbox.finish(transaction, row.turn_id, at=at)
+        inbox.finish(transaction, row, at=at)
         # The entry of a session that was removed or reset meanwhile is not this turn's to change.
         if store.find_staged(row.session_key) is not None:
             store.stage_update(transaction, row.session_key, lambda entry: counted(entry, turn))
 
-    await database.write(work)
+    await database.write_through(work)
     return reply
 
 
@@ -77,7 +81,7 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
     outcome, source = turn.outcome, turn.row.source
     usage = outcome.usage() or Usage()
     last = outcome.calls[-1] if outcome.calls else None
-    changed = replace(
+    return replace(
         entry,
         updated_at=datetime.fromisoformat(turn.row.accepted_at),
         source=source,
@@ -89,24 +93,24 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
         cache_write_tokens=entry.cache_write_tokens + usage.cache_write_tokens,
         cache_touched_at=entry.cache_touched_at if last is None else last.started_at,
         model=entry.model if last is None else last.model,
+        **_measured(entry, turn.context, usage),
     )
-    return _measured(changed, turn.context, usage)
 
 
-def _measured(entry: SessionEntry, context: ReplyContext | None, usage: Usage) -> SessionEntry:
+def _measured(entry: SessionEntry, context: ReplyContext | None, usage: Usage) -> dict[str, Any]:
+    """Return the fields that a measurement of the context changes, and the total."""
     total = entry.total_tokens + usage.total_tokens
     if context is None or context.source is ContextSource.UNKNOWN:
-        return replace(entry, total_tokens=total)
+        return {"total_tokens": total}
 
-    return replace(
-        entry,
-        total_tokens=max(total, context.tokens),
-        context_tokens=context.tokens,
-        context_window_tokens=context.window_tokens,
-        context_source=context.source,
-        context_measured_at=context.measured_at,
-        context_step=entry.context_step + 1,
-    )
+    return {
+        "total_tokens": max(total, context.tokens),
+        "context_tokens": context.tokens,
+        "context_window_tokens": context.window_tokens,
+        "context_source": context.source,
+        "context_measured_at": context.measured_at,
+        "context_step": entry.context_step + 1,
+    }
 
 
 def _reply(turn: TurnCommit) -> Reply:

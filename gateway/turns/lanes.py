@@ -21,6 +21,8 @@ class _Lane(Generic[T]):
     waiting: deque[T] = field(default_factory=deque)
     reserved: int = 0
     """Messages that are being stored and will join."""
+    worked: bool = False
+    """Whether a worker looks after the lane; its next turn may still wait for a slot."""
     running: bool = False
 
 
@@ -84,10 +86,10 @@ class Lanes(Generic[T]):
         lane = self._lanes[key]
         lane.reserved -= 1
         lane.waiting.append(item)
-        if lane.running:
+        if lane.worked:
             return False
 
-        lane.running = True
+        lane.worked = True
         return True
 
     def admit(self, key: SessionKey, item: T) -> bool:
@@ -96,16 +98,23 @@ class Lanes(Generic[T]):
         self._lanes.setdefault(key, _Lane()).reserved += 1
         return self.join(key, item)
 
-    def next(self, key: SessionKey) -> T | None:
-        """Return the next item of a lane's worker; None when the worker is done."""
+    def has_next(self, key: SessionKey) -> bool:
+        """Return whether an item waits, for a lane's worker whose turn ended; False lets it go."""
         lane = self._lanes[key]
-        if lane.waiting:
-            self.waiting -= 1
-            return lane.waiting.popleft()
-
         lane.running = False
+        if lane.waiting:
+            return True
+
+        lane.worked = False
         self._drop_if_empty(key)
-        return None
+        return False
+
+    def next(self, key: SessionKey) -> T:
+        """Return the next item of a lane's worker, whose turn begins now."""
+        lane = self._lanes[key]
+        lane.running = True
+        self.waiting -= 1
+        return lane.waiting.popleft()
 
     def idle_keys(self) -> list[SessionKey]:
         """Return the keys whose messages wait for a worker after `admit`."""
@@ -117,7 +126,7 @@ class Lanes(Generic[T]):
 
     def _drop_if_empty(self, key: SessionKey) -> None:
         lane = self._lanes[key]
-        if not (lane.running or lane.reserved or lane.waiting):
+        if not (lane.worked or lane.reserved or lane.waiting):
             del self._lanes[key]
 
     def _spend(self, key: SessionKey) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -22,18 +23,18 @@ from gateway.model import (
     Role,
     SessionKey,
     TurnId,
-    clean_name,
-    clean_text,
 )
 from gateway.sessions.key import session_key
-from gateway.sessions.policy import is_active, policy_for
+from gateway.sessions.policy import ResetPolicy, is_active, policy_for
 from gateway.sessions.store import MovedOnError, SessionStore
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import InboxRow
 from gateway.transcripts.reading import read_context
-from gateway.turns.acceptance import Acceptance
+from gateway.turns.acceptance import Acceptance, Stored
+from gateway.turns.checking import checked
 from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
 from gateway.turns.lanes import Lanes
+from gateway.turns.memory import ContextMemory
 from gateway.turns.records import PAUSED, decode_reset, reset_text
 from gateway.turns.running import Outcome, reply_context, run_turn
 from gateway.turns.ticket import Progress, Reply, Ticket
@@ -46,18 +47,17 @@ if TYPE_CHECKING:
     from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.durable.database import Database
-    from gateway.model import SessionSource
+    from gateway.model import ChatType, SessionId, SessionSource
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.settings import SessionSettings
     from gateway.turns.settings import TurnSettings
 
-COMMIT_TIMEOUT_S: Final = 30.0
-"""Longest wait for a commit that cancellation may not interrupt; a disk slower than this is ill."""
 MAX_RECOVERIES: Final = 1
 """How often a restart runs an unanswered message again before it is given up."""
 STOPPING: Final = (
     "The gateway is stopping. Your message is kept and will be answered after its restart."
 )
+LOST: Final = "The answer could not be stored. Your message is kept."
 GIVEN_UP: Final = "This message could not be answered: the gateway stopped twice while trying."
 
 
@@ -116,23 +116,27 @@ class Turns:
         self._progress: dict[TurnId, Progress] = {}
         self._group: TaskGroup | None = None
         self._draining = False
+        self._memory = ContextMemory()
+        self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
+        # Unique over restarts by its first part, within a run by its second.
+        run_id = secrets.token_hex(6)
+        self._turn_ids = (f"t-{run_id}-{number:x}" for number in count(1))
         self._counts: Counter[str] = Counter()
 
-    async def recover(self) -> None:
-        """Put what an earlier run left unanswered in front of the lanes, before `run`.
-
-        From here on its sessions count as busy. Each message runs at most once more.
-        """
-        rows = await self._database.read(inbox.unfinished)
-        if not rows:
-            return
-
-        await self._database.write(inbox.count_recoveries)
-        self._counts["recovered"] += len(rows)
-        get_logger().warning("turns.recovered", count=len(rows))
-        for row in rows:
+    async def load_unanswered(self) -> None:
+        """Put what an earlier run left unanswered into the lanes: its sessions count as busy."""
+        for row in await self._database.read(inbox.unfinished):
             again = replace(row, recoveries=row.recoveries + 1)
             self._lanes.admit(row.session_key, self._accepted(again))
+            self._counts["recovered"] += 1
+
+    async def recover(self) -> None:
+        """Load what is unanswered, to be run at most once more, before anything else in `run`."""
+        await self.load_unanswered()
+        count = self._counts["recovered"]
+        if count:
+            await self._database.write(inbox.count_recoveries)
+            get_logger().warning("turns.recovered", count=count)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run turns until cancelled, recovered ones first.
@@ -150,6 +154,7 @@ class Turns:
             self._group = None
             for progress in self._progress.values():
                 progress.fail(UnavailableError(STOPPING))
+            self._progress.clear()
 
     def stop(self) -> None:
         """End `run`, cutting off every turn that has not committed."""
@@ -172,6 +177,7 @@ class Turns:
         """Take new bounds, policies and routes for what comes from now on."""
         self._settings = self._lanes.settings = settings
         self._sessions = sessions
+        self._policies.clear()
         self._agent_for = agent_for
         self._slots.total_tokens = settings.max_running
 
@@ -179,9 +185,10 @@ class Turns:
         """Return whether the session has a running, queued or unfinished turn."""
         return self._lanes.is_busy(key)
 
-    def forget(self, key: SessionKey) -> None:
+    def forget(self, key: SessionKey, session_id: SessionId) -> None:
         """Drop the runtime state of a session that is gone."""
         self._lanes.forget(key)
+        self._memory.forget(session_id)
 
     async def submit(self, inbound: Inbound) -> Ticket:
         """Accept a message and return the ticket of its turn.
@@ -194,7 +201,8 @@ class Turns:
             BusyError: a bound is reached; nothing was stored.
             StorageFullError: no space; nothing was stored.
         """
-        inbound, agent = self._checked(inbound)
+        inbound = checked(inbound, self._settings.max_text_chars)
+        agent = self._agent_of(inbound)
         key = session_key(inbound.source, agent, self._sessions)
         if self._group is None or self._draining:
             raise UnavailableError("The gateway is not taking messages at the moment.")
@@ -205,9 +213,7 @@ class Turns:
             self._counts["refused"] += 1
             raise
 
-        with anyio.move_on_after(COMMIT_TIMEOUT_S, shield=True):
-            return await self._accept(inbound, agent, key)
-        raise UnavailableError("The storage did not answer in time; the message may be answered.")
+        return await self._accept(inbound, agent, key)
 
     def statistics(self) -> TurnStatistics:
         """Return what became of messages since the start."""
@@ -225,39 +231,28 @@ class Turns:
             recovered=counts["recovered"],
         )
 
-    def _checked(self, inbound: Inbound) -> tuple[Inbound, AgentId]:
-        source = inbound.source
-        source = replace(
-            source, user_name=clean_name(source.user_name), chat_name=clean_name(source.chat_name)
-        )
-        inbound = replace(inbound, source=source, text=clean_text(inbound.text))
-        if not inbound.text.strip():
-            raise BadRequestError("The message is empty.")
-
-        longest = self._settings.max_text_chars
-        if len(inbound.text) > longest:
-            raise BadRequestError(
-                f"The message has {len(inbound.text)} characters, accepted are up to {longest}."
-            )
-
-        agent = inbound.agent or self._agent_for(source)
+    def _agent_of(self, inbound: Inbound) -> AgentId:
+        agent = inbound.agent or self._agent_for(inbound.source)
         if agent not in self._agents:
             known = ", ".join(sorted(self._agents))
             raise BadRequestError(f"There is no agent {agent!r}; accepted is one of {known}.")
 
-        return inbound, agent
+        return agent
 
     async def _accept(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket:
         """Store a message whose place is reserved, and let it join its lane."""
-        turn_id = TurnId(f"t-{secrets.token_hex(8)}")
-        policy = policy_for(self._sessions.reset, inbound.source)
+        turn_id = TurnId(next(self._turn_ids))
+        policy = self._policy(inbound.source)
         joined = False
         try:
             while True:
                 _, view = self._store.view(key, policy, self._guard)
-                work = Acceptance(self._store, inbound, agent, key, turn_id, view, self._clock)
+                first = not self._lanes.has_turn(key)
+                work = Acceptance(
+                    self._store, inbound, agent, key, turn_id, view, self._clock, first
+                )
                 try:
-                    found = await self._database.write(work.run)
+                    found = await self._database.write_through(work.run)
                     break
                 except MovedOnError:
                     continue
@@ -266,24 +261,50 @@ class Turns:
                 self._counts["duplicate" if duplicate else PAUSED] += 1
                 return Ticket.answered(found, duplicate=duplicate)
 
-            duplicate = found.turn_id != turn_id
+            row = found.row
+            duplicate = row.turn_id != turn_id
             self._counts["duplicate"] += duplicate
-            running = self._progress.get(found.turn_id)
+            self._note_start(found)
+            running = self._progress.get(row.turn_id)
             if running is None:
-                running = self._join(key, found)
+                running = self._join(key, row)
                 joined = True
-            return Ticket(found.turn_id, running, duplicate)
+            return Ticket(row.turn_id, running, duplicate)
         finally:
             if not joined:
                 self._lanes.release(key)
+
+    def _note_start(self, stored: Stored) -> None:
+        if stored.started is not None:
+            # Nothing was said in it yet, so there is nothing to read.
+            self._memory.keep(stored.started, [])
+        if stored.reset is not None:
+            get_logger().info(
+                "session.reset",
+                session_key=stored.row.session_key,
+                reason=stored.reset.reason,
+                session_id=stored.started,
+                previous_session_id=stored.reset.previous_session_id,
+            )
+
+    def _policy(self, source: SessionSource) -> ResetPolicy:
+        place = (source.platform, source.chat_type)
+        policy = self._policies.get(place)
+        if policy is None:
+            policy = self._policies[place] = policy_for(self._sessions.reset, source)
+        return policy
 
     def _guard(self, key: SessionKey) -> bool:
         # The message being decided on has its own place in the lane.
         return self._lanes.has_turn(key) or is_active(self._store.has_active_processes, key)
 
     def _join(self, key: SessionKey, row: InboxRow) -> Progress:
+        if self._group is None:
+            # The turns ended while the message was being stored: a restart answers it.
+            raise UnavailableError(STOPPING)
+
         accepted = self._accepted(row)
-        if self._lanes.join(key, accepted) and self._group is not None:
+        if self._lanes.join(key, accepted):
             self._group.start_soon(self._work, key)
         return accepted.progress
 
@@ -292,23 +313,32 @@ class Turns:
         return _Accepted(row, progress, self._clock.monotonic())
 
     async def _work(self, key: SessionKey) -> None:
-        """Run a lane's turns one after the other."""
-        while (accepted := self._lanes.next(key)) is not None:
+        """Run a lane's turns one after the other; a message waits in its lane for a slot."""
+        while self._lanes.has_next(key):
             try:
-                async with self._slots:
-                    await self._turn(accepted)
-            except GatewayError as error:
-                self._counts["lost"] += 1
-                get_logger().error(
-                    "turn.lost",
-                    session_key=key,
-                    turn_id=accepted.row.turn_id,
-                    error=str(error),
-                )
-                accepted.progress.fail(error)
+                self._slots.acquire_nowait()
+            except anyio.WouldBlock:
+                await self._slots.acquire()
+            try:
+                await self._settle(self._lanes.next(key))
             finally:
-                self._progress.pop(accepted.row.turn_id, None)
-                accepted.progress.fail(UnavailableError(STOPPING))
+                self._slots.release()
+
+    async def _settle(self, accepted: _Accepted) -> None:
+        """Run a turn; whatever happens, who waits for it is told."""
+        row = accepted.row
+        try:
+            await self._turn(accepted)
+        except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
+            self._counts["lost"] += 1
+            get_logger().error(
+                "turn.lost", session_key=row.session_key, turn_id=row.turn_id, error=repr(error)
+            )
+            known = error if isinstance(error, GatewayError) else UnavailableError(LOST)
+            accepted.progress.fail(known)
+        finally:
+            self._progress.pop(row.turn_id, None)
+            accepted.progress.fail(UnavailableError(STOPPING))
 
     async def _turn(self, accepted: _Accepted) -> None:
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
@@ -321,7 +351,7 @@ class Turns:
         if agent is None or row.recoveries > MAX_RECOVERIES:
             outcome, context = _given_up(row, accepted.progress), None
         else:
-            earlier = await read_context(self._database, entry.session_id)
+            earlier = await self._earlier(entry.session_id)
             outcome = await run_turn(
                 agent, earlier, message, accepted.progress, clock, self._settings.turn_deadline_s
             )
@@ -330,10 +360,7 @@ class Turns:
         commit = TurnCommit(
             row, entry.session_id, message, outcome, reset, notice, context, clock.now()
         )
-        with anyio.move_on_after(COMMIT_TIMEOUT_S, shield=True) as scope:
-            reply = await commit_turn(self._database, self._store, commit)
-        if scope.cancelled_caught:
-            raise UnavailableError("The storage did not answer in time.")
+        reply = await self._commit(commit)
 
         accepted.progress.finish(reply)
         self._counts[outcome.status] += 1
@@ -345,13 +372,31 @@ class Turns:
             commit_ms=round((clock.monotonic() - answered) * 1000, 3),
         )
 
+    async def _earlier(self, session_id: SessionId) -> list[Message]:
+        known = self._memory.get(session_id)
+        if known is not None:
+            return known
+
+        messages = await read_context(self._database, session_id)
+        self._memory.keep(session_id, messages)
+        return messages
+
+    async def _commit(self, commit: TurnCommit) -> Reply:
+        # Forgotten first: after a commit in doubt only the transcript knows.
+        earlier = self._memory.get(commit.session_id)
+        self._memory.forget(commit.session_id)
+        reply = await commit_turn(self._database, self._store, commit)
+        if earlier is not None:
+            self._memory.keep(commit.session_id, [*earlier, *commit.messages()])
+        return reply
+
     async def _entry(self, row: InboxRow) -> SessionEntry:
         """Return the session of an accepted message as it is now that its turn begins."""
         entry = self._store.get(row.session_key)
         if entry is not None:
             return entry
 
-        policy = policy_for(self._sessions.reset, row.source)
+        policy = self._policy(row.source)
         resolution = await self._store.resolve(row.session_key, row.source, policy, lambda _: True)
         return resolution.entry
 

@@ -10,7 +10,16 @@ from gateway.context.estimate import estimate_context_tokens
 from gateway.context.window import FittedContext, fit_window
 from gateway.errors import AgentError
 from gateway.log import get_logger
-from gateway.model import ContextSource, Message, ModelCall, Role, TurnId, Usage
+from gateway.model import (
+    ContextSource,
+    Message,
+    ModelCall,
+    Role,
+    ToolCall,
+    TurnId,
+    Usage,
+    clean_text,
+)
 from gateway.turns.ticket import ReplyContext
 
 if TYPE_CHECKING:
@@ -114,23 +123,32 @@ async def _answer(
         async for event in events:
             match event:
                 case TextDelta(text):
-                    outcome.text += text
-                    progress.add_text(text)
+                    clean = clean_text(text)
+                    outcome.text += clean
+                    progress.add_text(clean)
                 case MessageFinished(finished):
                     outcome.messages.append(_of_turn(finished, turn_id))
                 case ModelCallFinished(call):
                     outcome.calls.append(call)
     finally:
         await events.aclose()
+    if _answered(outcome.messages) < len(outcome.messages) or _said_chars(outcome) < len(
+        outcome.text
+    ):
+        raise AgentError("the agent ended in the middle of a message or before a tool's result")
 
 
 def _of_turn(message: Message, turn_id: TurnId) -> Message:
+    """Return an agent's message as any store and socket takes it."""
     return Message(
         role=message.role,
-        text=message.text,
-        tool_calls=message.tool_calls,
-        tool_call_id=message.tool_call_id,
-        tool_name=message.tool_name,
+        text=clean_text(message.text),
+        tool_calls=tuple(
+            ToolCall(clean_text(call.call_id), clean_text(call.name), clean_text(call.arguments))
+            for call in message.tool_calls
+        ),
+        tool_call_id=clean_text(message.tool_call_id),
+        tool_name=clean_text(message.tool_name),
         turn_id=turn_id,
     )
 
@@ -138,16 +156,24 @@ def _of_turn(message: Message, turn_id: TurnId) -> Message:
 def _fail(outcome: Outcome, status: str, text: str, error: str, progress: Progress) -> None:
     """End a turn with an error: keep what was said, drop calls that no result answers."""
     outcome.status, outcome.error = status, error
-    answered = {message.tool_call_id for message in outcome.messages}
-    while outcome.messages and any(
-        call.call_id not in answered for call in outcome.messages[-1].tool_calls
-    ):
-        outcome.messages.pop()
-    said = sum(len(m.text) for m in outcome.messages if m.role is Role.ASSISTANT)
-    rest = outcome.text[said:]
+    del outcome.messages[_answered(outcome.messages) :]
+    rest = outcome.text[_said_chars(outcome) :]
     if rest:
         outcome.messages.append(Message(Role.ASSISTANT, rest))
     notice = f"\n\n{text}" if outcome.text else text
     outcome.text += notice
     progress.add_text(notice)
     outcome.messages.append(Message(Role.NOTICE, text))
+
+
+def _answered(messages: Sequence[Message]) -> int:
+    """Return how many messages come before the first whose tool calls lack a result."""
+    results = {message.tool_call_id for message in messages}
+    for place, message in enumerate(messages):
+        if any(call.call_id not in results for call in message.tool_calls):
+            return place
+    return len(messages)
+
+
+def _said_chars(outcome: Outcome) -> int:
+    return sum(len(m.text) for m in outcome.messages if m.role is Role.ASSISTANT)

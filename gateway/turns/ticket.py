@@ -65,7 +65,7 @@ class Progress:
         self._pieces: list[str] = []
         self._reply: Reply | None = None
         self._error: GatewayError | None = None
-        self._news = anyio.Event()
+        self._news: anyio.Event | None = None
 
     async def reply(self) -> Reply:
         """Wait for the reply.
@@ -76,7 +76,7 @@ class Progress:
         while self._reply is None:
             if self._error is not None:
                 raise self._error
-            await self._news.wait()
+            await self._wait()
         return self._reply
 
     async def deltas(self) -> AsyncGenerator[str]:
@@ -88,12 +88,12 @@ class Progress:
                 seen += 1
             if self._reply is not None or self._error is not None:
                 return
-            await self._news.wait()
+            await self._wait()
 
     async def ended(self) -> None:
         """Wait until the turn has ended either way."""
         while self._reply is None and self._error is None:
-            await self._news.wait()
+            await self._wait()
 
     def add_text(self, text: str) -> None:
         """Append a piece of the reply's text."""
@@ -107,14 +107,20 @@ class Progress:
         self._tell()
 
     def fail(self, error: GatewayError) -> None:
-        """End without a reply; harmless after `finish`."""
-        if self._reply is None:
+        """End without a reply; harmless once the turn has ended."""
+        if self._reply is None and self._error is None:
             self._error = error
             self._tell()
 
+    async def _wait(self) -> None:
+        if self._news is None:
+            self._news = anyio.Event()
+        await self._news.wait()
+
     def _tell(self) -> None:
-        news, self._news = self._news, anyio.Event()
-        news.set()
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
 
 @dataclass(frozen=True, slots=True)

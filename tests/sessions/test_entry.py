@@ -150,8 +150,8 @@ def test_a_needed_field_that_is_missing_is_named(name: str) -> None:
         entry_from_dict(raw)
 
 
-WHOLE = [0, -1, True, 1.5, "1", None, [], {}]
-TEXTS = [0, None, True, [], {}]
+WHOLE: list[object] = [0, -1, True, 1.5, "1", None, [], {}]
+TEXTS: list[object] = [0, None, True, [], {}]
 WRONG_INSTANTS = [0, None, "", "soon", "2026-01-01", "2026-01-01T00:00:00", "2026-13-01T00:00:00Z"]
 WRONG_IDS = [0, None, "", "a b", "x" * 65, "é", "a/b", "a\n"]
 

@@ -138,7 +138,10 @@ def test_the_policy_says_who_shares_a_session(
 ) -> None:
     source = SessionSource("http", "c", chat_type, thread_id=thread_id, user_id="u")
 
-    assert session_key(source, AGENT, SessionSettings(**policy)) == f"agent:main:http::{ending}"
+    assert (
+        session_key(source, AGENT, SessionSettings.model_validate(policy))
+        == f"agent:main:http::{ending}"
+    )
 
 
 def test_a_direct_chat_without_a_chat_goes_by_user() -> None:

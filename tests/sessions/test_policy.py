@@ -14,6 +14,7 @@ from gateway.model import ChatType, SessionKey, SessionSource
 from gateway.sessions.policy import (
     Action,
     Decision,
+    Guard,
     ResetPolicy,
     daily_boundary,
     decide,
@@ -46,9 +47,9 @@ def _policy(mode: ResetMode) -> ResetPolicy:
     return ResetPolicy(mode=mode, idle=IDLE, at_hour=4)
 
 
-RESET_REASONS = {
+RESET_REASONS: dict[tuple[bool, bool], dict[str, str]] = {
     # (idle holds, daily holds): the reason by mode
-    (False, False): dict.fromkeys(ResetMode),
+    (False, False): {},
     (True, False): {"idle": "idle", "both": "idle"},
     (False, True): {"daily": "daily", "both": "daily"},
     (True, True): {"idle": "idle", "daily": "daily", "both": "idle", "all": "idle"},
@@ -104,9 +105,7 @@ def test_a_day_ends_at_its_hour(before: timedelta, action: Action) -> None:
 
 @pytest.mark.parametrize("mode", [mode for mode in ResetMode if mode is not ResetMode.NONE])
 @pytest.mark.parametrize("guard", [_active, _raising])
-def test_live_work_or_a_broken_guard_prevents_a_reset(
-    mode: ResetMode, guard: type[_active]
-) -> None:
+def test_live_work_or_a_broken_guard_prevents_a_reset(mode: ResetMode, guard: Guard) -> None:
     last, now = SITUATIONS[True, True]
 
     assert decide(entry(updated_at=last), _policy(mode), now, guard) == Decision(Action.CONTINUE)
@@ -127,9 +126,7 @@ def test_the_guard_is_asked_by_session_key_and_only_where_a_reset_is_due() -> No
 
 @pytest.mark.parametrize("mode", ResetMode)
 @pytest.mark.parametrize("guard", [_idle, _active, _raising])
-def test_a_suspended_session_is_paused_and_never_reset(
-    mode: ResetMode, guard: type[_active]
-) -> None:
+def test_a_suspended_session_is_paused_and_never_reset(mode: ResetMode, guard: Guard) -> None:
     paused = entry(updated_at=START, suspended_at=START)
 
     assert decide(paused, _policy(mode), NOW, guard) == Decision(Action.PAUSED)
@@ -147,7 +144,7 @@ def test_without_an_entry_a_session_is_new() -> None:
 
 
 @pytest.mark.parametrize(("guard", "active"), [(_idle, False), (_active, True), (_raising, True)])
-def test_a_guard_that_raises_counts_as_active(guard: type[_active], *, active: bool) -> None:
+def test_a_guard_that_raises_counts_as_active(guard: Guard, *, active: bool) -> None:
     assert is_active(guard, key_of()) is active
 
 
@@ -233,17 +230,16 @@ def test_a_boundary_lies_at_most_a_day_and_its_change_of_clocks_back(
 
 
 @given(ZONES, st.integers(0, 23), NOWS)
-def test_boundaries_never_go_back_and_come_once_for_each_local_day(
+def test_boundaries_never_go_back_and_lie_a_day_apart(
     zone: ZoneInfo, hour: int, start: datetime
 ) -> None:
     steps = [start + timedelta(minutes=15 * n) for n in range(4 * 24 * 4)]
     boundaries = [daily_boundary(now, hour, zone) for now in steps]
 
     assert boundaries == sorted(boundaries)
-    # 20 hours: a skipped hour can bring two boundaries near each other, never on one local day.
+    # The longest step of a zone in these years is Vostok's of 7 hours, but for the days left out.
     apart = [b - a for a, b in itertools.pairwise(sorted(set(boundaries)))]
-    assert all(timedelta(hours=20) <= gap <= timedelta(hours=49) for gap in apart)
-    assert len({one.astimezone(zone).date() for one in boundaries}) == len(set(boundaries))
+    assert all(timedelta(hours=17) <= gap <= timedelta(hours=49) for gap in apart)
 
 
 @given(ZONES, st.integers(0, 23), NOWS)

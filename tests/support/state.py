@@ -14,17 +14,20 @@ import orjson
 from gateway.clock import Clock, FakeClock
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
+from gateway.durable.files import Replacement
 from gateway.model import AgentId, ChatType, SessionId, SessionKey, SessionSource
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy
 from gateway.sessions.settings import SessionSettings, StoreSettings
+from gateway.sessions.snapshot import write_snapshot
 from gateway.sessions.store import SessionStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
     from gateway.sessions.store import Resolution
+    from gateway.sessions.table import EntryTable
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """Where a `FakeClock` starts."""
@@ -108,3 +111,10 @@ def import_file(path: Path, content: object) -> Path:
     data = content if isinstance(content, bytes) else orjson.dumps(content)
     (path / "sessions.json").write_bytes(data)
     return path
+
+
+async def write_table(path: Path, table: EntryTable, *, sequence: int = 0) -> None:
+    """Write a snapshot with a right check sum, whatever its entries are."""
+    replacement = Replacement(path)
+    await write_snapshot(replacement, table, sequence=sequence, at=START)
+    replacement.commit()

@@ -1,0 +1,93 @@
+"""Taking `sessions.json` as the truth, where it and the database do not fit together.
+
+An operator asks for it, nothing else ever does. What is given up, the session log and the snapshot
+before, goes to quarantine; transcripts, inbox and outbox stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import orjson
+
+from gateway.errors import DamagedDataError
+from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
+from gateway.sessions.snapshot import Trusted, read_snapshot
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.durable.connection import Connection
+    from gateway.durable.database import Database, Transaction
+    from gateway.durable.directory import StateDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What became the truth, and what was set aside."""
+
+    entries: int
+    """Entries in the file; the next start checks each of them if the file has no check sum."""
+    checked: bool
+    """Whether the file has a right check sum."""
+    log_rows_set_aside: int
+    previous_set_aside: bool
+
+
+async def adopt(directory: StateDirectory, database: Database, now: datetime) -> Adopted:
+    """Make the next start take `sessions.json` as it is.
+
+    Durability: what is set aside is on disk before anything is given up.
+
+    Raises:
+        DamagedDataError: there is no such file, or it cannot be read either.
+    """
+    path, previous = directory.path / SNAPSHOT, directory.path / PREVIOUS
+    found = await anyio.to_thread.run_sync(read_snapshot, path)
+    if found is None:
+        raise DamagedDataError(path, "not there; put the file to adopt in its place")
+
+    rows = await database.read(_log_rows)
+    if rows:
+        lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        reason = f"{SNAPSHOT} was adopted; these changes of the session log were given up"
+        directory.set_aside("session_log.jsonl", lines, reason=reason, at=now)
+    previous_there = previous.exists()
+    if previous_there:
+        reason = f"{SNAPSHOT} was adopted; this was the snapshot before"
+        directory.set_aside_link(previous, reason=reason, at=now)
+    await database.write(_forget_log)
+    previous.unlink(missing_ok=True)
+    return Adopted(
+        entries=len(found.table if isinstance(found, Trusted) else found.sessions),
+        checked=isinstance(found, Trusted),
+        log_rows_set_aside=len(rows),
+        previous_set_aside=previous_there,
+    )
+
+
+def _log_rows(connection: Connection) -> list[dict[str, object]]:
+    rows = connection.execute(
+        "SELECT sequence, session_key, member FROM session_log ORDER BY sequence"
+    )
+    return [
+        {
+            "sequence": sequence,
+            "session_key": key,
+            "entry": None if member is None else orjson.loads(b"{%b}" % bytes(member))[str(key)],
+        }
+        for sequence, key, member in rows
+    ]
+
+
+def _forget_log(transaction: Transaction) -> None:
+    """Let the next start read the file as an import, with higher numbers than any before."""
+    transaction.execute(
+        "INSERT INTO store_state (name, value) "
+        "SELECT 'last', coalesce(max(sequence), 0) FROM session_log WHERE true "
+        "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
+    )
+    transaction.execute("DELETE FROM session_log")
+    transaction.execute("DELETE FROM store_state WHERE name <> 'last'")

@@ -1,0 +1,233 @@
+"""The API on real parts and a real loopback socket, and the clients that tests talk to it with."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import httpx2
+import orjson
+from starlette.types import ASGIApp
+
+from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.scripted import Reply, ScriptedAgent
+from gateway.api.app import ApiContext, build_app
+from gateway.api.server import bind, serve, url_of
+from gateway.api.settings import HttpSettings
+from gateway.clock import FakeClock
+from gateway.errors import AgentError
+from gateway.model import AgentId, Message, ModelCall, Role, Usage
+from gateway.retention import discard_delivered
+from gateway.sessions.settings import SessionSettings
+from gateway.turns.pipeline import Turns
+from gateway.turns.settings import TurnSettings
+from gateway.watcher import ExpiryWatcher, RetentionLimits
+from tests.support.state import State, open_state
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from pathlib import Path
+
+    from anyio.abc import SocketStream
+
+    from gateway.agents.base import Agent, AgentEvent
+
+TOKEN: Final = "a-token-made-for-the-tests"
+KEY: Final = "agent:main:http::dm:alice::"
+"""The session that `message()` goes to."""
+
+
+class GatedAgent:
+    """Says `working`, and repeats what it got once its gate is open; `fail` makes it fail."""
+
+    model: Final = "gated"
+    context_window_tokens: Final = 100_000
+    reserve_tokens: Final = 1_000
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.gate = anyio.Event()
+        self.started = anyio.Event()
+        self._clock = clock
+
+    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+        asked = messages[-1].text
+        yield TextDelta("working ")
+        self.started.set()
+        await self.gate.wait()
+        if asked == "fail":
+            raise AgentError("as asked", user_text="I cannot.")
+
+        yield TextDelta(asked)
+        usage = Usage(input_tokens=7, output_tokens=3)
+        yield ModelCallFinished(ModelCall(self.model, self._clock.now(), usage))
+        yield MessageFinished(Message(Role.ASSISTANT, f"working {asked}"))
+
+    def overhead_chars(self) -> int:
+        return 0
+
+    async def aclose(self) -> None:
+        return
+
+
+@dataclass(slots=True)
+class RunningApi:
+    """A served API and what is behind it."""
+
+    state: State
+    turns: Turns
+    clock: FakeClock
+    agent: GatedAgent
+    app: ASGIApp
+    url: str
+    client: httpx2.AsyncClient
+    """Sends the right token."""
+    stop: anyio.Event
+    served: anyio.Event = field(default_factory=anyio.Event)
+    """Set once the server has ended."""
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def connect(self) -> SocketStream:
+        """Open a raw connection."""
+        return await anyio.connect_tcp("127.0.0.1", self.port)
+
+    async def post(self, path: str, body: object = None, *, accept: str = "*/*") -> httpx2.Response:
+        """Post JSON, or nothing at all."""
+        content = None if body is None else orjson.dumps(body)
+        headers = {"Content-Type": "application/json", "Accept": accept}
+        return await self.client.post(path, content=content, headers=headers)
+
+    def head(self, method: str, path: str, *more: str) -> bytes:
+        """Return the head of a request with the right token, to be sent raw."""
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.port}",
+            f"Authorization: Bearer {TOKEN}",
+            *more,
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+
+@asynccontextmanager
+async def running_api(
+    tmp_path: Path,
+    *,
+    http: Mapping[str, object] | None = None,
+    turns: Mapping[str, object] | None = None,
+    limits: RetentionLimits | None = None,
+    grace_s: float = 5.0,
+    gate_open: bool = True,
+) -> AsyncGenerator[RunningApi]:
+    """Serve the API of a state directory on a free port.
+
+    Agents: `main` is a `GatedAgent`, `chunks` answers in three pieces.
+    """
+    clock = FakeClock()
+    settings = HttpSettings.model_validate({"port": 0, **(http or {})})
+    agent = GatedAgent(clock)
+    if gate_open:
+        agent.gate.set()
+    async with open_state(tmp_path / "state", clock) as state, anyio.create_task_group() as group:
+        pipeline = _turns(state, agent, clock, TurnSettings.model_validate(turns or {}))
+        await group.start(pipeline.run)
+        stop, listener = anyio.Event(), bind(settings)
+        kept = limits or RetentionLimits(90.0, 0)
+        discard = partial(discard_delivered, state.database, clock)
+        context = ApiContext(
+            turns=pipeline,
+            store=state.store,
+            database=state.database,
+            watcher=ExpiryWatcher(state.store, state.database, clock, kept, discard),
+            clock=clock,
+            settings=settings,
+            token=TOKEN,
+            version="1.2.3",
+            started_at=clock.now(),
+            stop=stop,
+            live=lambda: kept,
+            extra_status=lambda: {"processes": 0},
+        )
+        app, url = build_app(context), url_of(listener)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=5) as client:
+            api = RunningApi(state, pipeline, clock, agent, app, url, client, stop)
+
+            async def run() -> None:
+                await serve(app, settings, sockets=[listener], stop=stop, grace_s=grace_s)
+                api.served.set()
+
+            group.start_soon(run)
+            try:
+                yield api
+            finally:
+                stop.set()
+                with anyio.move_on_after(grace_s + 5, shield=True):
+                    await client.aclose()
+                    await api.served.wait()
+                group.cancel_scope.cancel()
+
+
+def _turns(state: State, agent: GatedAgent, clock: FakeClock, settings: TurnSettings) -> Turns:
+    agents: dict[AgentId, Agent] = {
+        AgentId("main"): agent,
+        AgentId("chunks"): ScriptedAgent([Reply(("one ", "two ", "three"))], clock),
+    }
+    pipeline = Turns(
+        state.database,
+        state.store,
+        agents,
+        lambda _: AgentId("main"),
+        clock,
+        settings,
+        SessionSettings(),
+    )
+    state.store.is_busy = pipeline.is_busy
+    return pipeline
+
+
+def message(**fields: object) -> dict[str, object]:
+    """Return the body of a message."""
+    return {"chat_id": "alice", "text": "hello", **fields}
+
+
+async def read_until_closed(stream: SocketStream) -> bytes:
+    """Return all that comes until the peer closes, or resets."""
+    received = b""
+    with anyio.fail_after(5):
+        while True:
+            try:
+                received += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return received
+
+
+async def read_answer(stream: SocketStream) -> tuple[int, dict[str, str], bytes]:
+    """Read one response with a content length; return status, headers in lower case, and body."""
+    received = b""
+    with anyio.fail_after(5):
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive()
+        head, _, body = received.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines)
+        }
+        while len(body) < int(headers.get("content-length", "0")):
+            body += await stream.receive()
+    return int(status.split()[1]), headers, body
+
+
+def events_of(text: str) -> list[tuple[str, Any]]:
+    """Return the events of a stream with their data; comments are left out."""
+    events = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            events.append((lines["event"], orjson.loads(lines["data"])))
+    return events

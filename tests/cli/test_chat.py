@@ -1,0 +1,146 @@
+"""`gateway chat`, and what asks back at a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.cli.processes import gateway, running_gateway, terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "agent:main:http::dm:ann::"
+SCRIPT = """
+[agents.main]
+kind = "scripted"
+replies = [{lines}]
+
+[turns]
+grace_s = 0.1
+"""
+
+
+def test_one_message_is_answered_and_the_session_is_of_the_chat(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state):
+        reply = gateway("chat", "--chat-id", "ann", "héllo\x1b[2J", "--state-dir", state)
+        listed = gateway("sessions", "list", "--state-dir", state)
+
+    assert (reply.status, reply.stdout, reply.stderr) == (0, "héllo\\x1b[2J\n", "")
+    assert listed.stdout.splitlines()[1].startswith(f"{KEY}  ")
+
+
+def test_piped_text_is_one_message(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state):
+        reply = gateway("chat", "--json", "--state-dir", state, stdin=b"one\ntwo \xff\n")
+        nothing = gateway("chat", "--state-dir", state, stdin=b" \n")
+
+    assert reply.document["reply"] == "one\ntwo \ufffd"
+    assert reply.document["status"] == "ok"
+    assert nothing.status == 2
+    assert "there is no text" in nothing.stderr
+
+
+def test_resets_and_pauses_are_told(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    say = ("chat", "--chat-id", "ann", "hello", "--state-dir", state)
+    with running_gateway(state):
+        gateway(*say)
+        gateway("sessions", "remove", KEY, "--state-dir", state)
+        returned = gateway(*say)
+        gateway("sessions", "suspend", KEY, "--state-dir", state)
+        while_paused = gateway(*say)
+
+    assert returned.stdout.endswith("hello\n")
+    assert f"(removed); undo with: gateway sessions undo {KEY}" in returned.stderr
+    assert f"resume with: gateway sessions resume {KEY}" in while_paused.stderr
+
+
+def test_a_failed_answer_ends_with_1_and_shows_what_the_user_reads(tmp_path: Path) -> None:
+    config = SCRIPT.format(lines='"!fail Not today."')
+    state = tmp_path / "state"
+    with running_gateway(state, config=config):
+        reply = gateway("chat", "hello", "--state-dir", state)
+
+    assert reply.status == 1
+    assert "Not today." in reply.stdout
+
+
+def test_an_agent_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state):
+        reply = gateway("chat", "--agent", "nobody", "hello", "--state-dir", state, "--json")
+
+    assert reply.status == 1
+    assert reply.stdout == ""
+    assert reply.problem["status"] == 400
+
+
+def test_chat_needs_a_daemon_and_says_how_to_start_one(tmp_path: Path) -> None:
+    reply = gateway("chat", "hello", "--state-dir", tmp_path / "state")
+
+    assert reply.status == 69
+    assert "start it with: gateway run" in reply.stderr
+
+
+def test_a_dialogue_goes_on_after_an_answer_is_no_longer_waited_for(tmp_path: Path) -> None:
+    config = SCRIPT.format(lines='"!chunks Hel|lo", "!hang"')
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=config),
+        terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        screen.type("hi\n")
+        screen.wait_for("Hello\n")
+        screen.wait_for("> ")
+        screen.interrupt()
+        screen.wait_for("> ")
+        screen.type("again\n")
+        wait_until_busy(state)
+        screen.interrupt()
+        screen.wait_for("no longer waiting")
+        screen.wait_for("> ")
+        screen.type("\x04")
+        assert screen.end() == 0
+
+
+def test_a_table_at_a_terminal_is_ruled_and_folds_keys(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state):
+        gateway("chat", "--chat-id", "a" * 60, "hello", "--state-dir", state)
+        with terminal("sessions", "list", "--state-dir", state) as screen:
+            shown = screen.wait_for("active")
+
+    assert "─" in shown
+    assert "…" not in shown
+
+
+def test_erasing_asks_at_a_terminal(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state):
+        gateway("chat", "--chat-id", "ann", "hello", "--state-dir", state)
+        kept = _erase(state, "n")
+        still_there = gateway("transcript", "show", KEY, "--state-dir", state)
+        erased = _erase(state, "y")
+        gone = gateway("transcript", "show", KEY, "--state-dir", state)
+
+    assert kept == 1
+    assert still_there.status == 0
+    assert erased == 0
+    assert gone.status == 1
+
+
+def _erase(state: Path, answer: str) -> int:
+    with terminal("sessions", "remove", KEY, "--erase", "--state-dir", state) as screen:
+        screen.wait_for("[y/N]")
+        screen.type(f"{answer}\n")
+        return screen.end()
+
+
+def wait_until_busy(state: Path) -> None:
+    for _ in range(20):
+        if gateway("sessions", "show", KEY, "--state-dir", state, "--json").document["busy"]:
+            return
+    raise AssertionError("no turn is running")

@@ -1,0 +1,129 @@
+"""`gateway init` and `gateway check-config`."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.config import GatewayConfig
+from tests.cli.processes import gateway
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_init_writes_a_file_that_says_what_the_defaults_say(tmp_path: Path) -> None:
+    outcome = gateway("init", cwd=tmp_path)
+
+    text = (tmp_path / "gateway.toml").read_text()
+    assert outcome.status == 0
+    assert "gateway run --config gateway.toml" in outcome.stdout
+    assert GatewayConfig.from_dict(tomllib.loads(text)) == GatewayConfig()
+    assert text.startswith("#")
+
+
+def test_init_never_overwrites(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("# mine\n")
+
+    outcome = gateway("init", file)
+
+    assert outcome.status == 1
+    assert outcome.stderr == f"gateway: {file}: is there already, accepted is a name that is free\n"
+    assert file.read_text() == "# mine\n"
+
+
+def test_init_names_the_directory_that_is_not_there(tmp_path: Path) -> None:
+    outcome = gateway("init", tmp_path / "no" / "gateway.toml", "--json")
+
+    assert outcome.status == 74
+    assert outcome.problem["detail"].endswith("no/gateway.toml: No such file or directory")
+    assert outcome.stdout == ""
+
+
+def test_check_config_says_ok_and_what_is_in_force(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('state_dir = "here"\n[http]\nhost = "::1"\nport = 1234\n')
+
+    outcome = gateway("check-config", cwd=tmp_path)
+
+    assert outcome.status == 0
+    assert outcome.stdout.splitlines() == [
+        "ok",
+        "listens_on  http://[::1]:1234",
+        f"state_dir   {tmp_path}/here",
+    ]
+
+
+def test_check_config_tells_every_problem_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text("session_store_max_age_days = -1\nstat_dir = 1\n[http]\nport = 70000\n")
+
+    outcome = gateway("check-config", "--config", file)
+
+    assert outcome.status == 78
+    lines = outcome.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"{file}:1: session_store_max_age_days: -1 is below 0, 0 is used")
+    assert lines[1] == f"{file}:2: stat_dir: unknown key, did you mean state_dir?"
+    assert lines[2].startswith(f"{file}:4: http.port: 70000 is out of range")
+    assert outcome.stderr == ""
+
+
+def test_check_config_tells_warnings_and_still_says_ok(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('session_store_max_age_days = "30"\n')
+
+    outcome = gateway("check-config", "-c", file, "--json")
+
+    assert outcome.status == 0
+    assert outcome.document["ok"] is True
+    assert outcome.document["problems"] == []
+    assert outcome.document["warnings"][0].startswith(f"{file}:1: session_store_max_age_days: ")
+
+
+def test_check_config_tries_the_secrets_and_never_shows_them(tmp_path: Path) -> None:
+    secret, file = tmp_path / "secret", tmp_path / "gateway.toml"
+    secret.write_text("changeme")
+    file.write_text(f'[http]\ntoken = {{ file = "{secret}" }}\n')
+
+    outcome = gateway("check-config", "-c", file, "--json")
+
+    assert outcome.status == 78
+    assert outcome.document["ok"] is False
+    assert outcome.document["problems"][0].startswith(f"{file}:2: http.token: file {secret} ")
+    assert "changeme" not in outcome.stdout + outcome.stderr
+
+
+def test_the_environment_names_the_configuration_file(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text("[http]\nport = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text("[http]\nport = 2\n")
+
+    here = gateway("check-config", "--json", cwd=tmp_path)
+    named = gateway(
+        "check-config", "--json", cwd=tmp_path, environment={"GATEWAY_CONFIG": str(other)}
+    )
+
+    assert here.document["listens_on"] == "http://127.0.0.1:1"
+    assert named.document["listens_on"] == "http://127.0.0.1:2"
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "status"])
+def test_a_configuration_file_that_is_missing_is_told(tmp_path: Path, command: str) -> None:
+    outcome = gateway(command, "--config", tmp_path / "no.toml", cwd=tmp_path)
+
+    assert outcome.status == 78
+    said = outcome.stdout + outcome.stderr
+    assert said == f"{tmp_path}/no.toml: is not there, accepted is a TOML file\n"
+
+
+def test_a_default_file_that_links_to_nowhere_is_not_taken_for_no_file(tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").symlink_to(tmp_path / "gone.toml")
+
+    outcome = gateway("check-config", cwd=tmp_path)
+
+    assert outcome.status == 78
+    assert "gateway.toml: is not there" in outcome.stdout

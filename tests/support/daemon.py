@@ -1,0 +1,219 @@
+"""The real daemon in a process of its own, its log, and a client for its API."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import httpx2
+import orjson
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+    from pathlib import Path
+
+    from anyio.abc import ByteReceiveStream, Process
+
+START_S: Final = 20.0
+"""Longest wait for a start or an end; far above what either takes, for machines that are busy."""
+MAX_LINE_BYTES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a daemon ended that did not get ready."""
+
+    code: int
+    log: list[dict[str, Any]]
+    output: bytes
+    """Everything it wrote, both streams."""
+
+
+@dataclass(slots=True)
+class Log:
+    """The lines a daemon has written so far."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    raw: bytearray = field(default_factory=bytearray)
+    """Everything as it came, both streams."""
+    news: anyio.Event = field(default_factory=anyio.Event)
+
+    def add(self, line: bytes) -> None:
+        self.raw += line + b"\n"
+        if line.startswith(b"{"):
+            self.lines.append(orjson.loads(line))
+        self._tell()
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+    async def wait_for(self, event: str, *, count: int = 1) -> dict[str, Any]:
+        """Return the latest line of an event, once there are that many."""
+        with anyio.fail_after(START_S):
+            while len(self.of(event)) < count:
+                await self.news.wait()
+        return self.of(event)[-1]
+
+    def _tell(self) -> None:
+        news, self.news = self.news, anyio.Event()
+        news.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A daemon that is ready."""
+
+    state_dir: Path
+    process: Process
+    log: Log
+    client: httpx2.AsyncClient
+    """Sends the token."""
+
+    async def post(self, path: str, body: object = None) -> httpx2.Response:
+        headers = {"Content-Type": "application/json"}
+        return await self.client.post(path, content=orjson.dumps(body or {}), headers=headers)
+
+    async def get(self, path: str) -> Any:  # noqa: ANN401 - whatever JSON it is
+        """Return the JSON of an answer that must be a good one."""
+        response = await self.client.get(path)
+        assert response.status_code == 200, response.text
+        return orjson.loads(response.content)
+
+    async def send(self, text: str, chat: str = "alice", message_id: str = "") -> httpx2.Response:
+        body = {"chat_id": chat, "text": text}
+        return await self.post("/v1/messages", body | ({"message_id": message_id} if message_id else {}))
+
+    async def say(self, text: str, chat: str = "alice", message_id: str = "") -> dict[str, Any]:
+        """Send a message that must be answered, and return the answer."""
+        response = await self.send(text, chat, message_id)
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = orjson.loads(response.content)
+        return answer
+
+    async def said(self, key: str) -> list[tuple[str, str]]:
+        """Return role and text of each message of a session."""
+        transcript = await self.get(f"/v1/sessions/{key}/transcript?limit=1000")
+        return [(message["role"], message["text"]) for message in transcript["messages"]]
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Ask for the status until it is as wanted."""
+        with anyio.fail_after(START_S):
+            while not holds(await self.get("/v1/status")):
+                pass
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Return the exit code, once it has ended."""
+        with anyio.fail_after(START_S):
+            return await self.process.wait()
+
+    async def terminate(self) -> int:
+        """Ask it to end, and return the exit code."""
+        self.signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.ended()
+
+
+@asynccontextmanager
+async def running_daemon(
+    state_dir: Path,
+    config: str = "",
+    *,
+    env: Mapping[str, str] | None = None,
+    umask: int = 0o022,
+) -> AsyncGenerator[Daemon]:
+    """Start a daemon and wait until it is ready; leaving ends it, by force if need be.
+
+    Args:
+        state_dir: Made if it is not there.
+        config: TOML, kept beside the state directory as `<its name>.toml`; may be replaced there.
+        env: Added to the environment.
+        umask: What it inherits.
+    """
+    log = Log()
+    process = await _start(state_dir, config, env or {}, umask)
+    async with anyio.create_task_group() as group, process:
+        group.start_soon(_collect, process.stdout, log)
+        group.start_soon(_collect, process.stderr, log)
+        try:
+            ready = await _ready(process, log)
+            token = (state_dir / "token").read_text().strip()
+            headers = {"Authorization": f"Bearer {token}"}
+            async with httpx2.AsyncClient(
+                base_url=ready["url"], headers=headers, timeout=START_S
+            ) as client:
+                yield Daemon(state_dir, process, log, client)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            with anyio.move_on_after(START_S, shield=True):
+                await process.wait()
+
+
+async def run_to_end(
+    state_dir: Path, config: str = "", *, env: Mapping[str, str] | None = None
+) -> Ended:
+    """Start a daemon that must end by itself."""
+    log = Log()
+    process = await _start(state_dir, config, env or {}, 0o022)
+    async with process:
+        try:
+            with anyio.fail_after(START_S):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(_collect, process.stdout, log)
+                    group.start_soon(_collect, process.stderr, log)
+                code = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+    return Ended(code, log.lines, bytes(log.raw))
+
+
+async def _start(state_dir: Path, config: str, env: Mapping[str, str], umask: int) -> Process:
+    file = state_dir.with_name(f"{state_dir.name}.toml")
+    file.write_text(config)
+    inherited = {name: value for name, value in os.environ.items() if "GATEWAY" not in name}
+    command = [sys.executable, "-m", "gateway", "run", "--config", str(file)]
+    return await anyio.open_process(
+        [*command, "--state-dir", str(state_dir), "--port", "0"],
+        cwd=state_dir.parent,
+        env=inherited | dict(env),
+        umask=umask,
+    )
+
+
+async def _ready(process: Process, log: Log) -> dict[str, Any]:
+    """Return the line that says where it listens; fail with all it wrote if it ends before."""
+    found: list[dict[str, Any]] = []
+
+    async def wait() -> None:
+        found.append(await log.wait_for("gateway.ready"))
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        code = await process.wait()
+        group.cancel_scope.cancel()
+    assert found, f"the daemon ended with {code}: {log.raw.decode()}"
+    return found[0]
+
+
+async def _collect(stream: ByteReceiveStream | None, log: Log) -> None:
+    assert stream is not None
+    lines = BufferedByteReceiveStream(stream)
+    while True:
+        try:
+            log.add(await lines.receive_until(b"\n", MAX_LINE_BYTES))
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
+            return
