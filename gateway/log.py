@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import date, datetime, time
+from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, TypeAlias, cast
 
 import orjson
@@ -33,6 +34,7 @@ MAX_DEPTH: Final = 5
 MAX_FRAMES: Final = 20
 
 _LEVELS: Final = logging.getLevelNamesMapping()
+_PLAIN: Final = frozenset({bool, float})
 _ORJSON_INTS: Final = range(-(2**63), 2**64)
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -121,12 +123,7 @@ def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
 
 def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Turn every value into what JSON and a terminal can take, and cut what is too long."""
-    plain = {
-        _text(key, MAX_FIELD_CHARS): (
-            _text(value, MAX_FIELD_CHARS) if type(value) is str else _plain(value, MAX_DEPTH)
-        )
-        for key, value in event.items()
-    }
+    plain = {_key(key): _plain(value, MAX_DEPTH) for key, value in event.items()}
     if "problem" in event:
         plain["problem"] = _text(_string(event["problem"]), MAX_PROBLEM_CHARS)
     exception = event.get("exception")
@@ -137,8 +134,13 @@ def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     return plain
 
 
+@lru_cache(maxsize=1024)
+def _key(key: str) -> str:
+    return _text(key, MAX_FIELD_CHARS)
+
+
 def _plain(value: object, depth: int) -> object:
-    if value is None or isinstance(value, bool | float):
+    if value is None or type(value) in _PLAIN or (type(value) is str and _is_plain(value)):
         return value
     if isinstance(value, int):
         number = int(value)  # a range searches itself number by number for a subclass of int
@@ -152,6 +154,10 @@ def _plain(value: object, depth: int) -> object:
         return [_plain(item, depth - 1) for item in list(value)[:MAX_ITEMS]]
 
     return _text(_string(value), MAX_FIELD_CHARS)
+
+
+def _is_plain(text: str) -> bool:
+    return len(text) <= MAX_FIELD_CHARS and text.isprintable()
 
 
 def _string(value: object) -> str:

@@ -66,8 +66,6 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> Non
         if store.find_staged(key) is not None:
             raise ConflictError("the session is there again; remove it first")
 
-        # Deleted content is overwritten with zeros, not only unlinked.
-        transaction.execute("PRAGMA secure_delete = ON")
         for statement in _OF_KEY:
             transaction.execute(statement, (key,))
 
@@ -75,4 +73,5 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> Non
     # Two snapshots: the entry must leave `.prev` as well.
     await store.snapshots.write()
     await store.snapshots.write()
-    await database.checkpoint()
+    # SQLite leaves copies of rows behind where it moves them between pages.
+    await database.compact()

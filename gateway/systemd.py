@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+SEND_TIMEOUT_S: Final = 0.5
 
 
 class Notifier:
@@ -22,7 +24,7 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         interval = environ.get("WATCHDOG_USEC", "0")
-        self.watchdog_interval_s = int(interval) / 1e6 if meant and interval.isdigit() else 0.0
+        self.watchdog_interval_s = int(interval) / 1e6 if meant and interval.isdecimal() else 0.0
         """How often at least the watchdog wants to hear from us, in seconds; 0: never."""
 
     def send(self, *states: str) -> None:
@@ -32,6 +34,8 @@ class Notifier:
 
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                # A manager that does not read must not stop the event loop for long.
+                out.settimeout(SEND_TIMEOUT_S)
                 out.connect(self._address)
                 out.sendall("\n".join(states).encode())
         except OSError:

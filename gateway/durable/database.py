@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 import anyio.to_thread
 import apsw
+from typing_extensions import override
 
 from gateway.durable.connection import STORAGE_ERRORS, open_reader, open_writer, translated
 from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
@@ -39,8 +40,6 @@ IDLE_CHECKPOINT_PAGES: Final = 1_000
 """Pages in the WAL (4 KiB each) from which an idle writer checkpoints."""
 BUSY_CHECKPOINT_PAGES: Final = 4_000
 """Pages in the WAL from which a busy writer checkpoints as well; about 5 ms of work."""
-THROUGH_TIMEOUT_S: Final = 30.0
-"""Longest that a write holds a cancellation back; a disk slower than this is ill."""
 CLOSE_TIMEOUT_S: Final = 30.0
 """Longest wait for the writer thread at close."""
 
@@ -96,6 +95,14 @@ class DatabaseStatistics:
     """True from a refused change for want of space until the next successful one."""
     failed: bool
     """True once the storage failed; nothing is accepted any more."""
+
+
+class _KeptFuture(asyncio.Future[T]):
+    """A future whose waiter cannot leave: being cancelled reaches it when the result is there."""
+
+    @override
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 @dataclass(slots=True)
@@ -160,7 +167,11 @@ class Database:
             StorageError: (from the future) the storage failed now or earlier.
             StorageFullError: (from the future) no space; nothing of the work was applied.
         """
-        future: asyncio.Future[T] = self._loop.create_future()
+        return self._hand_over(work, self._loop.create_future())
+
+    def _hand_over(
+        self, work: Callable[[Transaction], T], future: asyncio.Future[T]
+    ) -> asyncio.Future[T]:
         if self._closed:
             future.set_exception(StorageError(f"{self.path}: the database is closed"))
         elif self._failure is not None:
@@ -177,17 +188,13 @@ class Database:
     async def write_through(self, work: Callable[[Transaction], T]) -> T:
         """Run work and wait until it is durable, also when cancelled meanwhile; see `submit`.
 
-        Cancellation: comes through at the caller's next wait, when the work is done; at once if the
-        storage takes longer than any healthy one.
+        Cancellation: comes through at the caller's next wait, when the work is done.
         """
-        future = self.submit(work)
+        future = self._hand_over(work, _KeptFuture(loop=self._loop))
         try:
-            return await asyncio.shield(future)
+            return await future
         except asyncio.CancelledError:
-            # A scope for every write would cost more than the write; it is needed only here.
-            with anyio.move_on_after(THROUGH_TIMEOUT_S, shield=True):
-                return await future
-            raise
+            return future.result()
 
     async def read(self, query: Callable[[apsw.Connection], T]) -> T:
         """Run a query on a reading connection, in a thread; it sees all that is durable."""
@@ -210,20 +217,26 @@ class Database:
         with suppress(StorageFullError):
             await self.submit(lambda _: None)
 
-    async def checkpoint(self) -> None:
-        """Move all of the WAL into the database and empty it.
+    async def compact(self) -> None:
+        """Rewrite the database without a trace of what was deleted, and empty the WAL.
+
+        Nothing else is written meanwhile: about 10 s for each GB, and as much space again.
 
         Raises:
             ConflictError: another program reads the database for longer than a few seconds.
+            StorageFullError: no space; the database is as before.
         """
-        done: list[bool] = []
+        outcome: list[GatewayError | None] = []
 
-        def truncate() -> None:
-            done.append(self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE))
+        def rewrite() -> None:
+            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
+            outcome.append(
+                self._outside(lambda: self._writer.execute("VACUUM")) or self._checkpoint(mode)
+            )
 
-        await self.submit(lambda transaction: transaction.on_commit(truncate))
-        if not done[0]:
-            raise ConflictError(f"{self.path}: in use by another program, or no space is left")
+        await self.submit(lambda transaction: transaction.on_commit(rewrite))
+        if outcome[0] is not None:
+            raise outcome[0]
 
     async def wait_failed(self) -> GatewayError:
         """Return the failure once the storage has failed."""
@@ -315,6 +328,7 @@ class Database:
                 for done in reversed(batch[:place]):
                     if done.transaction is not None and done.error is None:
                         done.transaction.aborted()
+                        done.transaction = None
                 return False
 
         return True
@@ -338,7 +352,8 @@ class Database:
             raise
         except BaseException as error:  # noqa: BLE001 - handed to the waiter whole
             transaction.aborted()
-            job.error = error
+            # A future refuses a StopIteration.
+            job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
             return False
 
         return True
@@ -381,22 +396,28 @@ class Database:
         if self._wal_pages >= limit:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
-    def _checkpoint(self, mode: int) -> bool:
+    def _checkpoint(self, mode: int) -> GatewayError | None:
         """Move the WAL into the database; where that fails it still holds everything."""
+        error = self._outside(lambda: self._writer.wal_checkpoint(mode=mode))
+        if error is None:
+            self._wal_pages = 0
+        return error
+
+    def _outside(self, action: Callable[[], object]) -> GatewayError | None:
+        """Do what no transaction can hold; a busy or full disk leaves it to the next time."""
         try:
             with translated(self.path):
-                self._writer.wal_checkpoint(mode=mode)
-        except apsw.BusyError:
-            return False
-        except StorageFullError:
-            self._full = True
-            return False
+                action()
+        except (apsw.BusyError, apsw.SQLError) as exc:
+            return ConflictError(f"{self.path}: in use ({exc})")
         except GatewayError as error:
-            self._poison(error)
-            return False
+            if isinstance(error, StorageFullError):
+                self._full = True
+            else:
+                self._poison(error)
+            return error
 
-        self._wal_pages = 0
-        return True
+        return None
 
 
 def _fail(batch: list[_Job], error: GatewayError) -> None:

@@ -6,7 +6,6 @@ to the session id it was made for, only if the entry has no newer one; it never 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -75,8 +74,7 @@ def apply_measurement(
     if entry.session_id != session_id or measurement.step <= entry.context_step:
         return entry
 
-    return replace(
-        entry,
+    return entry.changed(
         context_tokens=measurement.tokens,
         context_window_tokens=measurement.window_tokens,
         context_source=measurement.source,

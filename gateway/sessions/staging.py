@@ -51,10 +51,11 @@ class EntryStaging:
         return None if member is None else self._table.decoded(key, member)
 
     def put(self, transaction: Transaction, entry: SessionEntry) -> None:
-        """Set an entry."""
-        member = encode_member(entry)
-        self._table.keep_decoded(entry.session_key, member, entry)
-        self._stage(transaction, entry.session_key, member)
+        """Set an entry; one that is the same already is not written again."""
+        key, member = entry.session_key, encode_member(entry)
+        if member != self.member(key):
+            self._table.keep_decoded(key, member, entry)
+            self._stage(transaction, key, member)
 
     def drop(self, transaction: Transaction, key: SessionKey) -> None:
         """Remove an entry."""

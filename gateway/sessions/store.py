@@ -8,7 +8,7 @@ log rows are deleted only up to what `.prev` covers. `gateway.sessions.recovery`
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -201,7 +201,7 @@ class SessionStore:
         ended = history.last_ended(transaction, key)
         fresh = self._fresh(key, source)
         if ended is not None:
-            fresh = replace(fresh, previous_session_id=ended.session_id, reset_reason=ended.reason)
+            fresh = fresh.changed(previous_session_id=ended.session_id, reset_reason=ended.reason)
         self._stage_start(transaction, fresh)
         return Resolution(fresh, view.decision, fresh.previous_session_id, fresh.reset_reason)
 
@@ -224,11 +224,9 @@ class SessionStore:
         key: SessionKey,
         change: Callable[[SessionEntry], SessionEntry],
     ) -> SessionEntry:
-        """Replace an entry inside a transaction; see `update`."""
-        entry = self._existing(key)
-        changed = change(entry)
-        if changed != entry:
-            self._staging.put(transaction, changed)
+        """Replace an entry inside a transaction; see `update`. No change writes nothing."""
+        changed = change(self._existing(key))
+        self._staging.put(transaction, changed)
         return changed
 
     def find_staged(self, key: SessionKey) -> SessionEntry | None:
@@ -267,12 +265,12 @@ class SessionStore:
         """Pause a session: it is kept, and its messages are answered with how to resume it."""
         now = self._clock.now()
         return await self.update(
-            key, lambda entry: replace(entry, suspended_at=entry.suspended_at or now)
+            key, lambda entry: entry.changed(suspended_at=entry.suspended_at or now)
         )
 
     async def resume(self, key: SessionKey) -> SessionEntry:
         """End a pause."""
-        return await self.update(key, lambda entry: replace(entry, suspended_at=None))
+        return await self.update(key, lambda entry: entry.changed(suspended_at=None))
 
     async def remove(self, key: SessionKey, reason: str = "removed") -> SessionEntry:
         """Drop an entry; what was said stays.
@@ -376,8 +374,7 @@ class SessionStore:
     def _stage_reset(
         self, transaction: Transaction, entry: SessionEntry, reason: str
     ) -> SessionEntry:
-        fresh = replace(
-            self._fresh(entry.session_key, entry.source),
+        fresh = self._fresh(entry.session_key, entry.source).changed(
             display_name=entry.display_name,
             previous_session_id=entry.session_id,
             reset_reason=reason,
@@ -399,9 +396,9 @@ class SessionStore:
             raise ConflictError("there is no earlier conversation to bring back")
 
         now = self._clock.now()
-        restored = replace(before, updated_at=now)
+        restored = before.changed(updated_at=now)
         if current is not None:
             history.record_ended(transaction, current, reason="undone", at=now)
-            restored = replace(restored, suspended_at=current.suspended_at)
+            restored = restored.changed(suspended_at=current.suspended_at)
         self._stage_start(transaction, restored)
         return restored

@@ -52,6 +52,7 @@ def append_model_calls(
 ) -> None:
     """Record each model call of a turn with what its provider counted."""
     for call in calls:
+        started_at = call.started_at.isoformat().replace("+00:00", "Z")
         usage = call.usage
         counts: tuple[int | None, ...] = (None,) * 4
         if usage is not None:
@@ -65,5 +66,5 @@ def append_model_calls(
             "INSERT INTO model_calls (session_id, turn_id, agent, model, started_at, "
             "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (session_id, turn_id, agent, call.model, call.started_at.isoformat(), *counts),
+            (session_id, turn_id, agent, call.model, started_at, *counts),
         )

@@ -35,6 +35,9 @@ def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
         )
 
     user_name, chat_name = clean_name(source.user_name), clean_name(source.chat_name)
+    if (user_name, chat_name, text) == (source.user_name, source.chat_name, inbound.text):
+        return inbound
+
     source = replace(source, user_name=user_name, chat_name=chat_name)
     return replace(inbound, source=source, text=text)
 

@@ -81,8 +81,7 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
     outcome, source = turn.outcome, turn.row.source
     usage = outcome.usage() or Usage()
     last = outcome.calls[-1] if outcome.calls else None
-    return replace(
-        entry,
+    return entry.changed(
         updated_at=datetime.fromisoformat(turn.row.accepted_at),
         source=source,
         display_name=display_name(source),

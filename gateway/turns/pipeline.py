@@ -383,11 +383,10 @@ class Turns:
 
     async def _commit(self, commit: TurnCommit) -> Reply:
         # Forgotten first: after a commit in doubt only the transcript knows.
-        earlier = self._memory.get(commit.session_id)
-        self._memory.forget(commit.session_id)
+        known = self._memory.take(commit.session_id)
         reply = await commit_turn(self._database, self._store, commit)
-        if earlier is not None:
-            self._memory.keep(commit.session_id, [*earlier, *commit.messages()])
+        if known is not None:
+            self._memory.put_back(commit.session_id, known, commit.messages())
         return reply
 
     async def _entry(self, row: InboxRow) -> SessionEntry:

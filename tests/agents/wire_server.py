@@ -127,6 +127,10 @@ class WireServer:
     requests: list[WireRequest] = field(default_factory=list)
     client_left: anyio.Event = field(default_factory=anyio.Event)
     """Set once a client has closed its connection to an answer that hangs."""
+    asked: anyio.Event = field(default_factory=anyio.Event)
+    """Set once a request has come."""
+    gate: anyio.Event | None = None
+    """No answer goes out before it is set; None: answers go out at once."""
     _answers: list[WireAnswer] = field(default_factory=list)
 
     def script(self, *answers: WireAnswer) -> None:
@@ -138,6 +142,9 @@ class WireServer:
         async with client:
             with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self.requests.append(await _read_request(client))
+                self.asked.set()
+                if self.gate is not None:
+                    await self.gate.wait()
                 answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
                 await client.send(answer.wire)
                 if answer.hangs:

@@ -6,7 +6,6 @@ import os
 import statistics
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -108,7 +107,7 @@ async def opened(
 
 async def touch(store: SessionStore, entry: SessionEntry) -> None:
     """Update an entry as a turn does."""
-    await store.update(entry.session_key, lambda old: replace(old, turns=old.turns + 1))
+    await store.update(entry.session_key, lambda old: old.changed(turns=old.turns + 1))
 
 
 def median(values: list[float]) -> float:

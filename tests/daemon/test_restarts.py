@@ -191,19 +191,22 @@ async def test_after_any_kill_every_acknowledged_message_has_exactly_one_turn(
 
 async def _check(daemon: Daemon, acknowledged: dict[tuple[str, str], dict[str, Any]]) -> None:
     """Check that what was acknowledged is in the transcripts once, and the counters fit them."""
-    turns: dict[str, list[str]] = {}
+    await daemon.until(lambda status: not status["turns"]["running"] + status["turns"]["waiting"])
+    texts: dict[str, list[str]] = {}
     for entry in await _sessions(daemon):
-        key, after = entry["session_key"], 0
-        texts: list[str] = []
-        while after is not None:
-            page = await daemon.get(f"/v1/sessions/{key}/transcript?limit=1000&after={after}")
-            texts += [m["text"] for m in page["messages"] if m["role"] == "user"]
-            after = page["next_after"]
-        turns[key] = texts
-        shown = await daemon.get(f"/v1/sessions/{key}")
-        if not shown["busy"]:
-            assert shown["turns"] >= len(texts)
-        assert len(texts) == len(set(texts))
+        key = entry["session_key"]
+        texts[key] = await _user_texts(daemon, key)
+        assert len(texts[key]) == len(set(texts[key])) == entry["turns"]
     for (chat, message_id), answer in acknowledged.items():
-        assert turns[f"agent:main:http::dm:{chat}::"].count(f"text {message_id}") == 1
+        assert texts[f"agent:main:http::dm:{chat}::"].count(f"text {message_id}") == 1
         assert answer["reply"] in (f"text {message_id}", GIVEN_UP)
+
+
+async def _user_texts(daemon: Daemon, key: str) -> list[str]:
+    texts: list[str] = []
+    after: int | None = 0
+    while after is not None:
+        page = await daemon.get(f"/v1/sessions/{key}/transcript?limit=1000&after={after}")
+        texts += [message["text"] for message in page["messages"] if message["role"] == "user"]
+        after = page["next_after"]
+    return texts

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.clock import FakeClock
 from gateway.durable.database import MAX_BATCH, Database, Transaction
-from gateway.errors import ConflictError, StorageError
+from gateway.errors import ConflictError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
     import asyncio
@@ -150,25 +150,30 @@ async def test_a_wrong_statement_is_the_error_of_its_work(tmp_path: Path) -> Non
         assert await _names(database) == ["a"]
 
 
-async def test_memory_follows_what_became_of_the_work(tmp_path: Path) -> None:
+def _staging(
+    said: list[str], name: str, *, writes: bool = False, error: BaseException | None = None
+) -> Callable[[Transaction], None]:
+    def work(transaction: Transaction) -> None:
+        for step in "12":
+            transaction.on_commit(partial(said.append, f"{name} committed {step}"))
+            transaction.on_abort(partial(said.append, f"{name} aborted {step}"))
+        if writes:
+            transaction.execute(ADD, (name, 0))
+        if error is not None:
+            raise error
+
+    return work
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_memory_follows_what_became_of_the_work(tmp_path: Path, *, writes: bool) -> None:
     said: list[str] = []
-
-    def staged(name: str, *, fails: bool = False) -> Callable[[Transaction], None]:
-        def work(transaction: Transaction) -> None:
-            for step in "12":
-                transaction.on_commit(partial(said.append, f"{name} committed {step}"))
-                transaction.on_abort(partial(said.append, f"{name} aborted {step}"))
-            if fails:
-                raise ValueError
-
-        return work
-
     async with _opened(tmp_path) as database:
         gate = _Gate(database)
         futures = [
-            database.submit(staged("a")),
-            database.submit(staged("b", fails=True)),
-            database.submit(staged("c")),
+            database.submit(_staging(said, "a")),
+            database.submit(_staging(said, "b", writes=writes, error=ValueError())),
+            database.submit(_staging(said, "c")),
         ]
         await gate.open()
         await futures[0]
@@ -177,10 +182,36 @@ async def test_memory_follows_what_became_of_the_work(tmp_path: Path) -> None:
             await futures[1]
 
     # What failed is undone at once, newest first; the others follow once they are durable.
+    b_undone = ["b aborted 2", "b aborted 1"]
+    # Where it had written, all of the batch is undone and done again.
+    again = ["a aborted 2", "a aborted 1", *b_undone] if writes else []
     assert said == [
-        *("b aborted 2", "b aborted 1"),
+        *(*b_undone, *again),
         *("a committed 1", "a committed 2", "c committed 1", "c committed 2"),
     ]
+
+
+async def test_what_is_undone_is_undone_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    full = iter([False, True])
+
+    def full_at_the_second_time(_: Transaction) -> None:
+        if next(full):
+            raise apsw.FullError
+
+    async with _opened(tmp_path) as database:
+        gate = _Gate(database)
+        futures = [
+            database.submit(full_at_the_second_time),
+            database.submit(_staging(said, "a")),
+            database.submit(_staging(said, "b", writes=True, error=ValueError())),
+        ]
+        await gate.open()
+        for future in futures:
+            with pytest.raises((StorageFullError, ValueError)):
+                await future
+
+    assert said == ["b aborted 2", "b aborted 1", "a aborted 2", "a aborted 1"]
 
 
 async def test_memory_is_told_only_of_what_readers_see(tmp_path: Path) -> None:
@@ -280,7 +311,7 @@ async def test_the_settings_of_both_kinds_of_connection_are_in_force(tmp_path: P
         wanted = {"foreign_keys": 1, "mmap_size": 0, "trusted_schema": 0, "busy_timeout": 5000}
         writer = await database.write(lambda tx: {n: tx.connection.pragma(n) for n in names})
         reader = await database.read(lambda conn: {n: conn.pragma(n) for n in names})
-        # FULL: each commit is synced. ON: what is deleted is overwritten.
+        # 2: each commit is synced; 1: what is deleted is overwritten.
         durable = await database.write(
             lambda tx: [tx.connection.pragma(n) for n in ("synchronous", "secure_delete")]
         )
@@ -289,7 +320,7 @@ async def test_the_settings_of_both_kinds_of_connection_are_in_force(tmp_path: P
     assert durable == [2, 1]
 
 
-async def test_the_wal_is_checkpointed_by_itself_and_on_demand(tmp_path: Path) -> None:
+async def test_an_idle_writer_moves_the_wal_into_the_database(tmp_path: Path) -> None:
     wal = tmp_path / "gateway.db-wal"
     async with _opened(tmp_path) as database:
         for n in range(20):
@@ -303,12 +334,27 @@ async def test_the_wal_is_checkpointed_by_itself_and_on_demand(tmp_path: Path) -
         await database.write(_add("a"))
         assert wal.stat().st_size == size
 
-        await database.checkpoint()
-        assert wal.stat().st_size == 0
+
+async def test_a_compacted_database_holds_what_there_is_and_nothing_else(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as database:
+        for n in range(200):
+            await database.write(_add(f"{n} " + "gone" * 200, n))
+        await database.compact()
+        before = database.path.stat().st_size
+        await database.write(lambda tx: tx.execute("DELETE FROM store_state WHERE value % 2"))
+        await database.write(_add("last", 999))
+
+        await database.compact()
+
+        assert (tmp_path / "gateway.db-wal").stat().st_size == 0
         assert database.statistics().wal_pages == 0
+        assert database.path.read_bytes().count(b"gone" * 200) == 100
+        assert database.path.stat().st_size < before
+        assert len(await _names(database)) == 101
+        await database.write(_add("after"))
 
 
-async def test_a_reader_that_stays_delays_a_checkpoint_and_hurts_nothing(tmp_path: Path) -> None:
+async def test_a_reader_that_stays_prevents_compacting_and_hurts_nothing(tmp_path: Path) -> None:
     async with _opened(tmp_path) as database:
         await database.write(_add("a"))
         await database.write(lambda tx: tx.connection.set_busy_timeout(1))
@@ -316,10 +362,21 @@ async def test_a_reader_that_stays_delays_a_checkpoint_and_hurts_nothing(tmp_pat
         other.execute("BEGIN; SELECT * FROM store_state").fetchall()
         await database.write(_add("b"))
 
-        with pytest.raises(ConflictError, match="in use by another program"):
-            await database.checkpoint()
+        with pytest.raises(ConflictError, match="in use"):
+            await database.compact()
         other.close()
-        await database.checkpoint()
+        await database.compact()
 
         assert await _names(database) == ["a", "b"]
         assert not database.statistics().failed
+
+
+async def test_compacting_among_writers_loses_nothing(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as database:
+        async with anyio.create_task_group() as group:
+            for n in range(300):
+                group.start_soon(database.write, _add(f"n{n}", n))
+                if n % 100 == 50:
+                    group.start_soon(database.compact)
+
+        assert len(await _names(database)) == 300

@@ -16,6 +16,7 @@ from gateway.transcripts.reading import sessions_of
 from tests.support.state import START, entry, key_of, open_state, power_cut, resolve, source
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from gateway.sessions.entry import SessionEntry
@@ -26,9 +27,10 @@ HOUR = timedelta(hours=1)
 HOURLY = ResetPolicy(mode=ResetMode.IDLE, idle=HOUR)
 
 
-def _used(**changes: object) -> SessionEntry:
+def _used(*, updated_at: datetime = START, suspended_at: datetime | None = None) -> SessionEntry:
     """Return an entry that has seen something."""
-    return entry(turns=5, input_tokens=70, total_tokens=70, model="m", **changes)
+    one = entry(updated_at=updated_at, suspended_at=suspended_at)
+    return replace(one, turns=5, input_tokens=70, total_tokens=70, model="m")
 
 
 async def test_a_reset_starts_anew_and_names_what_was_before(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ async def test_undo_brings_back_the_conversation_as_it_was(tmp_path: Path, way: 
         restored = await state.store.undo(KEY)
 
         # Undoing is the user's doing, so the next prune does not take it at once again.
-        assert restored == _used(updated_at=clock.now(), created_at=START)
+        assert restored == _used(updated_at=clock.now())
         assert state.store.get(KEY) == restored
         assert (await state.store.prune_old_entries(1)).pruned == 0
 

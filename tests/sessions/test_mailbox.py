@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = key_of()
-ID = entry().session_id
+ID, NEXT = entry().session_id, SessionId("next")
 LATER = START + timedelta(minutes=5)
 
 
@@ -25,11 +25,13 @@ def _measured(step: int, tokens: int = 100) -> ContextMeasurement:
     return ContextMeasurement(tokens, 8_000, ContextSource.USAGE, LATER, step)
 
 
-def _waiting(mailbox: ContextMailbox) -> dict[str, tuple[str, int]]:
-    """Take what waits: session id and step by key."""
-    taken = {key: (one, measured.step) for key, (one, measured) in mailbox.take().items()}
+def _waiting(mailbox: ContextMailbox) -> dict[tuple[str, str], int]:
+    """Take what waits: the step by key and session id."""
+    taken: dict[tuple[str, str], int] = {
+        place: measured.step for place, measured in mailbox.take().items()
+    }
     mailbox.settle(written=True)
-    return dict(taken)
+    return taken
 
 
 def test_the_latest_measurement_of_a_session_wins() -> None:
@@ -40,7 +42,7 @@ def test_the_latest_measurement_of_a_session_wins() -> None:
     ]
 
     assert len(mailbox) == 1
-    assert _waiting(mailbox) == {KEY: (ID, 3)}
+    assert _waiting(mailbox) == {(KEY, ID): 3}
     assert len(mailbox) == 0
 
 
@@ -50,15 +52,15 @@ def test_whatever_the_order_the_highest_step_is_left(steps: list[int]) -> None:
     for step in steps:
         mailbox.post(KEY, ID, _measured(step))
 
-    assert _waiting(mailbox) == {KEY: (ID, max(steps))}
+    assert _waiting(mailbox) == {(KEY, ID): max(steps)}
 
 
-def test_a_new_session_id_replaces_what_waits_for_the_old_one() -> None:
+def test_a_late_measurement_of_an_old_conversation_pushes_no_new_one_aside() -> None:
     mailbox = ContextMailbox()
+    mailbox.post(KEY, NEXT, _measured(1))
     mailbox.post(KEY, ID, _measured(9))
-    mailbox.post(KEY, SessionId("next"), _measured(1))
 
-    assert _waiting(mailbox) == {KEY: ("next", 1)}
+    assert _waiting(mailbox) == {(KEY, NEXT): 1, (KEY, ID): 9}
 
 
 def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> None:
@@ -67,14 +69,15 @@ def test_what_could_not_be_written_waits_again_unless_something_newer_came() -> 
         mailbox.post(key_of(name), ID, _measured(1))
     mailbox.take()
     mailbox.post(key_of("b"), ID, _measured(2))
-    mailbox.post(key_of("c"), SessionId("next"), _measured(1))
-    assert len(mailbox) == 3
+    mailbox.post(key_of("c"), NEXT, _measured(1))
+    assert len(mailbox) == 4
     mailbox.settle(written=False)
 
     assert _waiting(mailbox) == {
-        key_of("a"): (ID, 1),
-        key_of("b"): (ID, 2),
-        key_of("c"): ("next", 1),
+        (key_of("a"), ID): 1,
+        (key_of("b"), ID): 2,
+        (key_of("c"), ID): 1,
+        (key_of("c"), NEXT): 1,
     }
 
 
@@ -135,7 +138,7 @@ def test_a_view_shows_what_waits_and_what_is_being_written() -> None:
     mailbox.post(KEY, ID, _measured(2, 20))
     assert mailbox.view(entry()).context_tokens == 20
     assert mailbox.view(entry("bob")) == entry("bob")
-    assert mailbox.view(entry(session_id=SessionId("next"))).context_tokens == 0
+    assert mailbox.view(entry(session_id=NEXT)).context_tokens == 0
 
 
 async def test_one_agents_number_never_reaches_the_entry_of_another(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ async def test_one_agents_number_never_reaches_the_entry_of_another(tmp_path: Pa
 
     async with open_state(tmp_path / "state") as state:
         await create_all(state.store, [mine, other])
-        for key, (session_id, measurement) in mailbox.take().items():
+        for (key, session_id), measurement in mailbox.take().items():
             await state.store.update(
                 key, partial(apply_measurement, session_id=session_id, measurement=measurement)
             )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +36,8 @@ from tests.support.state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
+    from datetime import datetime
     from pathlib import Path
 
     from gateway.model import SessionId, SessionKey
@@ -48,8 +49,8 @@ DAY = timedelta(days=1)
 INSTANT = timedelta(microseconds=1)
 
 
-def _aged(name: str, age: timedelta, **changes: object) -> SessionEntry:
-    return entry(name, updated_at=START - age, **changes)
+def _aged(name: str, age: timedelta, *, suspended_at: datetime | None = None) -> SessionEntry:
+    return entry(name, updated_at=START - age, suspended_at=suspended_at)
 
 
 def _names(store: SessionStore) -> set[str]:
@@ -380,57 +381,54 @@ async def test_arrival_order_and_steps_of_the_clock_do_not_matter(tmp_path: Path
         assert _names(state.store) == {"future"}
 
 
+@contextmanager
+def _reading(store: SessionStore, numbers: Iterable[int]) -> Generator[list[object]]:
+    """Read these entries in a thread all the while; yield what was wrong about them."""
+    stop, wrong = threading.Event(), list[object]()
+
+    def read() -> None:
+        while not stop.wait(0.0005):
+            for number in numbers:
+                one = store.get(key_of(f"c{number}"))
+                if one is None or one.source.chat_id != f"c{number}":
+                    wrong.append((number, one))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield wrong
+    finally:
+        stop.set()
+        thread.join()
+
+
 @pytest.mark.slow
 async def test_a_prune_of_twenty_thousand_among_readers_and_writers_drops_the_right_set(
     tmp_path: Path,
 ) -> None:
+    keys = [key_of(f"c{number}") for number in range(20_000)]
+    stays = {key for n, key in enumerate(keys) if n % 2 or n % 100 == 0}
     sessions = {}
-    for number in range(20_000):
-        old = number % 2 == 0
-        one = _aged(f"c{number}", 100 * DAY if old else DAY)
-        if number % 100 == 0:
-            one = replace(one, suspended_at=START)
-        sessions[one.session_key] = one
+    for number, key in enumerate(keys):
+        one = _aged(f"c{number}", DAY if number % 2 else 100 * DAY)
+        sessions[key] = one if number % 100 else replace(one, suspended_at=START)
     path = import_file(tmp_path / "state", {"version": 1, "sessions": sessions})
-    stop, wrong = threading.Event(), []
 
     async with open_state(path) as state:
         store = state.store
 
-        def read() -> None:
-            while not stop.wait(0.0005):
-                for number in (0, 1, 2, 100, 101):
-                    one = store.get(key_of(f"c{number}"))
-                    if one is None:
-                        whole = number == 2
-                    else:
-                        whole = one.source.chat_id == f"c{number}"
-                    if not whole:
-                        wrong.append(number)
-
         async def write() -> None:
             for number in range(1, 400, 2):
-                await store.update(
-                    key_of(f"c{number}"), lambda one: replace(one, turns=one.turns + 1)
-                )
+                await store.update(keys[number], lambda one: replace(one, turns=one.turns + 1))
                 await resolve(store, f"new{number}")
 
-        thread = threading.Thread(target=read)
-        thread.start()
-        try:
-            with anyio.fail_after(60):
-                async with anyio.create_task_group() as group:
-                    group.start_soon(write)
-                    report = await store.prune_old_entries(90)
-        finally:
-            stop.set()
-            await anyio.to_thread.run_sync(thread.join)
+        with anyio.fail_after(60), _reading(store, (0, 1, 100, 101, 19_999)) as wrong:
+            async with anyio.create_task_group() as group:
+                group.start_soon(write)
+                report = await store.prune_old_entries(90)
         left = {one.session_key for one in store.entries(limit=100_000)}
 
-    keys = {number: key_of(f"c{number}") for number in range(20_000)}
     assert wrong == []
     assert (report.pruned, report.kept_by_reason) == (9_800, {"suspended": 200})
-    assert {key for n, key in keys.items() if n % 2 or n % 100 == 0} <= left
-    assert not {key for n, key in keys.items() if n % 2 == 0 and n % 100} & left
-    assert len(left) == 10_200 + 200
+    assert left == stays | {key_of(f"new{number}") for number in range(1, 400, 2)}
     assert shown(path).keys() == left

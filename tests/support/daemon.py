@@ -7,18 +7,19 @@ import signal
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import httpx2
 import orjson
+from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
-    from pathlib import Path
 
-    from anyio.abc import ByteReceiveStream, Process
+    from anyio.abc import ByteReceiveStream
 
 START_S: Final = 20.0
 """Longest wait for a start or an end; far above what either takes, for machines that are busy."""
@@ -87,7 +88,9 @@ class Daemon:
 
     async def send(self, text: str, chat: str = "alice", message_id: str = "") -> httpx2.Response:
         body = {"chat_id": chat, "text": text}
-        return await self.post("/v1/messages", body | ({"message_id": message_id} if message_id else {}))
+        return await self.post(
+            "/v1/messages", body | ({"message_id": message_id} if message_id else {})
+        )
 
     async def say(self, text: str, chat: str = "alice", message_id: str = "") -> dict[str, Any]:
         """Send a message that must be answered, and return the answer."""
@@ -161,12 +164,10 @@ async def running_daemon(
                 await process.wait()
 
 
-async def run_to_end(
-    state_dir: Path, config: str = "", *, env: Mapping[str, str] | None = None
-) -> Ended:
+async def run_to_end(state_dir: Path, config: str = "", *, port: int = 0) -> Ended:
     """Start a daemon that must end by itself."""
     log = Log()
-    process = await _start(state_dir, config, env or {}, 0o022)
+    process = await _start(state_dir, config, {}, 0o022, port)
     async with process:
         try:
             with anyio.fail_after(START_S):
@@ -180,13 +181,15 @@ async def run_to_end(
     return Ended(code, log.lines, bytes(log.raw))
 
 
-async def _start(state_dir: Path, config: str, env: Mapping[str, str], umask: int) -> Process:
+async def _start(
+    state_dir: Path, config: str, env: Mapping[str, str], umask: int, port: int = 0
+) -> Process:
     file = state_dir.with_name(f"{state_dir.name}.toml")
     file.write_text(config)
     inherited = {name: value for name, value in os.environ.items() if "GATEWAY" not in name}
     command = [sys.executable, "-m", "gateway", "run", "--config", str(file)]
     return await anyio.open_process(
-        [*command, "--state-dir", str(state_dir), "--port", "0"],
+        [*command, "--state-dir", str(state_dir), "--port", str(port)],
         cwd=state_dir.parent,
         env=inherited | dict(env),
         umask=umask,

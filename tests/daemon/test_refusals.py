@@ -1,0 +1,117 @@
+"""Laws of a daemon that must not start: it says why and where, and touches nothing."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.daemon import run_to_end, running_daemon
+from tests.support.state import entry, import_file, open_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_second_daemon_on_the_same_directory_is_told_who_holds_it(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path / "state") as daemon:
+        ended = await run_to_end(tmp_path / "state")
+
+        assert ended.code == 75
+        assert f"pid {daemon.process.pid}" in ended.log[-1]["error"]
+        assert (await daemon.say("still here"))["reply"] == "still here"
+
+
+async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = await run_to_end(tmp_path / "state", port=port)
+
+    assert ended.code == 69
+    assert f"127.0.0.1:{port}" in ended.log[-1]["error"]
+
+
+async def test_a_bad_configuration_is_told_whole_with_file_and_line(tmp_path: Path) -> None:
+    config = '[turns]\ngrace = 3\nmax_running = "many"\n[agents.main]\nkind = "echo"\n'
+
+    ended = await run_to_end(tmp_path / "state", config)
+
+    assert ended.code == 78
+    told = ended.output.decode()
+    assert "state.toml:2" in told
+    assert "grace_s" in told
+    assert "state.toml:3" in told
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("secret", ["", "changeme", "undefined"])
+async def test_a_secret_that_is_none_is_refused_before_anything_is_made(
+    tmp_path: Path, secret: str
+) -> None:
+    (tmp_path / "key").write_text(secret)
+    config = (
+        '[agents.main]\nkind = "openai"\nmodel = "m"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        f'api_key = {{ file = "{tmp_path / "key"}" }}\n'
+    )
+
+    ended = await run_to_end(tmp_path / "state", config)
+
+    assert ended.code == 78
+    assert "agents.main.api_key" in ended.output.decode()
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+async def test_a_state_directory_that_is_open_to_others_is_refused(
+    tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(mode)
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 78
+    assert f"{mode:04o}" in ended.log[-1]["error"]
+    assert "0700" in ended.log[-1]["error"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, b"not JSON", b"[]", b'{"version":1}'])
+async def test_a_sessions_file_that_cannot_be_read_is_never_taken_for_an_empty_one(
+    tmp_path: Path, content: bytes
+) -> None:
+    import_file(tmp_path / "state", content)
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 65
+    assert "sessions.json" in ended.log[-1]["error"]
+    assert (tmp_path / "state" / "sessions.json").read_bytes() == content
+
+
+async def test_a_missing_sessions_file_beside_a_used_database_is_not_an_empty_store(
+    tmp_path: Path,
+) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await state.store.create(entry("alice"))
+    (tmp_path / "state" / "sessions.json").unlink()
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 65
+    assert not (tmp_path / "state" / "sessions.json").exists()
+
+
+async def test_a_database_that_is_none_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    database = tmp_path / "state" / "gateway.db"
+    database.write_bytes(b"this is no database" * 100)
+    database.chmod(0o600)
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 65
+    assert "gateway.db" in ended.log[-1]["error"]
+    assert database.read_bytes() == b"this is no database" * 100
