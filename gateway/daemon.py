@@ -7,6 +7,7 @@ running turns get their grace, then the watcher drains, then the store writes it
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -21,7 +22,8 @@ from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.agents.registry import open_agents
-from gateway.api.app import ApiContext, build_app
+from gateway.api.app import build_app
+from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
 from gateway.clock import Clock, SystemClock
 from gateway.config import GatewayConfig, Routes, changed_live, resolve_secrets, with_live
@@ -136,6 +138,7 @@ async def _main(config: GatewayConfig, reload: Callable[[], Loaded]) -> None:
         stack.callback(listener.close)
         parts.url = url_of(listener)
         await parts.turns.recover()
+        _spare_the_collector()
         async with anyio.create_task_group() as keepers:
             keepers.start_soon(_guard_storage, parts)
             await keepers.start(parts.watcher.run)
@@ -236,6 +239,16 @@ async def _feed_watchdog(parts: Parts, notifier: Notifier) -> None:
         if not patience.cancelled_caught and parts.watcher.alive:
             notifier.send("WATCHDOG=1")
         await parts.clock.sleep(interval_s)
+
+
+def _spare_the_collector() -> None:
+    """Let garbage collection pass by what lives as long as the daemon, and come less often.
+
+    Source: `make bench`; with Python's own thresholds a turn took a fifth more time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _announce(parts: Parts, notifier: Notifier) -> None:

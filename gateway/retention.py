@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DELIVERED_DAYS: Final = 7
 """How long answered inbox rows and sent outbox rows stay: the time in which a message id that
 comes again is recognised. Platforms repeat for at most a day."""
+COMPACT_BYTES: Final = 268_435_456
+"""The largest database that an erasure rewrites; all writing waits meanwhile, about 3 s."""
 _CHUNK: Final = 1_000
 _SESSIONS: Final = "(SELECT session_id FROM sessions WHERE session_key = ?)"
 _OF_KEY: Final = (
@@ -51,12 +53,13 @@ async def discard_delivered(database: Database, clock: Clock) -> int:
     return gone
 
 
-async def erase(database: Database, store: SessionStore, key: SessionKey) -> None:
-    """Delete everything that was stored of a session key.
+async def erase(database: Database, store: SessionStore, key: SessionKey) -> bool:
+    """Delete everything that was stored of a session key; quarantine and backups are not touched.
 
-    Quarantine and backups are not touched.
+    Returns whether the database was rewritten as well. Where it is too large for that, deleted rows
+    are overwritten, but copies that SQLite once made in moving them may stay in free space.
 
-    Durability: on return neither the database nor a snapshot holds anything of it.
+    Durability: on return neither the database nor a snapshot shows anything of it.
 
     Raises:
         ConflictError: the key has an entry; remove it first.
@@ -73,5 +76,4 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> Non
     # Two snapshots: the entry must leave `.prev` as well.
     await store.snapshots.write()
     await store.snapshots.write()
-    # SQLite leaves copies of rows behind where it moves them between pages.
-    await database.compact()
+    return await database.compact(COMPACT_BYTES)

@@ -21,7 +21,7 @@ def test_clean_text_can_be_stored_and_sent(text: str) -> None:
     assert "\0" not in clean
 
 
-@given(st.text(st.characters(exclude_characters="\0")))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")))
 def test_clean_text_leaves_good_text_alone(text: str) -> None:
     assert clean_text(text) == text
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from gateway.clock import FakeClock
 from gateway.durable.database import Database
 from gateway.model import ContextMeasurement, ContextSource, SessionId
+from gateway.retention import discard_delivered
 from gateway.sessions.entry import encode_member
 from gateway.watcher import PRUNE_INTERVAL_S, RETRY_S, ExpiryWatcher, RetentionLimits
 from tests.support.state import (
@@ -28,7 +29,7 @@ from tests.support.state import (
     open_state,
     shown,
 )
-from tests.support.turns import full_disk
+from tests.support.turns import full_disk, running_turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -369,8 +370,9 @@ async def test_the_latest_of_many_measurements_wins(tmp_path: Path) -> None:
 
 
 async def test_an_older_measurement_changes_nothing(tmp_path: Path) -> None:
-    async with watching(tmp_path / "state", entry("alice")) as watched:
+    async with watching(tmp_path / "state", entry("alice"), entry("bob")) as watched:
         session_id = watched.entry().session_id
+        watched.post("bob", "main-bob", 1)  # keeps the writer at work, so that the others wait
         watched.post("alice", session_id, 500, 5)
         watched.post("alice", session_id, 400, 4)
         watched.post("alice", session_id, 501, 5)
@@ -474,10 +476,19 @@ async def test_a_closed_database_harms_no_caller(tmp_path: Path) -> None:
 
 
 async def test_pending_measurements_are_durable_when_the_watcher_has_ended(tmp_path: Path) -> None:
-    async with watching(tmp_path / "state", entry("alice"), entry("bob")) as watched:
-        for step in range(1, 100):
-            watched.post("alice", "main-alice", step, step)
-            watched.post("bob", "main-bob", step, step)
+    clock = FakeClock()
+    async with open_state(tmp_path / "state", clock) as state:
+        await create_all(state.store, [entry("alice"), entry("bob")])
+        watcher = ExpiryWatcher(
+            state.store, state.database, clock, RetentionLimits(90, 0), Discard()
+        )
+        async with anyio.create_task_group() as group:
+            await group.start(watcher.run)
+            for step in range(1, 100):
+                watcher.post_context(key_of("alice"), SessionId("main-alice"), measured(step, step))
+                watcher.post_context(key_of("bob"), SessionId("main-bob"), measured(step, step))
+            group.cancel_scope.cancel()
+        assert watcher.statistics().measurements_pending == 0
 
     async with open_state(tmp_path / "state") as state:
         for chat in ("alice", "bob"):
@@ -491,3 +502,35 @@ async def test_a_fresh_wall_clock_of_any_year_prunes_by_age_alone(tmp_path: Path
     fresh = entry("fresh", updated_at=clock.now() - timedelta(days=90))
     async with watching(tmp_path / "state", fresh, entry("old"), clock=clock) as watched:
         assert [one.session_key for one in watched.state.store.entries()] == [key_of("fresh")]
+
+
+async def test_answered_messages_leave_the_boxes_a_week_after_their_answer(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    async with running_turns(path) as bench:
+        await bench.say("hello", message_id="m1")
+
+    assert await _left_in_the_boxes(path, timedelta(days=7)) == (1, 1)
+    assert await _left_in_the_boxes(path, timedelta(days=7, seconds=1)) == (0, 0)
+
+    async with running_turns(path) as bench:
+        assert not (await bench.submit("hello", message_id="m1")).duplicate
+
+
+async def _left_in_the_boxes(path: Path, later: timedelta) -> tuple[int, int]:
+    """Return the rows of inbox and outbox after the first tick of a watcher that starts then."""
+    clock, discarded = FakeClock(START + later), anyio.Event()
+    async with running_turns(path, clock=clock) as bench:
+        store, database = bench.state.store, bench.state.database
+
+        async def discard() -> int:
+            count = await discard_delivered(database, clock)
+            discarded.set()
+            return count
+
+        watcher = ExpiryWatcher(store, database, clock, RetentionLimits(90, 0), discard)
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                await group.start(watcher.run)
+                await discarded.wait()
+                group.cancel_scope.cancel()
+        return await bench.count("inbox"), await bench.count("outbox")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anyio import CancelScope
     from starlette.types import Receive, Scope, Send
 
-    from gateway.api.app import ApiContext
+    from gateway.api.context import ApiContext
     from gateway.api.form import Form
     from gateway.clock import Clock
     from gateway.turns.ticket import Reply, Ticket

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from gateway.api.app import ApiContext
+    from gateway.api.context import ApiContext
 
 
 class StatisticsCollector:

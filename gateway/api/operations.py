@@ -18,7 +18,7 @@ from gateway.log import get_logger
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from gateway.api.app import ApiContext
+    from gateway.api.context import ApiContext
 
 READY: Final = 200
 NOT_READY: Final = 503

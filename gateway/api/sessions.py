@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from gateway.api.app import ApiContext
+    from gateway.api.context import ApiContext
     from gateway.sessions.entry import SessionEntry
     from gateway.transcripts.reading import TranscriptRow
 
@@ -173,9 +173,10 @@ class Sessions:
             await self._store.remove(key)
         elif not (erasing and await sessions_of(self._database, key)):
             raise _not_found()
-        if erasing:
-            await erase(self._database, self._store, key)
-        get_logger().info("session.removed", session_key=key, erased=erasing)
+        rewritten = await erase(self._database, self._store, key) if erasing else None
+        get_logger().info(
+            "session.removed", session_key=key, erased=erasing, database_rewritten=rewritten
+        )
         return json_response({"removed": removed, "erased": erasing})
 
     async def _conversation(self, key: SessionKey, wanted: str) -> SessionId:

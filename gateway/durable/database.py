@@ -217,26 +217,35 @@ class Database:
         with suppress(StorageFullError):
             await self.submit(lambda _: None)
 
-    async def compact(self) -> None:
+    async def compact(self, up_to_bytes: int) -> bool:
         """Rewrite the database without a trace of what was deleted, and empty the WAL.
 
-        Nothing else is written meanwhile: about 10 s for each GB, and as much space again.
+        Nothing else is written meanwhile: about 10 s for each GB, and as much space again. A
+        database over the limit is not rewritten, only its WAL emptied.
+
+        Args:
+            up_to_bytes: The largest database that is rewritten.
+
+        Returns:
+            Whether it was rewritten.
 
         Raises:
             ConflictError: another program reads the database for longer than a few seconds.
             StorageFullError: no space; the database is as before.
         """
         outcome: list[GatewayError | None] = []
+        small = (await anyio.to_thread.run_sync(self.path.stat)).st_size <= up_to_bytes
 
         def rewrite() -> None:
             mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
-            outcome.append(
-                self._outside(lambda: self._writer.execute("VACUUM")) or self._checkpoint(mode)
-            )
+            error = self._outside(lambda: self._writer.execute("VACUUM")) if small else None
+            outcome.append(error or self._checkpoint(mode))
 
         await self.submit(lambda transaction: transaction.on_commit(rewrite))
         if outcome[0] is not None:
             raise outcome[0]
+
+        return small
 
     async def wait_failed(self) -> GatewayError:
         """Return the failure once the storage has failed."""

@@ -79,7 +79,12 @@ class StateDirectory:
         with storage_errors(folder):
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self.path)
-        return folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{name}"
+        target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{name}"
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{number}-{name}"
+        return target
 
 
 @contextmanager

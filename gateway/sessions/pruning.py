@@ -18,7 +18,7 @@ import anyio.lowlevel
 from gateway.durable.database import Database
 from gateway.log import get_logger
 from gateway.model import SessionId, SessionKey
-from gateway.sessions.entry import EntryError
+from gateway.sessions.entry import EntryError, updated_at_text
 from gateway.sessions.history import record_ended, stamp
 from gateway.sessions.policy import Guard
 from gateway.sessions.staging import EntryStaging
@@ -84,6 +84,10 @@ class PruneRun:
         surplus = len(self.table) - max_entries if max_entries > 0 else 0
         if self.dry_run:
             surplus -= self.pruned
+        # An hour may hold every entry there is: nothing of it is looked at without need.
+        if surplus <= 0:
+            return
+
         for keys in self.table.oldest_first():
             left = [key for key in keys if key not in self.counted]
             for part in _sliced(sorted(left, key=self._updated_at)):
@@ -163,12 +167,10 @@ class PruneRun:
 
         return self.database.submit(drop)
 
-    def _updated_at(self, key: str) -> datetime:
-        try:
-            entry = self.table.get(key)
-        except EntryError:
-            entry = None
-        return self.now if entry is None else entry.updated_at
+    def _updated_at(self, key: str) -> bytes:
+        """Return the instant as text that sorts by time; without its Z, for fractions vary."""
+        member = self.table.member(key)
+        return b"" if member is None else updated_at_text(member)[:-1]
 
 
 def cutoff_at(now: datetime, max_age_days: float) -> datetime | None:

@@ -36,7 +36,7 @@ class InboxRow:
     accepted_at: str
     """RFC 3339 in UTC."""
     recoveries: int = 0
-    """How often a restart found it unanswered."""
+    """How often it was run again after a restart; one that only waited has not been run."""
 
 
 def find(transaction: Transaction, key: SessionKey, message_id: str) -> tuple[TurnId, bool] | None:
@@ -92,9 +92,12 @@ def load(transaction: Transaction, key: SessionKey, message_id: str) -> InboxRow
     return _row(row)
 
 
-def count_recoveries(transaction: Transaction) -> None:
-    """Note that a restart found the unanswered messages, before any of them runs again."""
-    transaction.execute("UPDATE inbox SET recoveries = recoveries + 1 WHERE finished_at IS NULL")
+def note_recovery(transaction: Transaction, row: InboxRow) -> None:
+    """Note that a message runs again after a restart, before it does."""
+    transaction.execute(
+        "UPDATE inbox SET recoveries = ? WHERE session_key = ? AND message_id = ?",
+        (row.recoveries, row.session_key, row.message_id),
+    )
 
 
 def discard_finished(transaction: Transaction, *, before: str, limit: int) -> int:

@@ -36,7 +36,7 @@ from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
 from gateway.turns.lanes import Lanes
 from gateway.turns.memory import ContextMemory
 from gateway.turns.records import PAUSED, decode_reset, reset_text
-from gateway.turns.running import Outcome, reply_context, run_turn
+from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_turn
 from gateway.turns.ticket import Progress, Reply, Ticket
 
 if TYPE_CHECKING:
@@ -52,13 +52,10 @@ if TYPE_CHECKING:
     from gateway.sessions.settings import SessionSettings
     from gateway.turns.settings import TurnSettings
 
-MAX_RECOVERIES: Final = 1
-"""How often a restart runs an unanswered message again before it is given up."""
 STOPPING: Final = (
     "The gateway is stopping. Your message is kept and will be answered after its restart."
 )
 LOST: Final = "The answer could not be stored. Your message is kept."
-GIVEN_UP: Final = "This message could not be answered: the gateway stopped twice while trying."
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +130,8 @@ class Turns:
     async def recover(self) -> None:
         """Load what is unanswered, to be run at most once more, before anything else in `run`."""
         await self.load_unanswered()
-        count = self._counts["recovered"]
-        if count:
-            await self._database.write(inbox.count_recoveries)
-            get_logger().warning("turns.recovered", count=count)
+        if self._counts["recovered"]:
+            get_logger().warning("turns.recovered", count=self._counts["recovered"])
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run turns until cancelled, recovered ones first.
@@ -275,9 +270,11 @@ class Turns:
                 self._lanes.release(key)
 
     def _note_start(self, stored: Stored) -> None:
-        if stored.started is not None:
-            # Nothing was said in it yet, so there is nothing to read.
-            self._memory.keep(stored.started, [])
+        if stored.started is None:
+            return
+
+        # Nothing was said in it yet, so there is nothing to read.
+        self._memory.keep(stored.started, [])
         if stored.reset is not None:
             get_logger().info(
                 "session.reset",
@@ -349,8 +346,11 @@ class Turns:
         accepted.progress.add_text(notice)
         message = Message(Role.USER, row.text, turn_id=row.turn_id)
         if agent is None or row.recoveries > MAX_RECOVERIES:
-            outcome, context = _given_up(row, accepted.progress), None
+            outcome, context = given_up(row, accepted.progress), None
         else:
+            if row.recoveries:
+                # Counted when it begins: what only waits while the gateway stops is not given up.
+                await self._database.write(lambda tx: inbox.note_recovery(tx, row))
             earlier = await self._earlier(entry.session_id)
             outcome = await run_turn(
                 agent, earlier, message, accepted.progress, clock, self._settings.turn_deadline_s
@@ -398,10 +398,3 @@ class Turns:
         policy = self._policy(row.source)
         resolution = await self._store.resolve(row.session_key, row.source, policy, lambda _: True)
         return resolution.entry
-
-
-def _given_up(row: InboxRow, progress: Progress) -> Outcome:
-    gone = row.recoveries <= MAX_RECOVERIES
-    text = f"There is no agent {row.agent!r} any more." if gone else GIVEN_UP
-    progress.add_text(text)
-    return Outcome("failed", text, [Message(Role.NOTICE, text)], error="given up")

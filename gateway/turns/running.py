@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.context.estimate import estimate_context_tokens
@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
+    from gateway.transcripts.inbox import InboxRow
     from gateway.turns.ticket import Progress
 
-TOO_LONG = "This message alone is larger than what the agent can read. Please send a shorter one."
-FAILED = "Something went wrong while this was answered. Please try again."
+MAX_RECOVERIES: Final = 1
+"""How often a restart runs an unanswered message again before it is given up."""
+GIVEN_UP: Final = "This message could not be answered: the gateway stopped twice while trying."
+TOO_LONG: Final = (
+    "This message alone is larger than what the agent can read. Please send a shorter one."
+)
+FAILED: Final = "Something went wrong while this was answered. Please try again."
 
 
 @dataclass(slots=True)
@@ -79,6 +85,14 @@ async def run_turn(
         text = f"This took longer than {deadline_s:g} seconds and was stopped."
         _fail(outcome, "deadline", text, "deadline", progress)
     return outcome
+
+
+def given_up(row: InboxRow, progress: Progress) -> Outcome:
+    """Return the outcome of a message that no agent is asked for any more."""
+    gone = row.recoveries <= MAX_RECOVERIES
+    text = f"There is no agent {row.agent!r} any more." if gone else GIVEN_UP
+    progress.add_text(text)
+    return Outcome("failed", text, [Message(Role.NOTICE, text)], error="given up")
 
 
 def reply_context(outcome: Outcome, agent: Agent, clock: Clock) -> ReplyContext:

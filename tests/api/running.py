@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.scripted import Reply, ScriptedAgent
-from gateway.api.app import ApiContext, build_app
+from gateway.api.app import build_app
+from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
 from gateway.api.settings import HttpSettings
 from gateway.clock import FakeClock

@@ -11,7 +11,7 @@ import httpx2
 import orjson
 import pytest
 
-from gateway.turns.pipeline import GIVEN_UP
+from gateway.turns.running import GIVEN_UP
 from tests.support.daemon import Daemon, running_daemon
 
 if TYPE_CHECKING:

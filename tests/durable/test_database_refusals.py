@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
@@ -198,6 +199,38 @@ async def test_damage_met_in_service_is_final(tmp_path: Path) -> None:
                 await database.ping()
 
 
+async def test_what_waits_behind_a_storage_failure_is_refused(tmp_path: Path) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def fail(_: Transaction) -> None:
+        entered.set()
+        assert leave.wait(5)
+        raise apsw.IOError
+
+    with anyio.fail_after(5):
+        async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+            failing = database.submit(fail)
+            assert entered.wait(5)
+            waiting = [database.submit(fail) for _ in range(3)]
+            leave.set()
+            for future in (failing, *waiting, database.submit(fail)):
+                with pytest.raises(StorageError, match="the storage failed"):
+                    await future
+            assert isinstance(await database.wait_failed(), StorageError)
+
+
+async def test_another_program_that_writes_is_a_failure_and_no_hang(tmp_path: Path) -> None:
+    with anyio.fail_after(5):
+        async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+            await database.write(lambda tx: tx.connection.set_busy_timeout(1))
+            other = apsw.Connection(str(database.path), flags=apsw.SQLITE_OPEN_READWRITE)
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StorageError, match="the writer failed: BusyError"):
+                await database.ping()
+            other.close()
+            assert database.statistics().failed
+
+
 def test_a_storage_failure_is_final_though_the_disk_recovers(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", BROKEN_DISK, str(tmp_path / "gateway.db")],
@@ -241,6 +274,8 @@ async def test_a_full_disk_refuses_changes_whole_and_serves_again_once_there_is_
                 with pytest.raises(StorageFullError, match="no space left"):
                     await add(name)
                 assert database.statistics().full
+            with pytest.raises(StorageFullError, match="no space left"):
+                await database.compact(2**30)
             # A ping writes nothing, so it says nothing of the space.
             await database.ping()
             assert database.statistics().full
@@ -250,4 +285,5 @@ async def test_a_full_disk_refuses_changes_whole_and_serves_again_once_there_is_
             ballast.unlink()
             await add("d ")
             assert not database.statistics().full
+            await database.compact(2**30)
             assert await names() == ["a ", "d "]

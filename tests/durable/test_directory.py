@@ -219,6 +219,20 @@ def test_what_is_set_aside_keeps_its_bytes_and_its_reason(tmp_path: Path) -> Non
         assert aside.with_name(aside.name + ".reason").read_text() == "not valid\n"
 
 
+def test_what_is_set_aside_later_replaces_nothing(tmp_path: Path) -> None:
+    with hold(tmp_path / "state", started_at=START) as directory:
+        damaged = directory.path / "x"
+        damaged.write_bytes(b"2")
+        kept = [directory.set_aside("x", b"0", reason="a", at=START)]
+        kept.append(directory.set_aside("x", b"1", reason="b", at=START))
+        kept.append(directory.set_aside_link(damaged, reason="c", at=START))
+
+        assert [one.read_bytes() for one in kept] == [b"0", b"1", b"2"]
+        assert [one.with_name(one.name + ".reason").read_text() for one in kept] == [
+            *("a\n", "b\n", "c\n")
+        ]
+
+
 def test_a_file_set_aside_stays_in_its_place(tmp_path: Path) -> None:
     with hold(tmp_path / "state", started_at=START) as directory:
         damaged = directory.path / "sessions.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -22,63 +21,32 @@ from gateway.sessions.pruning import cutoff_at
 from gateway.sessions.recovery import SNAPSHOT
 from gateway.sessions.table import EntryTable
 from tests.support.disk import fill, small_disk
+from tests.support.pruning import aged, names_of, pruned
 from tests.support.state import (
     START,
     create_all,
     entry,
-    import_file,
     key_of,
     open_state,
-    power_cut,
     resolve,
     shown,
     write_table,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from datetime import datetime
     from pathlib import Path
 
     from gateway.model import SessionId, SessionKey
-    from gateway.sessions.entry import SessionEntry
     from gateway.sessions.pruning import PruneReport
-    from gateway.sessions.store import SessionStore
 
 DAY = timedelta(days=1)
 INSTANT = timedelta(microseconds=1)
 
 
-def _aged(name: str, age: timedelta, *, suspended_at: datetime | None = None) -> SessionEntry:
-    return entry(name, updated_at=START - age, suspended_at=suspended_at)
-
-
-def _names(store: SessionStore) -> set[str]:
-    return {one.source.chat_id for one in store.entries(limit=100_000)}
-
-
-async def _prune(
-    tmp_path: Path, entries: Iterable[SessionEntry], max_age_days: float, **options: int
-) -> tuple[PruneReport, set[str]]:
-    """Prune a store of these entries; return the report and who is left."""
-    async with open_state(tmp_path / "state") as state:
-        await create_all(state.store, entries)
-        report = await state.store.prune_old_entries(max_age_days, **options)  # type: ignore[arg-type]
-        left = _names(state.store)
-        assert (await _reopened_names(tmp_path, power_cut(state, tmp_path / "left"))) == left
-        return report, left
-
-
-async def _reopened_names(tmp_path: Path, path: Path) -> set[str]:
-    del tmp_path
-    async with open_state(path) as state:
-        return _names(state.store)
-
-
 async def test_only_what_is_strictly_older_than_the_age_goes(tmp_path: Path) -> None:
     ages = {"exactly": 90 * DAY, "older": 90 * DAY + INSTANT, "younger": 90 * DAY - INSTANT}
 
-    report, left = await _prune(tmp_path, [_aged(n, age) for n, age in ages.items()], 90)
+    report, left = await pruned(tmp_path, [aged(n, age) for n, age in ages.items()], 90)
 
     assert left == {"exactly", "younger"}
     assert (report.scanned, report.pruned, report.kept_by_reason) == (1, 1, {})
@@ -101,9 +69,9 @@ async def test_only_what_is_strictly_older_than_the_age_goes(tmp_path: Path) -> 
 async def test_any_age_is_taken_for_what_it_says(
     tmp_path: Path, max_age_days: float, left: set[str]
 ) -> None:
-    entries = [_aged("old", DAY), _aged("new", timedelta(hours=1))]
+    entries = [aged("old", DAY), aged("new", timedelta(hours=1))]
 
-    assert (await _prune(tmp_path, entries, max_age_days))[1] == left
+    assert (await pruned(tmp_path, entries, max_age_days))[1] == left
 
 
 @given(st.floats() | st.integers())
@@ -114,16 +82,16 @@ def test_no_age_ever_crashes_a_prune_or_prunes_the_future(max_age_days: float) -
 
 
 async def test_a_stamp_in_the_future_counts_as_now(tmp_path: Path) -> None:
-    entries = [_aged("ahead", -400 * DAY), _aged("old", 2 * DAY)]
+    entries = [aged("ahead", -400 * DAY), aged("old", 2 * DAY)]
 
-    assert (await _prune(tmp_path, entries, 1))[1] == {"ahead"}
+    assert (await pruned(tmp_path, entries, 1))[1] == {"ahead"}
 
 
 async def test_who_is_protected_stays_and_the_report_says_why(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
         names = ["suspended", "busy", "active", "raising", "guard raising", "free", "young"]
         ages = {"young": timedelta(0)}
-        await create_all(state.store, (_aged(n, ages.get(n, 2 * DAY)) for n in names))
+        await create_all(state.store, (aged(n, ages.get(n, 2 * DAY)) for n in names))
         await state.store.suspend(key_of("suspended"))
 
         def busy(key: SessionKey) -> bool:
@@ -139,7 +107,7 @@ async def test_who_is_protected_stays_and_the_report_says_why(tmp_path: Path) ->
         state.store.is_busy, state.store.has_active_processes = busy, active
         report = await state.store.prune_old_entries(1)
 
-        assert _names(state.store) == set(names) - {"free"}
+        assert names_of(state.store) == set(names) - {"free"}
         assert (report.scanned, report.pruned) == (6, 1)
         assert report.kept_by_reason == {
             "active_process": 1,
@@ -156,7 +124,7 @@ async def test_a_callback_protects_by_session_key_and_never_by_session_id(
 ) -> None:
     processes = ProcessRegistry()
     async with open_state(tmp_path / "state") as state:
-        await create_all(state.store, [_aged("working", 2 * DAY), _aged("free", 2 * DAY)])
+        await create_all(state.store, [aged("working", 2 * DAY), aged("free", 2 * DAY)])
         working = entry("working")
         known = working.session_key if knows == "keys" else working.session_id
         processes.started(known, "p1")  # type: ignore[arg-type]
@@ -164,13 +132,13 @@ async def test_a_callback_protects_by_session_key_and_never_by_session_id(
 
         await state.store.prune_old_entries(1)
 
-        assert _names(state.store) == ({"working"} if knows == "keys" else set())
+        assert names_of(state.store) == ({"working"} if knows == "keys" else set())
 
 
 async def test_a_process_that_ended_protects_no_longer(tmp_path: Path) -> None:
     processes = ProcessRegistry()
     async with open_state(tmp_path / "state") as state:
-        await state.store.create(_aged("working", 2 * DAY))
+        await state.store.create(aged("working", 2 * DAY))
         state.store.has_active_processes = processes.has_active_for_session
         processes.started(key_of("working"), "p1")
         assert (await state.store.prune_old_entries(1)).pruned == 0
@@ -184,9 +152,9 @@ async def test_the_callback_is_asked_for_stale_entries_only_and_outside_any_lock
     asked: list[SessionKey] = []
     async with open_state(tmp_path / "state") as state:
         store, loop_thread = state.store, threading.get_ident()
-        await create_all(store, (_aged(f"old{n}", 2 * DAY) for n in range(3)))
-        await create_all(store, (_aged(f"new{n}", timedelta(hours=n)) for n in range(20)))
-        await store.create(_aged("suspended", 2 * DAY, suspended_at=START))
+        await create_all(store, (aged(f"old{n}", 2 * DAY) for n in range(3)))
+        await create_all(store, (aged(f"new{n}", timedelta(hours=n)) for n in range(20)))
+        await store.create(aged("suspended", 2 * DAY, suspended_at=START))
 
         def active(key: SessionKey) -> bool:
             asked.append(key)
@@ -206,7 +174,7 @@ async def test_the_callback_is_asked_for_stale_entries_only_and_outside_any_lock
 async def test_an_entry_touched_between_the_check_and_the_drop_stays(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
         store = state.store
-        await create_all(store, [_aged("touched", 2 * DAY), _aged("gone", 2 * DAY)])
+        await create_all(store, [aged("touched", 2 * DAY), aged("gone", 2 * DAY)])
 
         def active(key: SessionKey) -> bool:
             if key == key_of("touched"):
@@ -218,7 +186,7 @@ async def test_an_entry_touched_between_the_check_and_the_drop_stays(tmp_path: P
         store.has_active_processes = active
         report = await store.prune_old_entries(1)
 
-        assert _names(store) == {"touched"}
+        assert names_of(store) == {"touched"}
         assert (report.scanned, report.pruned) == (2, 1)
         assert report.kept_by_reason == {"touched": 1}
 
@@ -226,7 +194,7 @@ async def test_an_entry_touched_between_the_check_and_the_drop_stays(tmp_path: P
 async def test_a_poisoned_entry_stops_nothing(tmp_path: Path) -> None:
     path, table = tmp_path / "state", EntryTable()
     for name in "abc":
-        table.put(key_of(name), encode_member(_aged(name, 2 * DAY)))
+        table.put(key_of(name), encode_member(aged(name, 2 * DAY)))
     bad = b'"%b":{"updated_at":"2025-01-01T00:00:00Z"}' % key_of("bad").encode()
     table.put(key_of("bad"), bad)
     path.mkdir(mode=0o700)
@@ -241,7 +209,7 @@ async def test_a_poisoned_entry_stops_nothing(tmp_path: Path) -> None:
 
 async def test_where_nothing_is_removed_nothing_is_written(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
-        await create_all(state.store, [_aged("a", DAY), _aged("b", 9 * DAY, suspended_at=START)])
+        await create_all(state.store, [aged("a", DAY), aged("b", 9 * DAY, suspended_at=START)])
         await state.store.snapshots.write()
         before = (state.path / SNAPSHOT).stat()
         wal = state.database.statistics()
@@ -256,80 +224,22 @@ async def test_where_nothing_is_removed_nothing_is_written(tmp_path: Path) -> No
 
 async def test_where_something_is_removed_the_file_shows_it_on_return(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
-        await create_all(state.store, (_aged(f"c{n}", 2 * DAY) for n in range(200)))
-        await state.store.create(_aged("young", timedelta(0)))
+        await create_all(state.store, (aged(f"c{n}", 2 * DAY) for n in range(200)))
+        await state.store.create(aged("young", timedelta(0)))
         await state.store.snapshots.write()
 
         report = await state.store.prune_old_entries(1)
 
         assert report.pruned == 200
         assert shown(state.path).keys() == {key_of("young")}
-        assert _names(state.store) == {"young"}
-
-
-async def test_of_too_many_the_oldest_unprotected_go_first(tmp_path: Path) -> None:
-    minute = timedelta(minutes=1)
-    entries = [_aged(f"c{n:03}", n * minute) for n in range(150)]
-    entries.append(_aged("paused", 999 * minute, suspended_at=START))
-
-    report, left = await _prune(tmp_path, entries, 0, max_entries=100)
-
-    assert left == {f"c{n:03}" for n in range(99)} | {"paused"}
-    assert (report.pruned, report.kept_by_reason) == (51, {"suspended": 1})
-
-
-async def test_protected_entries_may_exceed_the_number(tmp_path: Path) -> None:
-    entries = [_aged(f"c{n}", DAY, suspended_at=START) for n in range(5)]
-
-    report, left = await _prune(tmp_path, entries, 0, max_entries=2)
-
-    assert len(left) == 5
-    assert (report.pruned, report.kept_by_reason) == (0, {"suspended": 5})
-
-
-@pytest.mark.parametrize("max_entries", [5, 6])
-async def test_a_number_that_is_not_exceeded_drops_nothing_and_asks_nobody(
-    tmp_path: Path, max_entries: int
-) -> None:
-    report, left = await _prune(
-        tmp_path, [_aged(f"c{n}", DAY) for n in range(5)], 0, max_entries=max_entries
-    )
-
-    assert (len(left), report.scanned) == (5, 0)
-
-
-@pytest.mark.parametrize(
-    ("max_age_days", "max_entries"), [(1, 0), (0, 7), (1, 7), (1, 15), (1, 100)]
-)
-async def test_a_dry_run_says_what_the_real_run_does_and_changes_nothing(
-    tmp_path: Path, max_age_days: float, max_entries: int
-) -> None:
-    async with open_state(tmp_path / "state") as state:
-        store = state.store
-        hour = timedelta(hours=1)
-        await create_all(store, (_aged(f"c{n}", n * 3 * hour) for n in range(20)))
-        for name in ("c3", "c12", "c19"):
-            await store.suspend(key_of(name))
-        store.is_busy = lambda key: key == key_of("c15")
-        await store.snapshots.write()
-        before = (state.database.statistics(), (state.path / SNAPSHOT).stat().st_ino)
-
-        dry = await store.prune_old_entries(max_age_days, max_entries=max_entries, dry_run=True)
-        assert before == (state.database.statistics(), (state.path / SNAPSHOT).stat().st_ino)
-        assert (len(store), store.statistics().last_prune, dry.dry_run) == (20, None, True)
-
-        real = await store.prune_old_entries(max_age_days, max_entries=max_entries)
-        assert replace(real, dry_run=True) == dry
-        assert len(store) == 20 - real.pruned
-        # Every entry is counted once, whichever rules it falls under.
-        assert real.scanned == real.pruned + sum(real.kept_by_reason.values())
+        assert names_of(state.store) == {"young"}
 
 
 async def test_who_was_dropped_is_told_once_it_is_gone(tmp_path: Path) -> None:
     told: list[tuple[SessionKey, SessionId, int]] = []
     async with open_state(tmp_path / "state") as state:
         store = state.store
-        await create_all(store, [_aged("a", 2 * DAY), _aged("b", DAY)])
+        await create_all(store, [aged("a", 2 * DAY), aged("b", DAY)])
         store.on_dropped = lambda key, session_id: told.append((key, session_id, len(store)))
 
         await store.prune_old_entries(1)
@@ -340,7 +250,7 @@ async def test_who_was_dropped_is_told_once_it_is_gone(tmp_path: Path) -> None:
 async def test_prunes_run_one_after_the_other(tmp_path: Path) -> None:
     reports: list[PruneReport] = []
     async with open_state(tmp_path / "state") as state:
-        await create_all(state.store, (_aged(f"c{n}", 2 * DAY) for n in range(300)))
+        await create_all(state.store, (aged(f"c{n}", 2 * DAY) for n in range(300)))
 
         async def prune() -> None:
             reports.append(await state.store.prune_old_entries(1))
@@ -357,7 +267,7 @@ async def test_prunes_run_one_after_the_other(tmp_path: Path) -> None:
 async def test_a_full_disk_drops_nothing_and_a_later_prune_does(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size_mb=4) as disk:
         async with open_state(disk / "state") as state:
-            await create_all(state.store, (_aged(f"c{n}", 2 * DAY) for n in range(64)))
+            await create_all(state.store, (aged(f"c{n}", 2 * DAY) for n in range(64)))
             fill(disk / "ballast")
             with pytest.raises(StorageFullError):
                 await state.store.prune_old_entries(1)
@@ -376,59 +286,6 @@ async def test_arrival_order_and_steps_of_the_clock_do_not_matter(tmp_path: Path
         clock.step_wall(timedelta(days=-100))  # 50 days after the start
 
         await state.store.prune_old_entries(90)
-        assert _names(state.store) == {"now", "future"}
+        assert names_of(state.store) == {"now", "future"}
         await state.store.prune_old_entries(49)
-        assert _names(state.store) == {"future"}
-
-
-@contextmanager
-def _reading(store: SessionStore, numbers: Iterable[int]) -> Generator[list[object]]:
-    """Read these entries in a thread all the while; yield what was wrong about them."""
-    stop, wrong = threading.Event(), list[object]()
-
-    def read() -> None:
-        while not stop.wait(0.0005):
-            for number in numbers:
-                one = store.get(key_of(f"c{number}"))
-                if one is None or one.source.chat_id != f"c{number}":
-                    wrong.append((number, one))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield wrong
-    finally:
-        stop.set()
-        thread.join()
-
-
-@pytest.mark.slow
-async def test_a_prune_of_twenty_thousand_among_readers_and_writers_drops_the_right_set(
-    tmp_path: Path,
-) -> None:
-    keys = [key_of(f"c{number}") for number in range(20_000)]
-    stays = {key for n, key in enumerate(keys) if n % 2 or n % 100 == 0}
-    sessions = {}
-    for number, key in enumerate(keys):
-        one = _aged(f"c{number}", DAY if number % 2 else 100 * DAY)
-        sessions[key] = one if number % 100 else replace(one, suspended_at=START)
-    path = import_file(tmp_path / "state", {"version": 1, "sessions": sessions})
-
-    async with open_state(path) as state:
-        store = state.store
-
-        async def write() -> None:
-            for number in range(1, 400, 2):
-                await store.update(keys[number], lambda one: replace(one, turns=one.turns + 1))
-                await resolve(store, f"new{number}")
-
-        with anyio.fail_after(60), _reading(store, (0, 1, 100, 101, 19_999)) as wrong:
-            async with anyio.create_task_group() as group:
-                group.start_soon(write)
-                report = await store.prune_old_entries(90)
-        left = {one.session_key for one in store.entries(limit=100_000)}
-
-    assert wrong == []
-    assert (report.pruned, report.kept_by_reason) == (9_800, {"suspended": 200})
-    assert left == stays | {key_of(f"new{number}") for number in range(1, 400, 2)}
-    assert shown(path).keys() == left
+        assert names_of(state.store) == {"future"}

@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from gateway.clock import FakeClock
+from gateway.errors import ConfigurationError
 from gateway.sessions.entry import FIELDS, encode_member, entry_from_dict
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.settings import StoreSettings
@@ -285,6 +286,22 @@ async def test_without_a_budget_only_the_interval_counts(tmp_path: Path) -> None
             assert state.store.snapshots.due_in_s() == pytest.approx(1)
             await clock.advance(1)
             await state.store.snapshots.write()
+
+
+async def test_a_new_pace_counts_from_the_next_question_on(tmp_path: Path) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await state.store.create(entry())
+        state.store.snapshots.configure(StoreSettings(snapshot_interval_s=30))
+
+        assert state.store.snapshots.due_in_s() == pytest.approx(30)
+
+
+async def test_a_dashboard_group_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    settings = StoreSettings(dashboard_group="no-such-group")
+
+    with pytest.raises(ConfigurationError, match=r"dashboard_group: accepted is .*no-such-group"):
+        async with open_state(tmp_path / "state", settings=settings):
+            pass
 
 
 async def test_a_closing_store_writes_what_is_new_and_nothing_else(tmp_path: Path) -> None:

@@ -105,16 +105,15 @@ async def test_the_text_leaves_the_inbox_with_the_end_of_its_turn(tmp_path: Path
         assert left == [("",), ("open",)]
 
 
-async def test_restarts_are_counted_for_unanswered_messages_only(tmp_path: Path) -> None:
+async def test_a_second_run_is_noted_for_its_message_alone(tmp_path: Path) -> None:
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
         for number in (1, 2):
             await database.write(lambda tx, n=number: inbox.accept(tx, inbox_row(n)))  # type: ignore[misc]
-        await database.write(inbox.count_recoveries)
-        await database.write(lambda tx: commit_turn(tx, inbox_row(1), "hi"))
-        await database.write(inbox.count_recoveries)
+        again = replace(inbox_row(1), recoveries=1)
+        for _ in range(2):
+            await database.write(lambda tx: inbox.note_recovery(tx, again))
 
-        assert (await database.write(lambda tx: inbox.load(tx, KEY, "m1"))).recoveries == 1
-        assert [one.recoveries for one in await database.read(inbox.unfinished)] == [2]
+        assert [one.recoveries for one in await database.read(inbox.unfinished)] == [1, 0]
 
 
 async def test_a_reply_is_kept_for_the_message_that_comes_again(tmp_path: Path) -> None:

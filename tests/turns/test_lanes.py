@@ -99,6 +99,19 @@ def test_an_item_that_has_not_begun_is_not_counted_as_behind_itself(behind: int)
     assert lanes.waiting == 1 + behind
 
 
+def test_a_turn_that_ended_is_not_counted_as_running_while_the_next_waits_for_a_slot() -> None:
+    lanes = _lanes(max_waiting_per_session=1)
+    _enter(lanes, A, "ends")
+    assert lanes.next(A) == "ends"
+    _enter(lanes, A, "waits for a slot")
+    assert lanes.has_next(A)
+
+    _enter(lanes, A, "waits behind it")
+
+    with pytest.raises(BusyError):
+        lanes.reserve(A)
+
+
 def test_the_gateway_takes_so_many_waiting_items_over_all_sessions() -> None:
     lanes = _lanes(max_waiting=2)
     _enter(lanes, A, "1")

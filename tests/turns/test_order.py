@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.agents.base import MessageFinished, TextDelta
+from gateway.errors import AgentError
+from gateway.model import Message, Role, ToolCall
 from gateway.turns.settings import TurnSettings
 from tests.support.turns import Gate, PlayedAgent, reply_of, running_turns
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
     from pathlib import Path
+
+    from gateway.agents.base import AgentEvent
 
 
 async def test_a_message_is_answered_and_both_sides_are_in_the_transcript(tmp_path: Path) -> None:
@@ -34,6 +40,33 @@ async def test_the_next_turn_is_given_what_was_said_before(tmp_path: Path) -> No
         ["one"],
         ["one", "re: one", "two"],
     ]
+
+
+async def test_an_agent_is_given_the_same_context_before_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    async def play(messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+        text = messages[-1].text
+        if text == "look":
+            calls = (ToolCall("call", "look", '{"at":"\u00e9"}'),)
+            yield MessageFinished(Message(Role.ASSISTANT, "", tool_calls=calls))
+            yield MessageFinished(
+                Message(Role.TOOL, "found", tool_call_id="call", tool_name="look")
+            )
+        yield TextDelta(f"re: {text}")
+        if text == "break":
+            raise AgentError("as asked")
+        yield MessageFinished(Message(Role.ASSISTANT, f"re: {text}"))
+
+    before, after = PlayedAgent(play), PlayedAgent(play)
+    async with running_turns(tmp_path / "state", before) as bench:
+        for text in ("one", "look", "break", "probe"):
+            await bench.say(text)
+    async with running_turns(tmp_path / "state", after) as bench:
+        await bench.say("probe again")
+
+    assert len(before.contexts[-1]) == 9
+    assert after.contexts[-1][:9] == before.contexts[-1]
 
 
 async def test_turns_of_one_session_run_one_after_the_other_in_their_order(tmp_path: Path) -> None:

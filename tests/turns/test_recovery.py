@@ -11,7 +11,8 @@ import pytest
 from gateway.agents.scripted import Hang, ScriptedAgent
 from gateway.clock import FakeClock
 from gateway.errors import UnavailableError
-from gateway.turns.pipeline import GIVEN_UP, STOPPING
+from gateway.turns.pipeline import STOPPING
+from gateway.turns.running import GIVEN_UP
 from tests.support.state import START, key_of
 from tests.support.turns import Gate, PlayedAgent, echo, reply_of, running_turns
 
@@ -111,6 +112,25 @@ async def test_a_message_whose_turn_is_cut_off_twice_is_given_up_in_words(tmp_pa
         assert agent.contexts == []
         assert await bench.said() == [("user", "hello"), ("notice", GIVEN_UP)]
         assert (await bench.say("next")).text == "re: next"
+
+
+async def test_a_message_that_only_waited_through_two_stops_is_not_given_up(
+    tmp_path: Path,
+) -> None:
+    await _cut_off(tmp_path / "state", "hangs", "waits")
+    stuck = Stuck()
+    async with running_turns(tmp_path / "state", stuck.agent) as bench:
+        await stuck.reached()
+        assert [row.recoveries for row in await bench.unfinished()] == [1, 0]
+
+    async with running_turns(tmp_path / "state") as bench:
+        await _recovered(bench)
+        assert (await bench.said())[:4] == [
+            ("user", "hangs"),
+            ("notice", GIVEN_UP),
+            ("user", "waits"),
+            ("assistant", "re: waits"),
+        ]
 
 
 async def test_a_message_for_an_agent_that_is_gone_is_answered_with_that(tmp_path: Path) -> None:
