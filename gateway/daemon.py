@@ -98,6 +98,8 @@ def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
         reload: Reads the configuration anew, for SIGHUP.
     """
     os.umask(0o077)
+    # Until the signals are watched, a reload has nothing to do; its default would end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure(loaded.config.log, sys.stdout.buffer)
     for warning in loaded.warnings:
         get_logger().warning("config.coerced", problem=warning)

@@ -11,7 +11,8 @@ from gateway.transcripts import inbox, outbox
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
-    from gateway.durable.database import Database, Transaction
+    from gateway.durable.batch import Transaction
+    from gateway.durable.database import Database
     from gateway.model import SessionKey
     from gateway.sessions.store import SessionStore
 

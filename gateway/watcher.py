@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from gateway.clock import Clock
-    from gateway.durable.database import Database, Transaction
+    from gateway.durable.batch import Transaction
+    from gateway.durable.database import Database
     from gateway.model import ContextMeasurement, SessionId, SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore

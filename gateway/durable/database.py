@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.to_thread
 import apsw
 from typing_extensions import override
 
-from gateway.durable.connection import STORAGE_ERRORS, open_reader, open_writer, translated
+from gateway.durable.batch import Job, Transaction, commit_batch, fail_all
+from gateway.durable.connection import open_reader, open_writer, translated
 from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from gateway.clock import Clock
@@ -42,40 +42,6 @@ BUSY_CHECKPOINT_PAGES: Final = 4_000
 """Pages in the WAL from which a busy writer checkpoints as well; about 5 ms of work."""
 CLOSE_TIMEOUT_S: Final = 30.0
 """Longest wait for the writer thread at close."""
-
-
-class Transaction:
-    """One unit of work in the writer thread; valid only inside the work it was handed to."""
-
-    __slots__ = ("_aborts", "_commits", "connection")
-
-    def __init__(self, connection: apsw.Connection) -> None:
-        """Wrap the writing connection."""
-        self.connection = connection
-        self._commits: list[Callable[[], None]] = []
-        self._aborts: list[Callable[[], None]] = []
-
-    def execute(self, sql: str, bindings: Sequence[object] = ()) -> apsw.Cursor:
-        """Run one statement."""
-        return self.connection.execute(sql, bindings)
-
-    def on_commit(self, action: Callable[[], None]) -> None:
-        """Run an action in the writer thread once the work is durable; it must not raise."""
-        self._commits.append(action)
-
-    def on_abort(self, action: Callable[[], None]) -> None:
-        """Run an action in the writer thread if the work is rolled back; it must not raise."""
-        self._aborts.append(action)
-
-    def committed(self) -> None:
-        """Run what waits for durability, in order."""
-        for action in self._commits:
-            action()
-
-    def aborted(self) -> None:
-        """Undo what the work staged in memory, newest first."""
-        for action in reversed(self._aborts):
-            action()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +71,6 @@ class _KeptFuture(asyncio.Future[T]):
         return False
 
 
-@dataclass(slots=True)
-class _Job:
-    work: Callable[[Transaction], object]
-    future: asyncio.Future[Any]
-    transaction: Transaction | None = None
-    result: object = None
-    error: BaseException | None = None
-
-
 class Database:
     """The writer thread, its queue and the readers."""
 
@@ -123,7 +80,7 @@ class Database:
         self._writer = writer
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
         self._read_limiter = anyio.CapacityLimiter(READERS)
         self._failure: GatewayError | None = None
@@ -177,7 +134,7 @@ class Database:
         elif self._failure is not None:
             future.set_exception(self._failure)
         else:
-            self._jobs.put(_Job(work, future))
+            self._jobs.put(Job(work, future))
 
         return future
 
@@ -297,95 +254,31 @@ class Database:
                 return
             self._checkpoint_if_due()
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[Job]) -> None:
         """Run and commit a batch; every job leaves with a result or an error."""
         if self._failure is not None:
-            _fail(batch, self._failure)
+            fail_all(batch, self._failure)
             return
 
         started = self._clock.monotonic()
-        try:
-            with translated(self.path):
-                if not self._run_all(batch):
-                    self._run_apart(batch)
-                self._writer.execute("COMMIT")
-        except GatewayError as error:
-            self._roll_back(batch, error)
-            return
-        except BaseException as error:  # noqa: BLE001 - a thread that dies silently hangs all waiters
-            failure = StorageError(f"{self.path}: the writer failed: {error!r}")
-            failure.__cause__ = error
-            self._roll_back(batch, failure)
-            return
-
-        self._last_commit_ms = (self._clock.monotonic() - started) * 1000
-        self._slowest_commit_ms = max(self._slowest_commit_ms, self._last_commit_ms)
-        self._commits += 1
-        self._transactions += len(batch)
-        self._largest_batch = max(self._largest_batch, len(batch))
-        for job in batch:
-            if job.error is None and job.transaction is not None:
-                job.transaction.committed()
-
-    def _run_all(self, batch: list[_Job]) -> bool:
-        """Run a batch in one transaction; False, and all undone, if a job fails half way."""
-        self._writer.execute("BEGIN IMMEDIATE")
-        for place, job in enumerate(batch):
-            before = self._writer.total_changes()
-            if not self._attempt(job) and self._writer.total_changes() != before:
-                self._writer.execute("ROLLBACK")
-                for done in reversed(batch[:place]):
-                    if done.transaction is not None and done.error is None:
-                        done.transaction.aborted()
-                        done.transaction = None
-                return False
-
-        return True
-
-    def _run_apart(self, batch: list[_Job]) -> None:
-        """Run a batch once more, a savepoint each, so that a failing job undoes only its own."""
-        self._writer.execute("BEGIN IMMEDIATE")
-        for job in batch:
-            job.error = None
-            self._writer.execute("SAVEPOINT job")
-            if not self._attempt(job):
-                self._writer.execute("ROLLBACK TO job")
-            self._writer.execute("RELEASE job")
-
-    def _attempt(self, job: _Job) -> bool:
-        """Run one job; its own errors stay its own, storage errors are everybody's."""
-        transaction = job.transaction = Transaction(self._writer)
-        try:
-            job.result = job.work(transaction)
-        except STORAGE_ERRORS:
-            raise
-        except BaseException as error:  # noqa: BLE001 - handed to the waiter whole
-            transaction.aborted()
-            # A future refuses a StopIteration.
-            job.error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-            return False
-
-        return True
-
-    def _roll_back(self, batch: list[_Job], error: GatewayError) -> None:
-        """Leave memory and database as before the batch. Only a full disk is not final."""
-        for job in reversed(batch):
-            if job.transaction is not None and job.error is None:
-                job.transaction.aborted()
-        _fail(batch, error)
+        error = commit_batch(self._writer, self.path, batch)
         if isinstance(error, StorageFullError):
             self._full = True
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-        else:
+        elif error is not None:
             self._poison(error)
+        else:
+            self._last_commit_ms = (self._clock.monotonic() - started) * 1000
+            self._slowest_commit_ms = max(self._slowest_commit_ms, self._last_commit_ms)
+            self._commits += 1
+            self._transactions += len(batch)
+            self._largest_batch = max(self._largest_batch, len(batch))
 
     def _poison(self, error: GatewayError) -> None:
         """Accept nothing any more: after a failed sync no later one can be trusted."""
         self._failure = error
         self._call_loop(self._failed.set)
 
-    def _settle(self, batch: list[_Job]) -> None:
+    def _settle(self, batch: list[Job]) -> None:
         self._call_loop(lambda: _deliver(batch))
 
     def _call_loop(self, action: Callable[[], object]) -> None:
@@ -429,12 +322,7 @@ class Database:
         return None
 
 
-def _fail(batch: list[_Job], error: GatewayError) -> None:
-    for job in batch:
-        job.error = job.error or error
-
-
-def _deliver(batch: list[_Job]) -> None:
+def _deliver(batch: list[Job]) -> None:
     for job in batch:
         if job.future.done():
             continue

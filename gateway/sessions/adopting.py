@@ -19,8 +19,9 @@ from gateway.sessions.snapshot import Trusted, read_snapshot
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gateway.durable.batch import Transaction
     from gateway.durable.connection import Connection
-    from gateway.durable.database import Database, Transaction
+    from gateway.durable.database import Database
     from gateway.durable.directory import StateDirectory
 
 

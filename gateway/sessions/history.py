@@ -14,7 +14,7 @@ from gateway.sessions.entry import decode_member, encode_member
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator, Sequence
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.sessions.entry import SessionEntry
 
 SLICE: Final = 64

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
-    from gateway.durable.database import Database, Transaction
+    from gateway.durable.batch import Transaction
+    from gateway.durable.database import Database
     from gateway.durable.directory import StateDirectory
     from gateway.sessions.settings import StoreSettings
 

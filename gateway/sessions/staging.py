@@ -14,7 +14,7 @@ from gateway.sessions.entry import encode_member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.table import EntryTable

@@ -14,8 +14,8 @@ import orjson
 from gateway.model import AgentId, ChatType, SessionKey, SessionSource, TurnId
 
 if TYPE_CHECKING:
+    from gateway.durable.batch import Transaction
     from gateway.durable.connection import Connection
-    from gateway.durable.database import Transaction
 
 _COLUMNS = "turn_id, session_key, message_id, agent, source, text, reset, accepted_at, recoveries"
 

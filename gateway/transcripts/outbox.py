@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.model import SessionKey, TurnId
 
 

@@ -9,7 +9,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.model import Message, ModelCall, SessionId, TurnId
 
 

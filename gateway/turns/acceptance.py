@@ -19,7 +19,7 @@ from gateway.turns.records import decode_reply, encode_reset, paused_reply
 from gateway.turns.ticket import Reply, ResetNotice
 
 if TYPE_CHECKING:
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from gateway.turns.running import Outcome
 from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
-    from gateway.durable.database import Database, Transaction
+    from gateway.durable.batch import Transaction
+    from gateway.durable.database import Database
     from gateway.sessions.store import SessionStore
 
 

@@ -16,7 +16,7 @@ from tests.api.running import KEY, events_of, message, read_until_closed, runnin
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
 
 STREAM = "text/event-stream"
 

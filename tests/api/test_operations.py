@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
     from pathlib import Path
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.sessions.entry import SessionEntry
 
 

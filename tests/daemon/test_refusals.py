@@ -115,3 +115,17 @@ async def test_a_database_that_is_none_is_left_alone(tmp_path: Path) -> None:
     assert ended.code == 65
     assert "gateway.db" in ended.log[-1]["error"]
     assert database.read_bytes() == b"this is no database" * 100
+
+
+@pytest.mark.parametrize("content", ["short\n", "", "\xff"])
+async def test_a_token_file_that_holds_no_token_is_refused_with_the_remedy(
+    tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "token").write_bytes(content.encode("latin-1"))
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 78
+    assert str(tmp_path / "state" / "token") in ended.log[-1]["problems"][0]
+    assert (tmp_path / "state" / "token").read_bytes() == content.encode("latin-1")

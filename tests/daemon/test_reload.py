@@ -97,3 +97,17 @@ async def test_the_log_level_changes_live(tmp_path: Path) -> None:
         told = [line["turn_id"] for line in daemon.log.of("turn.completed")]
         assert loud["turn_id"] in told
         assert quiet["turn_id"] not in told
+
+
+async def test_an_age_that_is_none_is_mended_and_told_at_start_and_at_reload(
+    tmp_path: Path,
+) -> None:
+    async with running_daemon(tmp_path / "state", "session_store_max_age_days = -1\n") as daemon:
+        assert "state.toml:1" in (await daemon.log.wait_for("config.coerced"))["problem"]
+        assert (await daemon.log.wait_for("session.pruned"))["max_age_days"] == 0
+
+        _replace(daemon, 'session_store_max_age_days = "many"\n')
+        await daemon.log.wait_for("config.reloaded")
+        assert "state.toml:1" in (await daemon.log.wait_for("config.coerced", count=2))["problem"]
+        await daemon.post("/v1/prune")
+        assert (await daemon.log.wait_for("session.pruned", count=2))["max_age_days"] == 90

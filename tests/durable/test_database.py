@@ -10,7 +10,7 @@ import anyio
 import apsw
 import pytest
 
-from gateway.durable.database import MAX_BATCH, Database, Transaction
+from gateway.durable.database import MAX_BATCH, Database
 from gateway.errors import StorageError, StorageFullError
 from tests.support.database import ADD, add, names, opened_database
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
     from pathlib import Path
+
+    from gateway.durable.batch import Transaction
 
 
 class _Gate:

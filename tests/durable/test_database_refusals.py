@@ -14,7 +14,7 @@ import pytest
 
 from gateway.clock import FakeClock
 from gateway.durable.connection import open_writer
-from gateway.durable.database import Database, Transaction
+from gateway.durable.database import Database
 from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
 from gateway.errors import (
     DamagedDataError,
@@ -27,6 +27,8 @@ from tests.support.disk import fill, small_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gateway.durable.batch import Transaction
 
 ADD = "INSERT INTO store_state (name, value) VALUES (?, ?)"
 BROKEN_DISK = """

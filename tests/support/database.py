@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from gateway.clock import FakeClock
-from gateway.durable.database import Database, Transaction
+from gateway.durable.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
+
+    from gateway.durable.batch import Transaction
 
 ADD = "INSERT INTO store_state (name, value) VALUES (?, ?)"
 

@@ -14,7 +14,7 @@ from tests.support.state import START, entry, key_of, source
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gateway.durable.database import Transaction
+    from gateway.durable.batch import Transaction
     from gateway.model import SessionId
 
 

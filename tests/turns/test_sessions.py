@@ -54,6 +54,25 @@ async def test_a_removal_during_a_turn_is_not_undone_by_its_end(tmp_path: Path) 
         assert len(bench.state.store) == 0
 
 
+async def test_a_message_whose_session_was_removed_while_it_waited_begins_a_new_one(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+    async with running_turns(tmp_path / "state", PlayedAgent(gate.play)) as bench:
+        await bench.submit("runs")
+        await gate.reached("runs")
+        old = bench.entry()
+        waiting = await bench.submit("waits")
+        await bench.state.store.remove(old.session_key)
+        gate.open("runs", "waits")
+        reply = await reply_of(waiting)
+
+        assert reply.status == "ok"
+        assert reply.session_id == bench.entry().session_id != old.session_id
+        assert bench.entry().previous_session_id == old.session_id
+        assert bench.entry().turns == 1
+
+
 async def test_a_prune_keeps_sessions_whose_turn_runs_or_waits(tmp_path: Path) -> None:
     gate = Gate()
     gate.open("first", "idle")
