@@ -6,10 +6,10 @@ of the snapshot, `"<key>":{...}`, so what is kept in memory is what is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 
@@ -23,7 +23,7 @@ from gateway.model import (
     SessionSource,
     clean_name,
 )
-from gateway.sessions.key import SESSION_ID, parse_key
+from gateway.sessions.key import SESSION_ID, agent_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +103,9 @@ class SessionEntry:
         return fresh
 
 
+_DEFAULTS: Final = tuple(
+    (f.name, None if f.default is MISSING else f.default) for f in fields(SessionEntry)
+)
 _TEXTS: Final = ("display_name", "model")
 _COUNTS: Final = (
     *(name.name for name in fields(SessionEntry) if name.name.endswith("_tokens")),
@@ -112,6 +115,8 @@ _COUNTS: Final = (
 _INSTANTS: Final = ("created_at", "updated_at")
 _OPTIONAL_INSTANTS: Final = ("suspended_at", "context_measured_at", "cache_touched_at")
 _SOURCE_TEXTS: Final = tuple(f.name for f in fields(SessionSource) if f.name != "chat_type")
+_SOURCES: Final = {source.value: source for source in ContextSource}
+_CHAT_TYPES: Final = {kind.value: kind for kind in ChatType}
 FIELDS: Final = frozenset(f.name for f in fields(SessionEntry))
 """The names an entry has; others are not kept."""
 
@@ -167,35 +172,30 @@ def entry_from_dict(raw: object) -> SessionEntry:
     if not isinstance(raw, dict):
         raise EntryError("an entry is a JSON object")
 
-    try:
-        parts = parse_key(_text(raw, "session_key"))
-    except BadRequestError as exc:
-        raise EntryError(f"session_key: {exc}") from exc
-
-    values: dict[str, object] = {name: _count(raw, name) for name in _COUNTS}
-    values |= {name: _text(raw, name, default="") for name in _TEXTS}
-    values |= {name: _instant(raw, name) for name in _INSTANTS}
-    values |= {
-        name: None if raw.get(name) is None else _instant(raw, name) for name in _OPTIONAL_INSTANTS
-    }
-    values["total_tokens"] = max(_count(raw, "total_tokens"), _count(raw, "context_tokens"))
-    if _text(raw, "agent", default=parts.agent) != parts.agent:
-        raise EntryError("agent: accepted is the agent in the session key")
-
-    return SessionEntry(
-        session_key=SessionKey(raw["session_key"]),
-        session_id=_session_id(raw, "session_id"),
-        agent=parts.agent,
-        source=_source(raw.get("source")),
-        previous_session_id=(
-            None
-            if raw.get("previous_session_id") is None
-            else _session_id(raw, "previous_session_id")
-        ),
-        reset_reason=None if raw.get("reset_reason") is None else _text(raw, "reset_reason"),
-        context_source=_choice(raw, "context_source", ContextSource, ContextSource.UNKNOWN),
-        **values,  # type: ignore[arg-type]
-    )
+    # All at once and in place: this runs for every entry that is not in use.
+    values: dict[str, Any] = {name: raw.get(name, default) for name, default in _DEFAULTS}
+    for name in _TEXTS:
+        _check_text(name, values[name])
+    for name in _COUNTS:
+        if type(values[name]) is not int or values[name] < 0:
+            raise EntryError(f"{name}: accepted is a whole number from 0")
+    for name in _INSTANTS:
+        values[name] = _instant(name, values[name])
+    for name in _OPTIONAL_INSTANTS:
+        if values[name] is not None:
+            values[name] = _instant(name, values[name])
+    _check_session_id("session_id", values["session_id"])
+    if values["previous_session_id"] is not None:
+        _check_session_id("previous_session_id", values["previous_session_id"])
+    if values["reset_reason"] is not None:
+        _check_text("reset_reason", values["reset_reason"])
+    values["agent"] = _agent(values["session_key"], values["agent"])
+    values["source"] = _source(values["source"])
+    values["context_source"] = _choice("context_source", values["context_source"], _SOURCES)
+    values["total_tokens"] = max(values["total_tokens"], values["context_tokens"])
+    entry = object.__new__(SessionEntry)
+    entry.__dict__.update(values)
+    return entry
 
 
 def display_name(source: SessionSource) -> str:
@@ -203,29 +203,22 @@ def display_name(source: SessionSource) -> str:
     return clean_name(source.chat_name or source.user_name or source.chat_id or source.user_id)
 
 
-def _text(raw: Mapping[str, object], name: str, default: str | None = None) -> str:
-    value = raw.get(name, default)
+def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise EntryError(f"{name}: accepted is a string")
 
-    return value
 
-
-def _count(raw: Mapping[str, object], name: str) -> int:
-    value = raw.get(name, 0)
-    if type(value) is not int or value < 0:
-        raise EntryError(f"{name}: accepted is a whole number from 0")
-
-    return value
-
-
-def _instant(raw: Mapping[str, object], name: str) -> datetime:
+def _instant(name: str, value: object) -> datetime:
+    _check_text(name, value)
     try:
-        at = datetime.fromisoformat(_text(raw, name))
+        at = datetime.fromisoformat(str(value))
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
         raise EntryError(f"{name}: accepted is an RFC 3339 instant with its offset from UTC")
+
+    if at.tzinfo is UTC:
+        return at
 
     try:
         return at.astimezone(UTC)
@@ -233,32 +226,47 @@ def _instant(raw: Mapping[str, object], name: str) -> datetime:
         raise EntryError(f"{name}: outside the calendar") from exc
 
 
-def _session_id(raw: Mapping[str, object], name: str) -> SessionId:
-    value = _text(raw, name)
-    if not SESSION_ID.fullmatch(value):
+def _check_session_id(name: str, value: object) -> None:
+    _check_text(name, value)
+    if not SESSION_ID.fullmatch(str(value)):
         raise EntryError(f"{name}: accepted are 1 to 64 characters of A-Z a-z 0-9 _ . -")
 
-    return SessionId(value)
 
-
-def _choice(raw: Mapping[str, object], name: str, kind: type[Choice], default: Choice) -> Choice:
-    value = _text(raw, name, default)
+def _agent(key: object, agent: object) -> AgentId:
+    """Return the agent of a key; an entry that names one names the same."""
+    _check_text("session_key", key)
     try:
-        return kind(value)
-    except ValueError:
-        raise EntryError(f"{name}: accepted is one of {', '.join(kind)}") from None
+        found = agent_of(str(key))
+    except BadRequestError as exc:
+        raise EntryError(f"session_key: {exc}") from exc
+
+    if agent is None:
+        return found
+
+    _check_text("agent", agent)
+    if agent != found:
+        raise EntryError("agent: accepted is the agent in the session key")
+
+    return found
+
+
+def _choice(name: str, value: object, choices: Mapping[str, Choice]) -> Choice:
+    _check_text(name, value)
+    choice = choices.get(str(value))
+    if choice is None:
+        raise EntryError(f"{name}: accepted is one of {', '.join(choices)}")
+
+    return choice
 
 
 def _source(raw: object) -> SessionSource:
     if not isinstance(raw, dict):
         raise EntryError("source: accepted is a JSON object with platform and chat_id")
 
-    try:
-        texts = {name: _text(raw, name, default="") for name in _SOURCE_TEXTS}
-        chat_type = _choice(raw, "chat_type", ChatType, ChatType.DM)
-    except EntryError as exc:
-        raise EntryError(f"source.{exc}") from exc
-
+    texts = {name: raw.get(name, "") for name in _SOURCE_TEXTS}
+    for name, value in texts.items():
+        _check_text(f"source.{name}", value)
+    chat_type = _choice("source.chat_type", raw.get("chat_type", ChatType.DM.value), _CHAT_TYPES)
     if not texts["platform"]:
         raise EntryError("source.platform: accepted is the name of a channel")
 

@@ -33,6 +33,10 @@ _HASH_CHARS: Final = 32
 _PLAIN = re.compile(rb"[A-Za-z0-9_.-]")
 _ALL_PLAIN = re.compile(rf"[A-Za-z0-9_.-]{{0,{MAX_PART_CHARS}}}")
 _PART = re.compile(r"(?:[A-Za-z0-9_.-]|~[0-9A-F]{2})*(?:~~[0-9a-f]{32})?")
+_KEY = re.compile(
+    rf"agent:{_PART.pattern}:{_PART.pattern}:{_PART.pattern}"
+    rf":(?:{'|'.join(ChatType)}):{_PART.pattern}:{_PART.pattern}:{_PART.pattern}"
+)
 SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -74,18 +78,23 @@ def parse_key(text: str) -> KeyParts:
     Raises:
         BadRequestError: it is not a session key.
     """
-    parts = text.split(":")
-    if len(parts) != 8 or parts[0] != "agent" or not all(map(_PART.fullmatch, parts)):  # noqa: PLR2004 - the eight parts
+    if not _KEY.fullmatch(text):
         raise BadRequestError(
             "not a session key; accepted is "
-            "agent:<agent>:<platform>:<account>:<chat_type>:<chat>:<thread>:<user>"
+            "agent:<agent>:<platform>:<account>:<chat_type>:<chat>:<thread>:<user>, "
+            f"the chat type one of {', '.join(ChatType)}"
         )
 
-    agent, platform, account, chat_type, chat, thread, user = map(_decode_part, parts[1:])
-    if chat_type not in list(ChatType):
-        raise BadRequestError(f"not a session key: {chat_type!r} is not a chat type")
-
+    agent, platform, account, chat_type, chat, thread, user = map(_decode_part, text.split(":")[1:])
     return KeyParts(AgentId(agent), platform, account, ChatType(chat_type), chat, thread, user)
+
+
+def agent_of(text: str) -> AgentId:
+    """Return the agent of a key; see `parse_key`, which is slower."""
+    if not _KEY.fullmatch(text):
+        return parse_key(text).agent
+
+    return AgentId(_decode_part(text.split(":", 2)[1]))
 
 
 def new_session_id(now: datetime) -> SessionId:
@@ -112,7 +121,7 @@ def encode_part(text: str) -> str:
 
 
 def _decode_part(part: str) -> str:
-    if "~~" in part:
+    if "~" not in part or "~~" in part:
         return part
 
     raw = re.sub(rb"~(..)", lambda match: bytes([int(match[1], 16)]), part.encode())

@@ -13,6 +13,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from gateway.log import LogSettings, configure
 from tests.bench.http import measure_turns
 from tests.bench.store import measure_updates
 
@@ -21,6 +22,7 @@ SIZES = [1_000, 100_000]
 
 def main() -> None:
     """Measure in a temporary folder of the working directory's disk."""
+    configure(LogSettings(level="error"), sys.stderr.buffer)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=Path.cwd()) as name:
         folder = Path(name)
         rows = anyio.run(measure_updates, folder, SIZES, backend_options={"use_uvloop": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import statistics
 import time
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.clock import SystemClock
 from gateway.durable.database import Database
 from gateway.durable.directory import hold
-from gateway.model import AgentId, SessionId, SessionSource
+from gateway.model import AgentId, SessionId, SessionKey, SessionSource
 from gateway.sessions.entry import SessionEntry, display_name, encode_member
 from gateway.sessions.key import session_key
 from gateway.sessions.settings import SessionSettings, StoreSettings
@@ -105,9 +106,15 @@ async def opened(
             yield store
 
 
-async def touch(store: SessionStore, entry: SessionEntry) -> None:
+async def touch(store: SessionStore, key: SessionKey) -> None:
     """Update an entry as a turn does."""
-    await store.update(entry.session_key, lambda old: old.changed(turns=old.turns + 1))
+    await store.update(key, lambda old: old.changed(turns=old.turns + 1))
+
+
+def keys(entries: int, count: int, seed: int) -> list[SessionKey]:
+    """Return keys picked evenly from a store of so many entries."""
+    pick = random.Random(seed)
+    return [make_entry(pick.randrange(entries)).session_key for _ in range(count)]
 
 
 def median(values: list[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import anyio
 
 from tests.bench.measuring import (
     Bare,
-    make_entry,
+    keys,
     median,
     opened,
     p99,
@@ -23,6 +22,7 @@ from tests.bench.measuring import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.model import SessionKey
     from gateway.sessions.store import SessionStore
 
 ROUNDS = 7
@@ -44,21 +44,21 @@ async def measure_updates(folder: Path, sizes: list[int]) -> list[dict[str, obje
             for size in sizes:
                 write_state(folder / str(size), size)
                 stores[size] = await stack.enter_async_context(opened(folder / str(size)))
-            for _ in range(ROUNDS):
+            for number in range(ROUNDS):
                 # In turn within each round, so that a drift of the disk touches all alike.
                 appended = bare.times_us(UPDATES)
                 absolute.append(median(appended))
-                for size, store in stores.items():
-                    pick = random.Random(size)
+                # The sizes change places: what one leaves to the disk, the next one finds.
+                order = list(stores.items())[:: -1 if number % 2 else 1]
+                for size, store in order:
+                    picked = iter(keys(size, UPDATES, number))
                     taken = await times_us(
-                        lambda store=store, size=size, pick=pick: touch(  # type: ignore[misc]
-                            store, make_entry(pick.randrange(size))
-                        ),
+                        lambda store=store, picked=picked: touch(store, next(picked)),  # type: ignore[misc]
                         UPDATES,
                     )
                     shared[size].append(median(taken) / median(appended))
                     tails[size].append(p99(taken) / p99(appended))
-                    rate = await _rate(store, size)
+                    rate = await _rate(store, size, number)
                     rates[size].append(rate * median(bare.times_us(UPDATES)) / 1e6)
     finally:
         bare.close()
@@ -74,16 +74,17 @@ async def measure_updates(folder: Path, sizes: list[int]) -> list[dict[str, obje
     ]
 
 
-async def _rate(store: SessionStore, size: int) -> float:
+async def _rate(store: SessionStore, size: int, seed: int) -> float:
     """Return durable updates a second of concurrent writers."""
+    count = WRITERS * UPDATES_OF_A_WRITER
+    picked = keys(size, count, seed)
 
-    async def write(number: int) -> None:
-        pick = random.Random(number)
-        for _ in range(UPDATES_OF_A_WRITER):
-            await touch(store, make_entry(pick.randrange(size)))
+    async def write(own: list[SessionKey]) -> None:
+        for key in own:
+            await touch(store, key)
 
     start = time.perf_counter()
     async with anyio.create_task_group() as group:
         for number in range(WRITERS):
-            group.start_soon(write, number)
-    return WRITERS * UPDATES_OF_A_WRITER / (time.perf_counter() - start)
+            group.start_soon(write, picked[number::WRITERS])
+    return count / (time.perf_counter() - start)

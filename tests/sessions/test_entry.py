@@ -175,7 +175,7 @@ WRONG_IDS = [0, None, "", "a b", "x" * 65, "é", "a/b", "a\n"]
         ("session_id", WRONG_IDS, "string|1 to 64 characters"),
         ("previous_session_id", [one for one in WRONG_IDS if one is not None], "string|1 to 64"),
         ("session_key", [0, None, "", "alice", "agent:main:http::dm:a:"], "string|accepted is"),
-        ("agent", [0, None, "", "other"], "string|the agent in the session key"),
+        ("agent", [0, "", "other"], "string|the agent in the session key"),
         ("context_source", [0, None, "guess"], "string|one of usage, estimate, unknown"),
         ("source", [0, None, [], "http"], "a JSON object with platform and chat_id"),
     ],
