@@ -217,7 +217,7 @@ class SessionStore:
             NotFoundError: there is no such entry.
             StorageFullError: no space; the entry is as before.
         """
-        return await self._database.write(lambda tx: self.stage_update(tx, key, change))
+        return await self._database.submit(lambda tx: self.stage_update(tx, key, change))
 
     def stage_update(
         self,
