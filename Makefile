@@ -10,6 +10,8 @@ CONFIG  ?= config/gateway.toml
 PREFIX  ?= /opt/session-gateway
 SYSCONF ?= /etc/session-gateway
 UNITS   ?= /etc/systemd/system
+# Where the unit keeps the state (StateDirectory=).
+STATE   := /var/lib/session-gateway
 DESTDIR ?=
 UPGRADE ?=
 
@@ -118,7 +120,8 @@ install: .venv/.stamp ## install under PREFIX (/opt/session-gateway) with the sy
 	if [ -e "$$stage$(SYSCONF)/gateway.toml" ]; then
 	  echo "kept $(SYSCONF)/gateway.toml"
 	else
-	  install -m 644 config/gateway.toml "$$stage$(SYSCONF)/gateway.toml"
+	  sed 's|^state_dir = .*|state_dir = "$(STATE)"|' config/gateway.toml > "$$wheels/gateway.toml"
+	  install -m 644 "$$wheels/gateway.toml" "$$stage$(SYSCONF)/gateway.toml"
 	fi
 	sed 's|^ExecStart=.*|ExecStart=$(PREFIX)/venv/bin/gateway run --config $(SYSCONF)/gateway.toml|' systemd/gateway.service \
 	  > "$$wheels/gateway.service"
@@ -130,6 +133,7 @@ install: .venv/.stamp ## install under PREFIX (/opt/session-gateway) with the sy
 	echo "  edit $(SYSCONF)/gateway.toml; $(PREFIX)/venv/bin/gateway check-config --config $(SYSCONF)/gateway.toml"
 	echo "  systemctl daemon-reload"
 	echo "  systemctl enable --now gateway    (after an upgrade: systemctl restart gateway)"
+	echo "  sudo -u gateway $(PREFIX)/venv/bin/gateway status --config $(SYSCONF)/gateway.toml"
 
 .PHONY: lock
 lock: ## pin the dependencies anew in requirements/ (UPGRADE=--upgrade for newer versions)

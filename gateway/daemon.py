@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
+import shlex
 import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,18 +25,17 @@ from gateway.agents.registry import open_agents
 from gateway.api.app import build_app
 from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
+from gateway.api.token import TOKEN, bearer_token
 from gateway.clock import Clock, SystemClock
-from gateway.config import GatewayConfig, Routes, changed_live, resolve_secrets, with_live
+from gateway.config import GatewayConfig, Routes, changed_live, check_here, with_live
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
-from gateway.durable.files import write_whole
 from gateway.errors import ConfigurationError, ExitCode, GatewayError
 from gateway.log import configure, get_logger, set_level
 from gateway.processes.registry import ProcessRegistry
 from gateway.retention import discard_delivered
 from gateway.sessions.snapshots import dashboard_group_id
 from gateway.sessions.store import SessionStore
-from gateway.settings import PLACEHOLDER_SECRETS
 from gateway.systemd import Notifier
 from gateway.turns.pipeline import Turns
 from gateway.watcher import ExpiryWatcher, RetentionLimits
@@ -44,16 +43,15 @@ from gateway.watcher import ExpiryWatcher, RetentionLimits
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, Callable, Mapping
+    from pathlib import Path
 
     from gateway.agents.base import Agent
     from gateway.config import Loaded
     from gateway.model import AgentId
 
 DATABASE: Final = "gateway.db"
-TOKEN: Final = "token"  # noqa: S105 - the name of a file
 REPLY_TIMEOUT_S: Final = 2.0
 """How long the server may go on sending replies once the turns have ended."""
-MIN_TOKEN_CHARS: Final = 16
 
 
 @dataclass(slots=True)
@@ -104,7 +102,7 @@ def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
     for warning in loaded.warnings:
         get_logger().warning("config.coerced", problem=warning)
     try:
-        anyio.run(_main, loaded.config, reload, backend_options={"use_uvloop": True})
+        anyio.run(_main, loaded, reload, backend_options={"use_uvloop": True})
     except GatewayError as error:
         return _failed(error)
     except BaseExceptionGroup as group:
@@ -130,10 +128,10 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
         yield Offline(_app(parts, anyio.Event()), parts.token)
 
 
-async def _main(config: GatewayConfig, reload: Callable[[], Loaded]) -> None:
-    clock, notifier = SystemClock(), Notifier(os.environ)
+async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
+    config, clock, notifier = loaded.config, SystemClock(), Notifier(os.environ)
     async with AsyncExitStack() as stack:
-        _check_secrets(config)
+        _check_here(loaded)
         agents = await stack.enter_async_context(open_agents(config.agents, clock))
         parts = await _open(stack, config, clock, agents)
         listener = bind(config.http)
@@ -215,7 +213,7 @@ def _reload(parts: Parts, reload: Callable[[], Loaded]) -> None:
     """Take what a new configuration can change live; keep the old one on any error."""
     try:
         loaded = reload()
-        _check_secrets(loaded.config)
+        _check_here(loaded)
     except ConfigurationError as error:
         get_logger().error("config.rejected", problems=error.problems, kept="the old one")
         return
@@ -236,9 +234,9 @@ async def _feed_watchdog(parts: Parts, notifier: Notifier) -> None:
     """Tell systemd that we live while the loop, the database's writer and the watcher do."""
     interval_s = notifier.watchdog_interval_s / 3
     while interval_s:
-        with parts.clock.move_on_after(interval_s) as patience:
-            await parts.database.ping()
-        if not patience.cancelled_caught and parts.watcher.alive:
+        # Without a time limit: an answer that comes late still comes before systemd's patience ends.
+        await parts.database.ping()
+        if parts.watcher.alive:
             notifier.send("WATCHDOG=1")
         await parts.clock.sleep(interval_s)
 
@@ -255,7 +253,6 @@ def spare_the_collector() -> None:
 
 def _announce(parts: Parts, notifier: Notifier) -> None:
     parts.directory.announce(parts.url)
-    token = parts.directory.path / TOKEN
     notifier.send("READY=1", f"STATUS=Listening on {parts.url}")
     get_logger().info(
         "gateway.ready",
@@ -269,12 +266,22 @@ def _announce(parts: Parts, notifier: Notifier) -> None:
         unanswered=parts.turns.statistics().waiting,
     )
     if parts.config.http.token is None:
-        command = (
-            f"curl -s {parts.url}/v1/messages -H 'Content-Type: application/json' "
-            f'-H "Authorization: Bearer $(cat {token})" '
-            """-d '{"chat_id": "me", "text": "hello"}'"""
-        )
-        get_logger().info("gateway.try", command=command)
+        token = parts.directory.path.absolute() / TOKEN
+        get_logger().info("gateway.try", command=try_command(parts.url, token))
+
+
+def try_command(url: str, token: Path) -> str:
+    """Return a shell command that sends a first message, from whatever directory it is run.
+
+    Args:
+        url: Where the API listens.
+        token: The absolute path of the file that holds the bearer token.
+    """
+    return (
+        f"curl -s {shlex.quote(url + '/v1/messages')} -H 'Content-Type: application/json' "
+        f'-H "Authorization: Bearer $(cat {shlex.quote(str(token))})" '
+        """-d '{"chat_id": "me", "text": "hello"}'"""
+    )
 
 
 async def _open(
@@ -291,7 +298,7 @@ async def _open(
             dashboard_group_id=dashboard_group_id(config.store),
         )
     )
-    token = _token(config, directory)
+    token = bearer_token(config.http, directory.path)
     database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
     store = await stack.enter_async_context(
         SessionStore.open(directory, database, clock, config.store)
@@ -335,33 +342,10 @@ def _limits(config: GatewayConfig) -> RetentionLimits:
     return RetentionLimits(config.session_store_max_age_days, config.session_store_max_entries)
 
 
-def _check_secrets(config: GatewayConfig) -> None:
-    problems = resolve_secrets(config)
+def _check_here(loaded: Loaded) -> None:
+    problems = check_here(loaded.config, loaded.places)
     if problems:
         raise ConfigurationError(problems)
-
-
-def _token(config: GatewayConfig, directory: StateDirectory) -> str:
-    """Return the bearer token: the configured one, else the one made at the first start."""
-    if config.http.token is not None:
-        return config.http.token.resolve()
-
-    path = directory.path / TOKEN
-    try:
-        token = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        token = secrets.token_urlsafe(32)
-        write_whole(path, token.encode() + b"\n")
-        get_logger().info("token.created", path=str(path))
-        return token
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError([f"{path}: cannot be read as a token ({exc})"]) from exc
-
-    if len(token) < MIN_TOKEN_CHARS or token.lower() in PLACEHOLDER_SECRETS:
-        problem = f"{path}: too short, accepted are {MIN_TOKEN_CHARS} characters or more"
-        raise ConfigurationError([f"{problem}; remove it and a new one is made"])
-
-    return token
 
 
 def _failed(error: GatewayError) -> ExitCode:

@@ -40,9 +40,13 @@ class ConfigurationError(GatewayError):
 
     exit_code = ExitCode.CONFIGURATION
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        """Keep every problem, a line each: `file:line: key: what is wrong, what is accepted`."""
+    def __init__(self, problems: Sequence[str], *, warnings: Sequence[str] = ()) -> None:
+        """Keep every problem, a line each: `file:line: key: what is wrong, what is accepted`.
+
+        `warnings` are lines of the same form on values that alone would not be refused.
+        """
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(self.problems))
 
 
@@ -96,8 +100,18 @@ class StorageError(GatewayError):
     exit_code = ExitCode.STORAGE
 
 
+class SyncFailedError(StorageError):
+    """The disk did not confirm what was written; what it holds now nobody knows."""
+
+
 class StorageFullError(GatewayError):
     """The disk is full: the change was refused, nothing of it was applied."""
+
+
+class StorageBusyError(GatewayError):
+    """Another program holds the database; the change was refused, nothing of it was applied."""
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class RefusedError(GatewayError):

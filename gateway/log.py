@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 MAX_FIELD_CHARS: Final = 256
 """A longer string is cut; one line of the log must not become a way to fill the disk."""
-MAX_PROBLEM_CHARS: Final = 2_048
-"""The same for `problem`, which carries a sentence that the operator needs whole."""
+MAX_WHOLE_CHARS: Final = 8_192
+"""The same for what the operator needs whole: `problem`, a sentence, and `command`, which may name
+the longest path twice."""
+_WHOLE: Final = frozenset({"problem", "command"})
 MAX_ITEMS: Final = 64
 """How much of a list or a table is kept."""
 MAX_DEPTH: Final = 5
@@ -119,7 +121,10 @@ def _to_json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> byt
 
 def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
     def render(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
-        return renderer(logger, method, event).encode()
+        # On a line of its own and as it is: it is there to be pasted.
+        command = event.pop("command", None)
+        line = renderer(logger, method, event)
+        return (line if command is None else f"{line}\n{command}").encode()
 
     return render
 
@@ -127,8 +132,8 @@ def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
 def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Turn every value into what JSON and a terminal can take, and cut what is too long."""
     plain = {_key(key): _plain(value, MAX_DEPTH) for key, value in event.items()}
-    if "problem" in event:
-        plain["problem"] = _text(_string(event["problem"]), MAX_PROBLEM_CHARS)
+    for key in _WHOLE & event.keys():
+        plain[key] = _text(_string(event[key]), MAX_WHOLE_CHARS)
     exception = event.get("exception")
     if isinstance(exception, str):  # a traceback for the console, line by line
         plain["exception"] = "\n".join(

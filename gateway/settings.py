@@ -86,7 +86,7 @@ class SecretSource(Settings):
         if self.env:
             place, value = f"environment variable {self.env}", os.environ.get(self.env)
         else:
-            path = Path(self.file) if self.file else self._credential_path()
+            path = self._path()
             place, value = f"file {path}", _read(path)
         if value is None:
             raise SecretError(f"{place} is not there or cannot be read")
@@ -97,10 +97,18 @@ class SecretSource(Settings):
 
         return secret
 
-    def _credential_path(self) -> Path:
-        return Path(
-            os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials"), self.credential or ""
-        )
+    def _path(self) -> Path:
+        if self.file:
+            return Path(self.file)
+
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise SecretError(
+                f"credential {self.credential} is there for the service alone: "
+                "$CREDENTIALS_DIRECTORY is not set"
+            )
+
+        return Path(directory, self.credential or "")
 
 
 def _read(path: Path) -> str | None:

@@ -18,6 +18,7 @@ import anyio
 
 from gateway.log import get_logger
 from gateway.sessions.entry import EntryError
+from gateway.sessions.history import probe
 from gateway.sessions.mailbox import ContextMailbox, Pending, apply_measurement
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ RETRY_S: Final = 5.0
 """How long a failed write of measurements waits before it is tried again."""
 CLOCK_STEP_S: Final = 3600.0
 """A wall clock that moved this much against the monotonic one puts the prune off by one tick."""
+PROBE_S: Final = 5.0
+"""How often a full disk is asked whether it has space again."""
 DRAIN_TIMEOUT_S: Final = 10.0
 STUCK_S: Final = 600.0
 """A duty that takes longer than this counts as stuck."""
@@ -64,7 +67,7 @@ class WatcherStatistics:
     measurements_dropped: int
     """Refused because too many sessions waited."""
     failures: dict[str, int]
-    """Failed duties by name: `prune`, `snapshot`, `context`, `retention`."""
+    """Failed duties by name: `prune`, `snapshot`, `context`, `retention`, `space`."""
     clock_steps: int
     next_prune_in_s: float
     last_prune_at: datetime | None
@@ -104,6 +107,7 @@ class ExpiryWatcher:
         self._prune_at = clock.monotonic()
         self._writing: asyncio.Future[None] | None = None
         self._retry_at: float | None = None
+        self._probe_at = 0.0
         self._seen: tuple[datetime, float] | None = None
         self._duty_since: float | None = None
         self._last_prune_at: datetime | None = None
@@ -116,6 +120,7 @@ class ExpiryWatcher:
         Cancellation: pending measurements are made durable before it ends.
         """
         self._store.snapshots.on_change = self.wake
+        self._database.on_full = self.wake
         task_status.started()
         try:
             while True:
@@ -171,6 +176,9 @@ class ExpiryWatcher:
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
             self._flush()
+        if self._database.statistics().full and self._probe_at <= now:
+            self._probe_at = now + PROBE_S
+            await self._duty("space", self._probe)
         if self._prune_at <= now:
             self._prune_at = now + PRUNE_INTERVAL_S
             if not self._clock_stepped():
@@ -184,6 +192,8 @@ class ExpiryWatcher:
         waits = [self._prune_at - now]
         if self._retry_at is not None:
             waits.append(self._retry_at - now)
+        if self._database.statistics().full:
+            waits.append(self._probe_at - now)
         snapshot_in_s = self._store.snapshots.due_in_s()
         if snapshot_in_s is not None:
             waits.append(snapshot_in_s)
@@ -200,6 +210,10 @@ class ExpiryWatcher:
         finally:
             self._duty_since = None
 
+    async def _probe(self) -> None:
+        """Find out whether a full disk has space again: only a write can tell."""
+        await self._database.write(probe)
+
     async def _prune(self) -> None:
         limits = self.limits
         report = await self._store.prune_old_entries(
@@ -208,16 +222,6 @@ class ExpiryWatcher:
         self._last_prune_at = self._clock.now()
         self._counts["prunes"] += 1
         self._counts["pruned"] += report.pruned
-        get_logger().info(
-            "session.pruned",
-            pruned=report.pruned,
-            scanned=report.scanned,
-            kept_by_reason=report.kept_by_reason,
-            duration_ms=report.duration_ms,
-            max_age_days=limits.session_store_max_age_days,
-            max_entries=limits.session_store_max_entries,
-            entries=len(self._store),
-        )
 
     async def _discard(self) -> None:
         gone = await self._discard_delivered()

@@ -127,7 +127,7 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
         self._functions -= 1
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - named by ast  # noqa: N815 - named by ast
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - named by ast
 
     def _dotted(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):

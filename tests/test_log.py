@@ -188,6 +188,35 @@ def test_a_problem_is_kept_whole() -> None:
     assert lines_of(stream)[0]["problem"] == "p" * 1000
 
 
+def test_a_command_is_kept_whole_in_json() -> None:
+    stream = io.BytesIO()
+    configure(JSON, stream)
+    get_logger().info("gateway.try", command="c" * 5000)
+
+    assert lines_of(stream)[0]["command"] == "c" * 5000
+
+
+def test_a_command_at_a_terminal_stands_alone_on_its_line_as_it_is() -> None:
+    stream = Terminal()
+    configure(LogSettings(), stream)
+    command = """curl -H 'a: b' -d '{"c": "d"}' """ + "/long" * 100
+    get_logger().info("gateway.try", command=command)
+    get_logger().info("gateway.ready")
+
+    first, second, third = stream.getvalue().decode().splitlines()
+    assert "gateway.try" in first
+    assert second == command
+    assert "gateway.ready" in third
+
+
+def test_a_command_steers_no_terminal() -> None:
+    stream = Terminal()
+    configure(LogSettings(), stream)
+    get_logger().info("gateway.try", command="curl\x1b]0;title\x07")
+
+    assert stream.getvalue().decode().splitlines()[1] == "curl\\x1b]0;title\\x07"
+
+
 def test_an_exception_is_logged_without_the_values_of_variables() -> None:
     stream = io.BytesIO()
     configure(JSON, stream)

@@ -127,3 +127,10 @@ def test_the_unit_gives_a_stop_more_time_than_turns_have() -> None:
 
 def test_the_unit_does_not_restart_what_cannot_get_better() -> None:
     assert _unit()["Service"]["RestartPreventExitStatus"].split() == ["65", "75", "78"]
+
+
+def test_the_unit_starts_again_however_often_it_takes() -> None:
+    unit = _unit()
+
+    assert unit["Service"]["Restart"] == "on-failure"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"

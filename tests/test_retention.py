@@ -63,7 +63,10 @@ async def test_answered_messages_and_sent_replies_live_for_seven_days(
 
         assert [await _count(state, table) for table in ("inbox", "outbox")] == [left, left]
         # What was said stays.
-        assert len(await read_context(state.database, entry().session_id)) == 2
+        assert (
+            len((await read_context(state.database, entry().session_id, max_chars=10**6)).messages)
+            == 2
+        )
     assert DELIVERED_DAYS == 7
 
 
@@ -134,12 +137,12 @@ async def test_a_removed_session_keeps_what_was_said_until_it_is_erased(tmp_path
         session_id = (await resolve(state.store)).entry.session_id
         await _turn(state, 1)
         await state.store.remove(KEY)
-        assert len(await read_context(state.database, session_id)) == 2
+        assert len((await read_context(state.database, session_id, max_chars=10**6)).messages) == 2
 
         await erase(state.database, state.store, KEY)
         await erase(state.database, state.store, KEY)
 
-        assert await read_context(state.database, session_id) == []
+        assert (await read_context(state.database, session_id, max_chars=10**6)).messages == []
 
 
 def _holding_canary(path: Path) -> list[str]:

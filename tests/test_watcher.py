@@ -15,10 +15,11 @@ from structlog.testing import capture_logs
 
 from gateway.clock import FakeClock
 from gateway.durable.database import Database
+from gateway.errors import StorageError, StorageFullError
 from gateway.model import ContextMeasurement, ContextSource, SessionId
 from gateway.retention import discard_delivered
 from gateway.sessions.entry import encode_member
-from gateway.watcher import PRUNE_INTERVAL_S, RETRY_S, ExpiryWatcher, RetentionLimits
+from gateway.watcher import PROBE_S, PRUNE_INTERVAL_S, RETRY_S, ExpiryWatcher, RetentionLimits
 from tests.support.state import (
     START,
     State,
@@ -534,3 +535,35 @@ async def _left_in_the_boxes(path: Path, later: timedelta) -> tuple[int, int]:
                 await discarded.wait()
                 group.cancel_scope.cancel()
         return await bench.count("inbox"), await bench.count("outbox")
+
+
+async def test_a_full_disk_is_asked_until_it_has_space_again(tmp_path: Path) -> None:
+    async with watching(tmp_path / "state", entry("alice")) as watched:
+        database = watched.state.database
+        async with full_disk(database):
+            with pytest.raises(StorageFullError):
+                await database.write(
+                    lambda tx: tx.execute(
+                        "INSERT INTO session_log (session_key, member) "
+                        "VALUES ('k', zeroblob(100000))"
+                    )
+                )
+            assert database.statistics().full
+
+        await watched.pass_by(PROBE_S)
+        await watched.until(lambda: not database.statistics().full)
+
+
+async def test_a_prune_that_an_error_ends_still_tells_what_it_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    async with open_state(path) as state:
+        await create_all(state.store, [entry("alice", updated_at=OLD), entry("bob")])
+        (path / "sessions.json.tmp").mkdir()
+        with capture_logs() as logs, pytest.raises(StorageError):
+            await state.store.prune_old_entries(90)
+        (path / "sessions.json.tmp").rmdir()
+
+        (told,) = [line for line in logs if line["event"] == "session.pruned"]
+        assert (told["pruned"], told["complete"]) == (1, False)
+        assert state.store.statistics().last_prune is not None
+        assert len(state.store) == 1

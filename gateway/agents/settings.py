@@ -25,6 +25,7 @@ class EchoSettings(Settings):
     """An agent that answers with the text it got; it needs no key and no network."""
 
     kind: Literal["echo"] = "echo"
+    """What answers: `echo`, `scripted` or `openai`; it decides which keys the table takes."""
     context_window_tokens: Annotated[int, Field(gt=0)] = 200_000
     """The size of the pretended model's window, in tokens."""
     reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
@@ -40,6 +41,7 @@ class ScriptedSettings(Settings):
     """An agent that answers from a list, to try things without a model."""
 
     kind: Literal["scripted"] = "scripted"
+    """What answers: `echo`, `scripted` or `openai`; it decides which keys the table takes."""
     replies: Annotated[list[str], Field(min_length=1)]
     """What it answers, one after the other and then from the start again. `!hang` waits until the
     turn is cancelled, `!fail TEXT` is an error that the user reads as TEXT, `!chunks A|B|C` streams
@@ -65,6 +67,7 @@ class OpenAISettings(Settings):
     """A model behind any OpenAI-compatible chat-completions endpoint."""
 
     kind: Literal["openai"] = "openai"
+    """What answers: `echo`, `scripted` or `openai`; it decides which keys the table takes."""
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """The model's name, as the endpoint spells it."""
     base_url: str = OFFICIAL_OPENAI_URL

@@ -25,6 +25,8 @@ MAX_DEPTH: Final = 32
 """How deep lists and objects of a body may go."""
 MAX_NODES: Final = 10_000
 """How many values a body may hold."""
+HEAD_S: Final = "gateway.head_s"
+"""Where the connection notes in a scope's `state` how long the head took to arrive, in seconds."""
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -42,7 +44,9 @@ async def read_form(request: Request, settings: HttpSettings, clock: Clock) -> F
         ProblemError: it is not JSON, too large, too slow, or not an object.
     """
     check_length(request.headers.get("content-length"), settings.max_body_bytes)
-    with clock.move_on_after(settings.request_timeout_s):
+    # No connection has brought a request that comes from this process.
+    head_s = request.scope.get("state", {}).get(HEAD_S, 0.0)
+    with clock.move_on_after(settings.request_timeout_s - head_s):
         body = await _read(request.receive, settings.max_body_bytes)
         if body:
             _check_type(request)
@@ -161,6 +165,6 @@ def _too_large(most: int) -> ProblemError:
 
 
 def _too_slow(timeout_s: float) -> Problem:
-    detail = f"The body did not arrive within {timeout_s:g} seconds."
+    detail = f"The request did not arrive within {timeout_s:g} seconds."
     headers = {"Connection": "close"}
     return Problem(408, "too-slow", "Request timeout", detail, headers=headers)

@@ -41,27 +41,23 @@ class Form:
         self._problems: list[str] = []
 
     def text(self, name: str, *, required: bool = False) -> str:
-        """Return a text; empty where it is not there."""
-        value = self._take(name)
-        if value is None and not required:
-            return ""
-        if not isinstance(value, str) or (required and not value):
-            accepted = "a string that is not empty" if required else "a string"
-            self._refuse(name, value, accepted)
-            return ""
-
-        return clean_text(value)
+        """Return a text, mended where no store would take it; empty where it is not there."""
+        return clean_text(self._string(name, required=required))
 
     def identifier(self, name: str, *, required: bool = False) -> str:
-        """Return an id of up to `MAX_ID_CHARS` characters; empty where it is not there."""
-        value = self.text(name, required=required)
+        """Return an id of up to `MAX_ID_CHARS` characters; empty where it is not there.
+
+        An id is never mended: two different ones could become the same.
+        """
+        value = self._string(name, required=required)
         if len(value) > MAX_ID_CHARS:
             self._problems.append(
                 f"{name}: has {len(value)} characters, accepted are up to {MAX_ID_CHARS}"
             )
-        elif not value.isprintable() and any(unicodedata.category(c) == "Cc" for c in value):
+        elif any(map(_is_unfit, value)):
             self._problems.append(
-                f"{name}: holds control characters, accepted is a string without them"
+                f"{name}: holds control characters, lone surrogates or U+FFFD, "
+                "accepted is a string without them"
             )
         return value
 
@@ -138,6 +134,17 @@ class Form:
         if self._problems:
             raise bad_request(self._problems)
 
+    def _string(self, name: str, *, required: bool) -> str:
+        value = self._take(name)
+        if value is None and not required:
+            return ""
+        if not isinstance(value, str) or (required and not value):
+            accepted = "a string that is not empty" if required else "a string"
+            self._refuse(name, value, accepted)
+            return ""
+
+        return value
+
     def _take(self, name: str) -> object:
         self._known.append(name)
         return self._fields.get(name)
@@ -164,6 +171,11 @@ def query_form(request: Request) -> Form:
         raise bad_request(["the query gives a parameter twice, accepted is once"])
 
     return Form(fields, "query parameter")
+
+
+def _is_unfit(char: str) -> bool:
+    # U+FFFD is what the reader of the body has made of a lone surrogate.
+    return char == "\ufffd" or unicodedata.category(char) in {"Cc", "Cs"}
 
 
 def _describe(value: object) -> str:

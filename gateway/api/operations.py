@@ -13,7 +13,6 @@ from gateway.api.answers import json_response
 from gateway.api.bodies import read_form
 from gateway.api.form import query_form
 from gateway.api.metrics import StatisticsCollector
-from gateway.log import get_logger
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -63,31 +62,16 @@ class Operations:
         report = await context.store.prune_old_entries(
             max_age_days, max_entries=limits.session_store_max_entries, dry_run=dry_run
         )
-        if not dry_run:
-            get_logger().info(
-                "session.pruned",
-                pruned=report.pruned,
-                scanned=report.scanned,
-                kept_by_reason=report.kept_by_reason,
-                duration_ms=report.duration_ms,
-                max_age_days=max_age_days,
-                max_entries=limits.session_store_max_entries,
-                entries=len(context.store),
-            )
         return json_response(report)
 
     async def status(self, request: Request) -> Response:
         """Answer with the state of all parts."""
         query_form(request).finish()
         context = self._context
-        host, port = request.scope["server"]
-        place = f"[{host}]" if ":" in host else host
         status: dict[str, object] = {
             "version": context.version,
             "started_at": context.started_at,
             "uptime_s": round((context.clock.now() - context.started_at).total_seconds(), 3),
-            "url": f"http://{place}:{port}",
-            "state_dir": str(context.database.path.parent),
             "ready": not self._reasons(),
             "store": context.store.statistics(),
             "turns": context.turns.statistics(),

@@ -20,6 +20,7 @@ from gateway.errors import (
     ConflictError,
     NotFoundError,
     RefusedError,
+    StorageBusyError,
     StorageError,
     StorageFullError,
     UnavailableError,
@@ -142,6 +143,9 @@ def _of_trouble(error: Exception) -> Problem | None:
                 "The disk is full. Nothing of the request was stored; service returns by itself."
             )
             return later(503, "storage-full", "The disk is full", detail, after_s=RETRY_AFTER_S)
+        case StorageBusyError():
+            detail = "Another program holds the database. Nothing of the request was stored."
+            return later(503, "storage-busy", "The storage is busy", detail, after_s=RETRY_AFTER_S)
         case StorageError():
             detail = "The storage failed; the gateway takes nothing until it is started again."
             return later(503, "storage", "The storage failed", detail, after_s=RETRY_AFTER_S)

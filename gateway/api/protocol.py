@@ -8,6 +8,7 @@ there is a request that the guard could refuse. Times are the event loop's own.
 from __future__ import annotations
 
 import http
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,6 +16,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.api.bodies import HEAD_S
 from gateway.api.guard import MAX_HEAD_BYTES, head_too_large
 from gateway.api.problems import MEDIA_TYPE, Problem, later
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 WRITE_TIMEOUT_S: Final = 30.0
 """How long a client may leave an answer unread."""
+_REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,32} /[!-~]{0,8000} HTTP/1\.[01]\r\n")
+"""What the parser takes for garbage where it does not know the method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: TimerHandle | None = None
         self._in_head = self._in_body = False
         self._head_bytes = 0
+        self._head_began = 0.0
 
     @override
     def connection_made(self, transport: BaseTransport) -> None:
@@ -78,8 +83,11 @@ class BoundedProtocol(HttpToolsProtocol):
         began_before = self._in_head
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserInvalidMethodError:
+            self._give_up(_unknown_method() if _REQUEST_LINE.match(data) else _not_http())
+            return
         except httptools.HttpParserError:
-            self._give_up()
+            self._give_up(_not_http())
             return
         except httptools.HttpParserUpgrade:
             # What follows is not HTTP/1.1 any more: answer the request and close.
@@ -98,6 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
+        self._head_began = self.loop.time()
         self._disarm()
         self._expect()
 
@@ -110,6 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         self._in_head, self._in_body = False, True
+        self.scope["state"][HEAD_S] = self.loop.time() - self._head_began
         self._disarm()
         super().on_headers_complete()
 
@@ -170,17 +180,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_timer.cancel()
             self._read_timer = None
 
-    def _give_up(self) -> None:
-        """Answer bytes that are not HTTP, and close."""
+    def _give_up(self, problem: Problem) -> None:
+        """Answer bytes that cannot be read as a request, and close."""
         if self._answered():
-            self._refuse(_not_http())
+            self._refuse(problem)
         elif not self.cycle.more_body:
             # The request before them is whole and gets its answer.
             self._close_after_answer()
         elif self.cycle.response_started:
             self.transport.close()
         else:
-            self._refuse(_not_http())
+            self._refuse(problem)
 
     def _close_after_answer(self) -> None:
         self._disarm()
@@ -202,6 +212,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _unknown_method() -> Problem:
+    return Problem(501, "unknown-method", "Not implemented", "There is no such method here.")
 
 
 def _not_http() -> Problem:

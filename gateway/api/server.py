@@ -77,7 +77,10 @@ def bind(settings: HttpSettings) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
-        raise UnavailableError(f"{place}: cannot listen there: {exc.strerror}") from exc
+        raise UnavailableError(
+            f"{place}: cannot listen there: {exc.strerror}; "
+            "choose another place with --port and --host, or port and host of [http]"
+        ) from exc
 
     listener.settimeout(0)
     return listener
@@ -127,7 +130,10 @@ async def serve(
 
 
 def _config(app: ASGIApp, settings: HttpSettings, grace_s: float) -> uvicorn.Config:
-    limits = ConnectionLimits(settings.max_connections, settings.header_timeout_s)
+    limits = ConnectionLimits(
+        settings.max_connections,
+        header_timeout_s=min(settings.header_timeout_s, settings.request_timeout_s),
+    )
     return uvicorn.Config(
         app,
         interface="asgi3",

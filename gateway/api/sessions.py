@@ -87,7 +87,7 @@ class Sessions:
             looked_at += len(entries)
             last = entries[-1].session_key
             await anyio.lowlevel.checkpoint()
-        shown = [self._context.watcher.view(entry) for entry in page]
+        shown = [self._shown(entry) for entry in page]
         return json_response({"sessions": shown, "next_cursor": _cursor_of_key(last)})
 
     async def show_or_remove(self, request: Request) -> Response:
@@ -207,8 +207,11 @@ class Sessions:
             raise ConflictError("A turn of this session is running or waiting. Try again after it.")
 
     def _answer(self, entry: SessionEntry) -> Response:
+        return json_response(self._shown(entry))
+
+    def _shown(self, entry: SessionEntry) -> dict[str, object]:
         shown = entry_to_dict(self._context.watcher.view(entry))
-        return json_response(shown | {"busy": self._context.turns.is_busy(entry.session_key)})
+        return shown | {"busy": self._context.turns.is_busy(entry.session_key)}
 
 
 def _key(request: Request) -> SessionKey:

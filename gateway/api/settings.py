@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gateway.settings import SecretSource, Settings, broken_rule
+
+MIN_TOKEN_CHARS: Final = 16
+"""The shortest bearer token that is taken."""
+MAX_HOST_CHARS: Final = 253
+"""The longest host name that DNS knows."""
+_LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+# The last label holds a letter: what looks like an IP address but is none is a mistake.
+_HOST_NAME: Final = re.compile(rf"({_LABEL}\.)*(?=[^.]*[A-Za-z]){_LABEL}\.?")
 
 
 class HttpSettings(Settings):
@@ -30,28 +39,78 @@ class HttpSettings(Settings):
     max_connections: Annotated[int, Field(ge=1, le=65_535)] = 512
     """How many connections may be open at once."""
     header_timeout_s: Annotated[float, Field(gt=0, le=300)] = 5.0
-    """How long the head of a request may take to arrive, in seconds."""
+    """How long the head of a request may take to arrive, in seconds; `request_timeout_s` bounds it
+    as well."""
     request_timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 15.0
-    """How long the whole request may take to arrive, in seconds."""
+    """How long the whole request, head and body, may take to arrive, in seconds."""
 
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        if self.host == "localhost":
-            return True
+        return _is_loopback(self.host)
 
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+    @field_validator("host")
+    @classmethod
+    def _plausible_host(cls, host: str) -> str:
+        if not _is_host(host):
+            raise ValueError(
+                f"{host!r} is no address, accepted is an IP address, localhost or a host name"
+            )
+
+        return host
 
     @model_validator(mode="after")
     def _safe_bind(self) -> Self:
-        if not self.loopback and not (self.behind_tls and self.token and self.allowed_hosts):
-            raise broken_rule(
-                "host",
-                f"{self.host} is not a loopback address, accepted only with behind_tls = true, "
-                "a token of your own and allowed_hosts",
-            )
+        problem = problem_of_bind(
+            self.host,
+            behind_tls=self.behind_tls,
+            token=self.token is not None,
+            allowed_hosts=bool(self.allowed_hosts),
+        )
+        if problem:
+            raise broken_rule("host", problem)
 
         return self
+
+
+def problem_of_bind(host: str, *, behind_tls: bool, token: bool, allowed_hosts: bool) -> str:
+    """Return what an address lacks to be listened on, empty where it lacks nothing.
+
+    Args:
+        host: The address; one that is none is another check's affair.
+        behind_tls: Whether a proxy in front speaks TLS.
+        token: Whether a bearer token is configured.
+        allowed_hosts: Whether any are.
+    """
+    given = {
+        "behind_tls = true": behind_tls,
+        "a token of your own": token,
+        "allowed_hosts": allowed_hosts,
+    }
+    missing = [name for name, there in given.items() if not there]
+    if not missing or not _is_host(host) or _is_loopback(host):
+        return ""
+
+    return (
+        f"{host} is not a loopback address, accepted only with behind_tls = true, a token of your "
+        f"own and allowed_hosts (missing: {', '.join(missing)})"
+    )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return len(host) <= MAX_HOST_CHARS and _HOST_NAME.fullmatch(host) is not None
+
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

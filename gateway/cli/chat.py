@@ -5,8 +5,10 @@ A message runs in the daemon: who stops waiting for its answer finds it in the t
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import termios
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +22,7 @@ from gateway.errors import GatewayError, UnavailableError
 if TYPE_CHECKING:
     from gateway.cli.client import Api
 
-_UNANSWERED = frozenset({"failed", "deadline"})
+_UNANSWERED = frozenset({"failed", "deadline", "paused"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ def chat(
         if text is None and sys.stdin.isatty():
             _dialogue(screen, talk)
             return
+
+        if text is not None and _is_piped():
+            raise typer.BadParameter("text is piped in as well, accepted is TEXT or piped input.")
 
         reply = _say(screen, talk, _piped() if text is None else text)
         if reply["status"] in _UNANSWERED:
@@ -134,17 +139,9 @@ def _finish(shown: str, reply: str) -> None:
 
 
 def _notes(reply: dict[str, Any]) -> list[str]:
-    notes = []
-    key = reply["session_key"]
-    if reply["reset"]:
-        reason = reply["reset"]["reason"]
-        notes.append(f"a new conversation ({reason}); undo with: gateway sessions undo {key}")
-    if reply["status"] == "paused":
-        notes.append(f"this session is paused; resume with: gateway sessions resume {key}")
+    """Return what the reply itself does not say."""
     left_out = reply["context"].get("turns_left_out")
-    if left_out:
-        notes.append(f"the {left_out} oldest turns did not fit the model's window")
-    return notes
+    return [f"the {left_out} oldest turns did not fit the model's window"] if left_out else []
 
 
 def _piped() -> str:
@@ -153,6 +150,16 @@ def _piped() -> str:
         raise typer.BadParameter("there is no text, accepted is TEXT or piped input.")
 
     return text
+
+
+def _is_piped() -> bool:
+    """Tell whether text waits in standard input; takes nothing of it."""
+    try:
+        waiting = fcntl.ioctl(sys.stdin.fileno(), termios.FIONREAD, b"\0" * 4)
+    except (OSError, ValueError):  # nothing that can be read: /dev/null, or closed
+        return False
+
+    return not sys.stdin.isatty() and int.from_bytes(waiting, sys.byteorder) > 0
 
 
 def _user() -> str:

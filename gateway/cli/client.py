@@ -6,6 +6,7 @@ lock and the very same API is called in this process, so both ways give the same
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.cli.options import Where
     from gateway.config import GatewayConfig, Places
     from gateway.durable.directory import LockHolder
+    from gateway.settings import SecretSource
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ _TIMEOUT: Final = httpx2.Timeout(60.0, connect=5.0)
 _LONG_TIMEOUT: Final = httpx2.Timeout(600.0, connect=5.0)
 """For what walks the whole store."""
 _HTTP_ERRORS: Final = 400
+_TOKEN_VARIABLES: Final = "GATEWAY_HTTP__TOKEN__"  # noqa: S105 - names of variables
 _SIGNS_OF_STATE: Final = ("lock", "sessions.json", "gateway.db")
 """Where none of these is, nothing is opened: opening would make a state directory of any place."""
 
@@ -207,12 +210,7 @@ async def _connect(where: Where, found: Found, *, offline: bool) -> AsyncGenerat
             "start it with: gateway run"
         )
 
-    if not any((found.state_dir / name).exists() for name in _SIGNS_OF_STATE):
-        raise UnavailableError(
-            f"{found.state_dir}: is no state directory of a gateway; "
-            "name it with --state-dir or --config, or start a gateway with: gateway run"
-        )
-
+    check_is_state(found.state_dir)
     from gateway.daemon import offline as opened
     from gateway.log import LogSettings, configure
 
@@ -221,6 +219,19 @@ async def _connect(where: Where, found: Found, *, offline: bool) -> AsyncGenerat
         transport = httpx2.ASGITransport(app=gateway.app, raise_app_exceptions=False)
         async with _client("http://127.0.0.1", gateway.token, transport=transport) as http:
             yield Api(http, str(found.state_dir))
+
+
+def check_is_state(path: Path) -> None:
+    """Refuse a place that no gateway has kept anything in.
+
+    Raises:
+        UnavailableError: it is no state directory.
+    """
+    if not any((path / name).exists() for name in _SIGNS_OF_STATE):
+        raise UnavailableError(
+            f"{path}: is no state directory of a gateway; "
+            "name it with --state-dir or --config, or start a gateway with: gateway run"
+        )
 
 
 def running_url(found: Found) -> str:
@@ -262,17 +273,32 @@ def _token(found: Found) -> str:
     """
     from gateway.settings import SecretError, SecretSource
 
-    named = found.config.http.token if found.config else None
+    named, places = _named_token(found)
     source = named or SecretSource(file=str(found.state_dir / "token"))
     try:
         return source.resolve()
     except SecretError as exc:
         text = f"{exc}, accepted is the token of the running gateway"
-        if named is not None and found.places is not None:
-            text = found.places.problem(("http", "token"), text)
+        if named is not None:
+            text = places.problem(("http", "token"), text)
         elif found.config is None:
             text += " (where its configuration names one, give that with --config)"
+        if named is None or named.credential:
+            text += f"; a file that holds it: {_TOKEN_VARIABLES}FILE=/path gateway ..."
         raise ConfigurationError([text]) from None
+
+
+def _named_token(found: Found) -> tuple[SecretSource | None, Places]:
+    """Return where the configuration, or for a directory alone the environment, has the token."""
+    from gateway.config import load
+
+    if found.config is not None and found.places is not None:
+        return found.config.http.token, found.places
+
+    # Nothing else of the environment matters here, so nothing else of it is checked.
+    ours = {name: text for name, text in os.environ.items() if name.startswith(_TOKEN_VARIABLES)}
+    loaded = load(None, ours, {})
+    return loaded.config.http.token, loaded.places
 
 
 def _dumps(body: Mapping[str, object]) -> bytes:

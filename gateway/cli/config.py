@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.options import DEFAULT_FILE, ConfigOption, JsonOption, StateDirOption, Where
-from gateway.cli.output import Screen, reporting
+from gateway.cli.output import Screen, findings, reporting
 from gateway.errors import ConfigurationError, ConflictError, ExitCode
 
 if TYPE_CHECKING:
@@ -42,23 +42,23 @@ def check_config(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the configuration and its secrets.
+    """Check the configuration, its secrets and its group.
 
     Every problem is told; with one or more the exit status is 78.
     """
     with reporting(as_json=as_json) as screen:
-        from gateway.config import resolve_secrets
+        from gateway.config import check_here
 
         where = Where(config, state_dir)
         settings: GatewayConfig | None = None
-        warnings: tuple[str, ...] = ()
         try:
             loaded = where.load()
         except ConfigurationError as exc:
-            problems = exc.problems
+            problems, warnings = exc.problems, exc.warnings
         else:
-            settings, warnings = loaded.config, loaded.warnings
-            problems = resolve_secrets(settings, loaded.places)
+            settings = loaded.config
+            problems = check_here(settings, loaded.places)
+            warnings = loaded.warnings_if_refused if problems else loaded.warnings
         _show_findings(screen, settings, problems, warnings)
         if problems:
             raise typer.Exit(ExitCode.CONFIGURATION)
@@ -76,7 +76,7 @@ def _show_findings(
         screen.document({"ok": not problems, **lists, **facts})
         return
 
-    for text in (*problems, *(f"{warning} (a warning)" for warning in warnings)):
+    for text in findings(problems, warnings):
         screen.line(text)
     if not problems:
         screen.line("ok")

@@ -31,6 +31,7 @@ _STEERING: Final = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _BREAKS: Final = re.compile("[\t\n]")
+_AT_LINE: Final = re.compile(r":(\d+): ")
 
 
 class ProblemError(GatewayError):
@@ -115,6 +116,12 @@ def exit_status(error: GatewayError) -> int:
     return REFUSED if isinstance(error, RefusedError) else error.exit_code
 
 
+def findings(problems: Sequence[str], warnings: Sequence[str]) -> list[str]:
+    """Return problems and warnings of a configuration as one list in the order of the file."""
+    marked = [*problems, *(f"{warning} (a warning)" for warning in warnings)]
+    return sorted(marked, key=_line_of)
+
+
 def write(text: str, *, error: bool = False) -> None:
     """Write text as it is, at once."""
     stream = sys.stderr if error else sys.stdout
@@ -185,7 +192,8 @@ def _report(error: GatewayError, *, as_json: bool) -> None:
     if as_json:
         text = json_text(_problem(error))
     elif isinstance(error, ConfigurationError):
-        text = safe(str(error))
+        lines = findings(error.problems, error.warnings)
+        text = "\n".join(f"gateway: {safe_name(line)}" for line in lines)
     else:
         text = f"gateway: {safe_name(str(error))}"
     write(text + "\n", error=True)
@@ -204,7 +212,14 @@ def _problem(error: GatewayError) -> dict[str, Any]:
     }
     if isinstance(error, ConfigurationError):
         problem["problems"] = [safe(text) for text in error.problems]
+        problem["warnings"] = [safe(text) for text in error.warnings]
     return problem
+
+
+def _line_of(finding: str) -> tuple[bool, int]:
+    """Return what sorts findings by line; those without one come last, in their order."""
+    match = _AT_LINE.search(finding)
+    return match is None, int(match[1]) if match else 0
 
 
 def _escape(match: re.Match[str]) -> str:

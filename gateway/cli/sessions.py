@@ -290,5 +290,12 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         local_time(entry["updated_at"]),
         str(entry["turns"]),
         f"{entry['context_tokens']}/{window}" if window else "-",
-        "paused" if entry["suspended_at"] else "active",
+        _state(entry),
     )
+
+
+def _state(entry: dict[str, Any]) -> str:
+    if entry["suspended_at"]:
+        return "paused"
+
+    return "busy" if entry["busy"] else "active"

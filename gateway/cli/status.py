@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
 from gateway.cli.output import flat_facts, reporting
+from gateway.errors import ConfigurationError
+from gateway.model import clean_text
 
 if TYPE_CHECKING:
     from gateway.cli.client import Api, Found
@@ -25,12 +28,21 @@ def status(
 
         where = Where(config, state_dir)
         found = find(where)
-        facts = _files(found) if found.holder is None else call(where, _ask, offline=False)
-        facts = {"running": found.holder is not None, **facts}
+        running = found.holder is not None
+        note = ""
+        try:
+            facts = call(where, _ask, offline=False) if running else _files(found)
+        except ConfigurationError as exc:
+            # Without the token there is still what the lock file says.
+            facts, note = _from_lock(found), f"no more without the token: {exc}"
+        facts = {"running": running, **facts}
         if as_json:
-            screen.document(facts)
-        else:
-            screen.facts(flat_facts(facts))
+            screen.document(facts | ({"note": note} if note else {}))
+            return
+
+        screen.facts(flat_facts(facts))
+        if note:
+            screen.note(f"gateway: {note}")
 
 
 async def _ask(api: Api) -> dict[str, Any]:
@@ -38,10 +50,14 @@ async def _ask(api: Api) -> dict[str, Any]:
     return facts
 
 
+def _from_lock(found: Found) -> dict[str, Any]:
+    """Return what the lock file says of the daemon."""
+    holder = asdict(found.holder) if found.holder else {}
+    return {"state_dir": clean_text(str(found.state_dir)), **holder}
+
+
 def _files(found: Found) -> dict[str, Any]:
     """Return what a state directory tells without a daemon."""
-    from gateway.model import clean_text
-
     sizes: dict[str, int] = {}
     for name in _FILES:
         path = found.state_dir / name

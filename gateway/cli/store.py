@@ -30,7 +30,7 @@ def store() -> None:
 @app.command()
 def adopt(
     *,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
@@ -39,10 +39,13 @@ def adopt(
     with reporting(as_json=as_json) as screen:
         import anyio
 
+        from gateway.cli.client import check_is_state
+
         path = Where(config, state_dir).load().config.state_dir
+        check_is_state(path)
         if not yes:
             question = f"Take {path / 'sessions.json'} as the truth and set the session log aside?"
-            typer.confirm(question, abort=True)
+            typer.confirm(question, abort=True, err=True)
         adopted = anyio.run(_adopt, path)
         if as_json:
             screen.document(asdict(adopted))

@@ -2,14 +2,15 @@
 
 Each part of the gateway owns its settings class; this room puts them together and nothing below
 imports it. `load` reads, `keys` and `places` name, `locate` finds lines, `schema` and `check` find
-and explain problems, `days` holds the one key that is mended, `live` what can change at run time.
+and explain problems, `machine` and `credentials` ask this machine, `days` holds the one key that is
+mended, `live` what can change at run time, `render` writes a file to start from.
 """
 
 from __future__ import annotations
 
-from gateway.config.credentials import resolve_secrets
 from gateway.config.live import changed_live, with_live
 from gateway.config.load import FILE_VARIABLE, Loaded, load
+from gateway.config.machine import check_here
 from gateway.config.model import GatewayConfig, RouteSettings
 from gateway.config.places import Places
 from gateway.config.render import render_default_file
@@ -23,8 +24,8 @@ __all__ = [
     "RouteSettings",
     "Routes",
     "changed_live",
+    "check_here",
     "load",
     "render_default_file",
-    "resolve_secrets",
     "with_live",
 ]

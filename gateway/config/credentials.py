@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel
 
-from gateway.config.keys import dotted
+from gateway.api.settings import MIN_TOKEN_CHARS
+from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.settings import SecretError, SecretSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.config.keys import KeyPath
     from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
 
+_TOKEN: Final[KeyPath] = ("http", "token")
+_ANYONE: Final = 0o006
+"""Modes that let every user of the machine read or replace a file."""
+
 
 def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, ...]:
-    """Return a problem for each secret that cannot be had or that opens two doors.
+    """Return a problem for each secret that cannot be had, is no secret, or opens two doors.
 
     The values are read and forgotten; whoever needs one resolves it again.
     """
@@ -30,12 +36,33 @@ def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[
             values[path] = source.resolve()
         except SecretError as exc:
             problems.append(places.problem(path, f"{exc}, accepted is a secret of your own"))
-    token = ("http", "token")
+            continue
+        problems += [places.problem(path, text) for text in _exposed(source)]
+    token = values.get(_TOKEN)
+    if token is not None and len(token) < MIN_TOKEN_CHARS:
+        text = f"is too short, accepted are {MIN_TOKEN_CHARS} characters or more"
+        problems.append(places.problem(_TOKEN, text))
     for path, value in values.items():
-        if path != token and value == values.get(token):
-            text = f"is the same secret as {dotted(token)}, accepted is one of its own for each"
+        if path != _TOKEN and value == token:
+            text = f"is the same secret as {dotted(_TOKEN)}, accepted is one of its own for each"
             problems.append(places.problem(path, text))
     return tuple(problems)
+
+
+def _exposed(source: SecretSource) -> Iterator[str]:
+    """Yield what is wrong with the mode of a secret's file."""
+    if not source.file:
+        return
+
+    path = Path(source.file)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as exc:
+        yield f"file {path} cannot be looked at ({exc.strerror}), accepted is one that can"
+        return
+
+    if mode & _ANYONE:
+        yield f"file {path} is open to everyone (mode {mode:04o}), accepted are 0600 and 0640"
 
 
 def _sources(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, SecretSource]]:

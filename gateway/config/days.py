@@ -26,8 +26,18 @@ class Coercion:
     key: str
     accepted: float
     """What is used instead, in days."""
-    text: str
-    """What was wrong, what is used, what is accepted."""
+    wrong: str
+    """What was wrong."""
+
+    @property
+    def text(self) -> str:
+        """What was wrong, what is used, what is accepted."""
+        return f"{self.wrong}, {self.accepted:g} is used, {_ACCEPTED}"
+
+    @property
+    def text_of_refused(self) -> str:
+        """The same where nothing is used, because other values are not usable."""
+        return f"{self.wrong}, {_ACCEPTED}"
 
 
 def take_max_age(tree: dict[str, Any], *, text_is_plain: bool = False) -> Coercion | None:
@@ -46,8 +56,7 @@ def take_max_age(tree: dict[str, Any], *, text_is_plain: bool = False) -> Coerci
     if not wrong:
         return None
 
-    value = f"{shown(given)} {wrong}".strip()
-    return Coercion(KEY, number, f"{value}, {number:g} is used, {_ACCEPTED}")
+    return Coercion(KEY, number, f"{shown(given)} {wrong}".strip())
 
 
 def _number(given: object, *, text_is_plain: bool) -> tuple[float, str]:

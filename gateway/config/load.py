@@ -17,9 +17,11 @@ from gateway.config.days import KEY as MAX_AGE_KEY
 from gateway.config.days import take_max_age
 from gateway.config.keys import printable
 from gateway.config.locate import locate_keys
-from gateway.config.model import GatewayConfig, dangling_agents
+from gateway.config.model import GatewayConfig, broken_references
 from gateway.config.places import Places
+from gateway.config.schema import schema_of
 from gateway.errors import ConfigurationError
+from gateway.settings import SecretSource
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +43,8 @@ class Loaded:
     """Values that were mended, as `file:line: key: what was wrong, what is used`."""
     places: Places
     """Where the values came from."""
+    warnings_if_refused: tuple[str, ...] = ()
+    """The warnings where something else refuses the configuration, so that nothing is used."""
 
 
 def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Loaded:
@@ -63,6 +67,8 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
     values += [(tuple(key.split(".")), value, "command line") for key, value in overrides.items()]
     if any(key[0] == "agents" for key, _, _ in values):
         tree.setdefault("agents", _default_agents())
+    for secret in _secrets_named_anew(tree, [key for key, _, _ in values]):
+        lines = _without(tree, lines, secret)
 
     texts: dict[KeyPath, str] = {}
     problems: list[str] = []
@@ -77,12 +83,17 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
 
 def _checked(tree: dict[str, Any], places: Places, problems: list[str]) -> Loaded:
     coercion = take_max_age(tree, text_is_plain=(MAX_AGE_KEY,) in places.texts)
-    warnings = (places.problem((coercion.key,), coercion.text),) if coercion else ()
-    config, found = check(GatewayConfig, tree, places, dangling_agents)
+    config, found = check(GatewayConfig, tree, places, broken_references)
+    warnings: tuple[str, ...] = ()
+    if_refused: tuple[str, ...] = ()
+    if coercion:
+        key = (coercion.key,)
+        warnings = (places.problem(key, coercion.text),)
+        if_refused = (places.problem(key, coercion.text_of_refused),)
     if config is None or problems:
-        raise ConfigurationError((*warnings, *found, *problems))
+        raise ConfigurationError((*found, *problems), warnings=if_refused)
 
-    return Loaded(config, warnings, places)
+    return Loaded(config, warnings, places, if_refused)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
@@ -179,6 +190,26 @@ def _secret_variables(tree: Mapping[str, Any], environ: Mapping[str, str]) -> se
             if isinstance(value.get("env"), str):
                 named.add(value["env"])
     return named
+
+
+def _secrets_named_anew(tree: dict[str, Any], keys: list[KeyPath]) -> set[KeyPath]:
+    """Return the secrets whose place the environment or the command line names."""
+    named = {key[:-1] for key in keys if key[-1] in SecretSource.model_fields}
+    return {secret for secret in named if schema_of(GatewayConfig).is_secret(secret, tree)}
+
+
+def _without(
+    tree: dict[str, Any], lines: dict[KeyPath, int], secret: KeyPath
+) -> dict[KeyPath, int]:
+    """Forget what the file says of a secret, which has one place; return the lines that stay."""
+    holder: object = tree
+    for part in secret:
+        holder = holder.get(str(part)) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict):
+        return lines
+
+    holder.clear()
+    return {key: line for key, line in lines.items() if key[: len(secret)] != secret}
 
 
 def _default_agents() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from pydantic import Field, model_validator
 
 from gateway.agents.settings import AgentSettings, EchoSettings
-from gateway.api.settings import HttpSettings
+from gateway.api.settings import HttpSettings, problem_of_bind
 from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.keys import KeyPath, dotted
@@ -114,7 +114,7 @@ class GatewayConfig(Settings):
                 accepted=coercion.accepted,
                 problem=coercion.text,
             )
-        config, problems = check(cls, tree, NO_PLACES, dangling_agents)
+        config, problems = check(cls, tree, NO_PLACES, broken_references)
         if config is None:
             raise ConfigurationError(problems)
 
@@ -123,6 +123,18 @@ class GatewayConfig(Settings):
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that TOML can express; a key without a value is left out."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each key that breaks a rule between keys, in values that may be wrong otherwise too."""
+    yield from dangling_agents(data)
+    http = data.get("http")
+    host = http.get("host") if isinstance(http, dict) else None
+    if isinstance(http, dict) and isinstance(host, str):
+        given = {key: bool(http.get(key)) for key in ("behind_tls", "token", "allowed_hosts")}
+        problem = problem_of_bind(host, **given)
+        if problem:
+            yield ("http", "host"), problem
 
 
 def dangling_agents(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:

@@ -9,16 +9,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.durable.connection import STORAGE_ERRORS, translated
-from gateway.errors import GatewayError, StorageError, StorageFullError
+from gateway.errors import GatewayError, StorageBusyError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     import apsw
+
+
+PASSING: Final = (StorageFullError, StorageBusyError)
+"""Errors after which the storage may be used again."""
+
+
+class Queries(Protocol):
+    """What reads: a transaction as well as a reading connection."""
+
+    def execute(self, sql: str, bindings: Any = ..., /) -> apsw.Cursor:  # noqa: ANN401 - apsw's own type
+        """Run one statement."""
+        ...
 
 
 class Transaction:
@@ -69,8 +81,8 @@ class Job:
 def commit_batch(connection: apsw.Connection, path: Path, batch: list[Job]) -> GatewayError | None:
     """Run and commit jobs; each leaves with a result or an error.
 
-    Returns the storage's error, with database and memory as before the batch. All but a full disk
-    are final: after a failed sync no later one can be trusted.
+    Returns the storage's error, with database and memory as before the batch. All are final but a
+    full disk and another program's lock: after a failed sync no later one can be trusted.
     """
     try:
         with translated(path):
@@ -147,5 +159,5 @@ def _roll_back(connection: apsw.Connection, batch: list[Job], error: GatewayErro
         if job.transaction is not None and job.error is None:
             job.transaction.aborted()
     fail_all(batch, error)
-    if isinstance(error, StorageFullError) and connection.in_transaction:
+    if isinstance(error, PASSING) and connection.in_transaction:
         connection.execute("ROLLBACK")

@@ -16,6 +16,7 @@ from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
 from gateway.errors import (
     DamagedDataError,
     DatabaseTooNewError,
+    StorageBusyError,
     StorageError,
     StorageFullError,
     UnsafeStateDirectoryError,
@@ -40,6 +41,8 @@ Connection = apsw.Connection
 
 STORAGE_ERRORS: Final = (
     apsw.FullError,
+    apsw.BusyError,
+    apsw.LockedError,
     apsw.CorruptError,
     apsw.NotADBError,
     apsw.IOError,
@@ -56,6 +59,7 @@ def translated(path: Path) -> Generator[None]:
 
     Raises:
         StorageFullError: no space left; the transaction can be rolled back and tried again later.
+        StorageBusyError: another program has held the database for longer than `busy_timeout`.
         DamagedDataError: the file is damaged or is no database.
         StorageError: anything else the disk or its permissions refused.
     """
@@ -63,8 +67,11 @@ def translated(path: Path) -> Generator[None]:
         yield
     except apsw.FullError as exc:
         raise StorageFullError(f"{path}: no space left on the disk") from exc
+    except (apsw.BusyError, apsw.LockedError) as exc:
+        raise StorageBusyError(f"{path}: another program holds the database ({exc})") from exc
     except (apsw.CorruptError, apsw.NotADBError) as exc:
-        raise DamagedDataError(path, f"the database is damaged ({exc})") from exc
+        reason = f"the database is damaged ({exc}); restore the state directory from a backup"
+        raise DamagedDataError(path, reason) from exc
     except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
         raise StorageError(f"{path}: the storage failed ({exc})") from exc
 
@@ -85,12 +92,20 @@ def open_writer(path: Path) -> apsw.Connection:
             # What is deleted is overwritten with zeros, long before anybody asks to erase it.
             connection.execute("PRAGMA secure_delete = ON")
             _migrate(connection, path)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            _checkpoint(connection)
         except BaseException:
             connection.close()
             raise
 
     return connection
+
+
+def _checkpoint(connection: apsw.Connection) -> None:
+    try:
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    except apsw.BusyError:
+        # Somebody reads, a backup perhaps: what they need stays in the WAL, which is as good.
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 def open_reader(path: Path) -> apsw.Connection:

@@ -20,7 +20,7 @@ import anyio.to_thread
 import apsw
 from typing_extensions import override
 
-from gateway.durable.batch import Job, Transaction, commit_batch, fail_all
+from gateway.durable.batch import PASSING, Job, Transaction, commit_batch, fail_all
 from gateway.durable.connection import open_reader, open_writer, translated
 from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
 
@@ -85,6 +85,8 @@ class Database:
         self._read_limiter = anyio.CapacityLimiter(READERS)
         self._failure: GatewayError | None = None
         self._failed = anyio.Event()
+        self.on_full: Callable[[], None] = lambda: None
+        """Called on the event loop when changes begin to be refused for want of space."""
         self._full = self._closed = False
         self._transactions = self._commits = self._largest_batch = self._wal_pages = 0
         self._last_commit_ms = self._slowest_commit_ms = 0.0
@@ -187,7 +189,7 @@ class Database:
             Whether it was rewritten.
 
         Raises:
-            ConflictError: another program reads the database for longer than a few seconds.
+            StorageBusyError: another program reads the database for longer than a few seconds.
             StorageFullError: no space; the database is as before.
         """
         outcome: list[GatewayError | None] = []
@@ -262,10 +264,10 @@ class Database:
 
         started = self._clock.monotonic()
         error = commit_batch(self._writer, self.path, batch)
-        if isinstance(error, StorageFullError):
-            self._full = True
+        if isinstance(error, PASSING):
+            self._note_full(error)
         elif error is not None:
-            self._poison(error)
+            self.fail(error)
         else:
             self._last_commit_ms = (self._clock.monotonic() - started) * 1000
             self._slowest_commit_ms = max(self._slowest_commit_ms, self._last_commit_ms)
@@ -273,10 +275,18 @@ class Database:
             self._transactions += len(batch)
             self._largest_batch = max(self._largest_batch, len(batch))
 
-    def _poison(self, error: GatewayError) -> None:
-        """Accept nothing any more: after a failed sync no later one can be trusted."""
-        self._failure = error
+    def fail(self, error: GatewayError) -> None:
+        """Accept nothing any more: after a failed sync no later one can be trusted.
+
+        The daemon ends with the error; from any thread.
+        """
+        self._failure = self._failure or error
         self._call_loop(self._failed.set)
+
+    def _note_full(self, error: GatewayError) -> None:
+        if isinstance(error, StorageFullError) and not self._full:
+            self._full = True
+            self._call_loop(self.on_full)
 
     def _settle(self, batch: list[Job]) -> None:
         self._call_loop(lambda: _deliver(batch))
@@ -310,13 +320,13 @@ class Database:
         try:
             with translated(self.path):
                 action()
-        except (apsw.BusyError, apsw.SQLError) as exc:
+        except apsw.SQLError as exc:
             return ConflictError(f"{self.path}: in use ({exc})")
         except GatewayError as error:
-            if isinstance(error, StorageFullError):
-                self._full = True
+            if isinstance(error, PASSING):
+                self._note_full(error)
             else:
-                self._poison(error)
+                self.fail(error)
             return error
 
         return None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from gateway.durable.files import storage_errors, sync_directory, write_whole
-from gateway.errors import AlreadyRunningError, UnsafeStateDirectoryError
+from gateway.errors import AlreadyRunningError, ConfigurationError, UnsafeStateDirectoryError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -95,16 +95,15 @@ def hold(
 
     Raises:
         UnsafeStateDirectoryError: a link, another owner, or open to others.
+        ConfigurationError: this process may not give it to the dashboard group.
         AlreadyRunningError: another process holds it.
         StorageError: it cannot be created or written.
     """
     with storage_errors(path):
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700, parents=True)
+        _make(path)
         _check(path, allowed=0o710 if dashboard_group_id is not None else 0o700)
         if dashboard_group_id is not None:
-            os.chown(path, -1, dashboard_group_id)
-            path.chmod(0o710)
+            _give(path, dashboard_group_id)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path / "lock", flags, 0o600)
     try:
@@ -114,6 +113,28 @@ def hold(
         yield directory
     finally:
         os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Create what is missing of a path; on return all of it survives power loss."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+        for one in missing:
+            sync_directory(one.parent)
+
+
+def _give(path: Path, group_id: int) -> None:
+    try:
+        os.chown(path, -1, group_id)
+    except PermissionError as exc:
+        problem = (
+            f"store.dashboard_group: this process may not give {path} to the group id {group_id}, "
+            "accepted is a group that it belongs to"
+        )
+        raise ConfigurationError([problem]) from exc
+
+    path.chmod(0o710)
 
 
 def _take_lock(path: Path, descriptor: int) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gateway.durable.batch import Transaction
+    from gateway.durable.connection import Connection
     from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
 
@@ -31,7 +32,8 @@ def record_started(transaction: Transaction, entry: SessionEntry) -> None:
     """Note a session id under its key; one that comes back after an undo is open again."""
     transaction.execute(
         "INSERT INTO sessions (session_id, session_key, started_at) VALUES (?, ?, ?) "
-        "ON CONFLICT (session_id) DO UPDATE SET ended_at = NULL, end_reason = NULL, member = NULL",
+        "ON CONFLICT (session_id) DO UPDATE SET ended_at = NULL, end_reason = NULL, member = NULL "
+        "WHERE session_key = excluded.session_key",
         (entry.session_id, entry.session_key, stamp(entry.created_at)),
     )
 
@@ -43,7 +45,7 @@ def record_ended(
     transaction.execute(
         "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason, member) "
         "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (session_id) DO UPDATE "
-        "SET ended_at = ?4, end_reason = ?5, member = ?6",
+        "SET ended_at = ?4, end_reason = ?5, member = ?6 WHERE session_key = ?2",
         (
             entry.session_id,
             entry.session_key,
@@ -76,6 +78,22 @@ def ended_entry(
         (session_id, key),
     ).fetchone()
     return None if row is None else decode_member(key, row[0])
+
+
+def probe(transaction: Transaction) -> None:
+    """Write something that means nothing."""
+    transaction.execute(
+        "INSERT INTO store_state (name, value) VALUES ('probes', 1) "
+        "ON CONFLICT (name) DO UPDATE SET value = value + 1"
+    )
+
+
+def owner_of(connection: Connection, session_id: SessionId) -> str | None:
+    """Return the key that has or had a session id."""
+    row = connection.execute(
+        "SELECT session_key FROM sessions WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def stamp(at: datetime) -> str:

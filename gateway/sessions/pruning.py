@@ -49,6 +49,8 @@ class PruneReport:
     `touched` (changed meanwhile), `unreadable`."""
     duration_ms: float
     dry_run: bool = False
+    complete: bool = True
+    """False where an error ended the run; what it dropped until then is gone."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,20 @@ class PruneRun:
     kept: Counter[str] = field(default_factory=Counter)
     counted: set[str] = field(default_factory=set)
     """Keys that stay in the table and in the report, so that no rule counts them again."""
+
+    complete: bool = False
+    """Set by the owner once the run has come to its end."""
+
+    def report(self, duration_ms: float) -> PruneReport:
+        """Return what was done so far."""
+        return PruneReport(
+            scanned=self.scanned,
+            pruned=self.pruned,
+            kept_by_reason={reason: n for reason, n in sorted(self.kept.items()) if n},
+            duration_ms=round(duration_ms, 3),
+            dry_run=self.dry_run,
+            complete=self.complete,
+        )
 
     async def by_age(self, max_age_days: float) -> None:
         """Drop what was last updated strictly longer ago than the age; 0 or less drops nothing."""

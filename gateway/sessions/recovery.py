@@ -14,6 +14,7 @@ import orjson
 from gateway.errors import DamagedDataError
 from gateway.log import get_logger
 from gateway.sessions.entry import FIELDS, EntryError, SessionEntry, encode_member, entry_from_dict
+from gateway.sessions.history import owner_of
 from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
 from gateway.sessions.table import EntryTable
 
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 
     from gateway.durable.connection import Connection
     from gateway.durable.directory import StateDirectory
+    from gateway.model import SessionId
 
 SNAPSHOT: Final = "sessions.json"
 PREVIOUS: Final = "sessions.json.prev"
 _WAY_OUT: Final = (
-    "restore the file that belongs to the database, or run `gateway store adopt` to set the rest "
-    "aside and take sessions.json as the truth"
+    "put the file that belongs to the database in its place, or run `gateway store adopt` to take "
+    "this one as the truth and set the rest aside"
+)
+_PUT_BACK: Final = (
+    f"put a good one in its place ({PREVIOUS}, or one of a backup) and start again; one that is "
+    "older than the session log reaches needs `gateway store adopt`"
 )
 _ELSEWHERE: Final = "nested too deeply to be written here; the whole file is kept beside this one"
 
@@ -73,7 +79,7 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
     newest = connection.execute("SELECT max(sequence) FROM session_log").fetchone()
     logged = int(str(newest[0])) if newest is not None and newest[0] is not None else 0
     last = max(floor, state.get("last", 0), logged)
-    base = _base(directory, now, used=used, floor=floor, last=last)
+    base = _base(connection, directory, now, used=used, floor=floor, last=last)
     replayed = _replay(connection, base)
     return Recovered(
         table=base.table,
@@ -86,30 +92,44 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
     )
 
 
-def _base(directory: StateDirectory, now: datetime, *, used: bool, floor: int, last: int) -> _Base:
+def _base(
+    connection: Connection,
+    directory: StateDirectory,
+    now: datetime,
+    *,
+    used: bool,
+    floor: int,
+    last: int,
+) -> _Base:
     path = directory.path / SNAPSHOT
     try:
         found = read_snapshot(path)
     except DamagedDataError as damage:
         if not used:
             raise DamagedDataError(
-                damage.path, f"{damage.reason}; {_WAY_OUT}", offset=damage.offset
+                damage.path,
+                f"{damage.reason}; mend the file, or take it away to begin without sessions",
+                offset=damage.offset,
             ) from damage
 
         return _from_previous(directory, damage, now, floor=floor, last=last)
 
     if found is None:
         if used:
-            raise DamagedDataError(path, f"missing beside a database that was in use; {_WAY_OUT}")
+            raise DamagedDataError(path, f"missing beside a database that was in use; {_PUT_BACK}")
 
         return _Base(EntryTable(), 0)
 
     if used:
         _check_range(path, found.sequence, floor=floor, last=last)
+    else:
+        get_logger().warning(
+            "store.imported", path=str(path), transcripts="none: there was no database beside it"
+        )
     if isinstance(found, Trusted):
         return _Base(found.table, found.sequence)
 
-    return _validated(directory, found, now)
+    return _validated(connection, directory, found, now)
 
 
 def _from_previous(
@@ -126,7 +146,7 @@ def _from_previous(
     if not isinstance(found, Trusted) or not stands_in or damage.path.is_dir():
         raise DamagedDataError(
             damage.path,
-            f"{damage.reason}; {PREVIOUS} cannot stand in for it; {_WAY_OUT}",
+            f"{damage.reason}; {PREVIOUS} cannot stand in for it; {_PUT_BACK}",
             offset=damage.offset,
         ) from damage
 
@@ -157,12 +177,16 @@ def _check_range(path: Path, sequence: int, *, floor: int, last: int) -> None:
         )
 
 
-def _validated(directory: StateDirectory, found: Unchecked, now: datetime) -> _Base:
+def _validated(
+    connection: Connection, directory: StateDirectory, found: Unchecked, now: datetime
+) -> _Base:
     """Take every valid entry of a file without a check sum; set the others aside."""
     table, aside = EntryTable(), []
+    owners: dict[SessionId, str] = {}
     for key, raw in found.sessions.items():
         try:
             entry = _entry_of(key, raw)
+            _own(connection, owners, entry)
         except EntryError as exc:
             aside.append({"key": key, "reason": str(exc), "entry": raw})
             continue
@@ -207,6 +231,15 @@ def _entry_of(key: str, raw: object) -> SessionEntry:
         raise EntryError("session_key: accepted is the key it stands under")
 
     return entry
+
+
+def _own(connection: Connection, owners: dict[SessionId, str], entry: SessionEntry) -> None:
+    """Let a session id have one key: two that shared one would read each other's transcript."""
+    owner = owners.get(entry.session_id) or owner_of(connection, entry.session_id)
+    if owner not in {None, entry.session_key}:
+        raise EntryError(f"session_id: accepted is one that no other session has ({owner})")
+
+    owners[entry.session_id] = entry.session_key
 
 
 def _replay(connection: Connection, base: _Base) -> int:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from gateway.durable.files import Replacement
-from gateway.errors import ConfigurationError
+from gateway.errors import ConfigurationError, SyncFailedError
 from gateway.log import get_logger
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT, Recovered
 from gateway.sessions.snapshot import write_snapshot
@@ -132,6 +132,8 @@ class Snapshots:
 
         Raises:
             StorageFullError: no space left; the snapshot in place is untouched.
+            SyncFailedError: the disk did not confirm it; nothing is accepted any more.
+            StorageError: the file cannot be written; the one in place is untouched.
         """
         async with self._writing:
             began, at = self._clock.monotonic(), self._clock.now()
@@ -140,10 +142,13 @@ class Snapshots:
             sequence = self.staging.applied_sequence
             try:
                 size = await self._replace(sequence, at)
-            except BaseException:
+            except BaseException as error:
                 self._failed += 1
                 self._first_change()
                 self.staging.changed = True
+                if isinstance(error, SyncFailedError):
+                    # A failed sync is final, of this file as of the database.
+                    self._database.fail(error)
                 raise
 
             self._duration_s = self._clock.monotonic() - began

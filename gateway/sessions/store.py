@@ -8,7 +8,7 @@ log rows are deleted only up to what `.prev` covers. `gateway.sessions.recovery`
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -302,10 +302,11 @@ class SessionStore:
             max_entries: How many entries may stay; 0 is no limit.
             dry_run: Report what would go, and change nothing.
 
+        Every run but a dry one is logged and shown in `statistics`, also one that an error ended.
+
         Durability: where something was dropped, a snapshot begun after the last drop is on disk.
         """
         async with self._pruning:
-            started = self._clock.monotonic()
             run = PruneRun(
                 database=self._database,
                 table=self._table,
@@ -316,19 +317,24 @@ class SessionStore:
                 now=self._clock.now(),
                 dry_run=dry_run,
             )
-            await run.by_age(max_age_days)
-            await run.by_count(max_entries)
-            if run.pruned and not dry_run:
-                await self.snapshots.write()
-            report = PruneReport(
-                scanned=run.scanned,
-                pruned=run.pruned,
-                kept_by_reason={reason: n for reason, n in sorted(run.kept.items()) if n},
-                duration_ms=round((self._clock.monotonic() - started) * 1000, 3),
-                dry_run=dry_run,
-            )
-            if not dry_run:
-                self._last_prune = report
+            began = self._clock.monotonic()
+            try:
+                await run.by_age(max_age_days)
+                await run.by_count(max_entries)
+                if run.pruned and not dry_run:
+                    await self.snapshots.write()
+                run.complete = True
+            finally:
+                report = run.report((self._clock.monotonic() - began) * 1000)
+                if not dry_run:
+                    self._last_prune = report
+                    get_logger().info(
+                        "session.pruned",
+                        **asdict(report),
+                        max_age_days=max_age_days,
+                        max_entries=max_entries,
+                        entries=len(self._table),
+                    )
             return report
 
     def statistics(self) -> StoreStatistics:

@@ -14,7 +14,7 @@ import orjson
 from gateway.model import AgentId, ChatType, SessionKey, SessionSource, TurnId
 
 if TYPE_CHECKING:
-    from gateway.durable.batch import Transaction
+    from gateway.durable.batch import Queries, Transaction
     from gateway.durable.connection import Connection
 
 _COLUMNS = "turn_id, session_key, message_id, agent, source, text, reset, accepted_at, recoveries"
@@ -39,9 +39,9 @@ class InboxRow:
     """How often it was run again after a restart; one that only waited has not been run."""
 
 
-def find(transaction: Transaction, key: SessionKey, message_id: str) -> tuple[TurnId, bool] | None:
+def find(place: Queries, key: SessionKey, message_id: str) -> tuple[TurnId, bool] | None:
     """Return the turn of a message accepted before, and whether it has ended."""
-    row = transaction.execute(
+    row = place.execute(
         "SELECT turn_id, finished_at IS NOT NULL FROM inbox "
         "WHERE session_key = ? AND message_id = ?",
         (key, message_id),
@@ -83,9 +83,9 @@ def unfinished(connection: Connection) -> list[InboxRow]:
     return [_row(row) for row in rows]
 
 
-def load(transaction: Transaction, key: SessionKey, message_id: str) -> InboxRow:
+def load(place: Queries, key: SessionKey, message_id: str) -> InboxRow:
     """Return the row of a message that `find` has found."""
-    row = transaction.execute(
+    row = place.execute(
         f"SELECT {_COLUMNS} FROM inbox WHERE session_key = ? AND message_id = ?",  # noqa: S608 - constant column names
         (key, message_id),
     ).fetchall()[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.durable.batch import Transaction
+    from gateway.durable.batch import Queries, Transaction
     from gateway.model import SessionKey, TurnId
 
 
@@ -30,9 +30,9 @@ def add(
     )
 
 
-def reply_of(transaction: Transaction, turn_id: TurnId) -> str | None:
+def reply_of(place: Queries, turn_id: TurnId) -> str | None:
     """Return the stored reply of a turn."""
-    row = transaction.execute("SELECT reply FROM outbox WHERE turn_id = ?", (turn_id,)).fetchone()
+    row = place.execute("SELECT reply FROM outbox WHERE turn_id = ?", (turn_id,)).fetchone()
     return None if row is None else str(row[0])
 
 

@@ -62,18 +62,53 @@ async def read_transcript(
     return await database.read(query)
 
 
-async def read_context(database: Database, session_id: SessionId) -> list[Message]:
-    """Return a session's messages for a model, oldest first; notices are not for it."""
+@dataclass(frozen=True, slots=True)
+class ContextTail:
+    """The newest whole turns of a session, as a model gets them."""
 
-    def query(connection: Connection) -> list[Message]:
-        rows = connection.execute(
+    messages: list[Message]
+    """Oldest first, notices left out."""
+    chars: int
+    """Characters of the messages as they are stored."""
+    older_turns: int
+    """Turns before them, which were not read."""
+
+
+async def read_context(database: Database, session_id: SessionId, *, max_chars: int) -> ContextTail:
+    """Return the newest whole turns of a session that fit a number of characters.
+
+    It reads no more than that, however long the session is.
+    """
+
+    def query(connection: Connection) -> ContextTail:
+        rows: list[tuple[object, ...]] = []
+        chars = 0
+        for row in connection.execute(
             f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND role <> 'notice' "  # noqa: S608 - constant column names
-            "ORDER BY position",
+            "ORDER BY position DESC",
             (session_id,),
-        )
-        return [_message(row) for row in rows]
+        ):
+            chars += len(str(row[3])) + len(str(row[4] or ""))
+            if chars > max_chars:
+                # The turn this row belongs to does not fit as a whole.
+                kept = [one for one in rows if one[1] != row[1]]
+                older = connection.execute(
+                    "SELECT count(DISTINCT turn_id) FROM messages "
+                    "WHERE session_id = ? AND position <= ? AND role <> 'notice'",
+                    (session_id, row[0]),
+                ).fetchall()[0][0]
+                return _tail(kept, int(str(older)))
+
+            rows.append(row)
+        return _tail(rows, 0)
 
     return await database.read(query)
+
+
+def _tail(rows: list[tuple[object, ...]], older_turns: int) -> ContextTail:
+    """Return rows that were read newest first."""
+    chars = sum(len(str(row[3])) + len(str(row[4] or "")) for row in rows)
+    return ContextTail([_message(row) for row in reversed(rows)], chars, older_turns)
 
 
 async def sessions_of(database: Database, key: SessionKey) -> list[SessionRecord]:

@@ -19,7 +19,7 @@ from gateway.turns.records import decode_reply, encode_reset, paused_reply
 from gateway.turns.ticket import Reply, ResetNotice
 
 if TYPE_CHECKING:
-    from gateway.durable.batch import Transaction
+    from gateway.durable.batch import Queries, Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,10 @@ class Acceptance:
         Raises:
             MovedOnError: the session is not as it was decided on; decide again.
         """
-        before = self._before(transaction) if self.inbound.message_id else None
-        if before is not None:
-            return before
+        if self.inbound.message_id:
+            found = before(transaction, self.key, self.inbound.message_id)
+            if found is not None:
+                return found
 
         resolution = self.store.stage_resolution(
             transaction, self.key, self.inbound.source, self.view
@@ -80,19 +81,6 @@ class Acceptance:
         goes_on = resolution.decision.action is Action.CONTINUE
         return Stored(row, None if goes_on else resolution.entry.session_id, reset)
 
-    def _before(self, transaction: Transaction) -> Reply | Stored | None:
-        """Return what became of the same message id before."""
-        found = inbox.find(transaction, self.key, self.inbound.message_id)
-        if found is None:
-            return None
-
-        turn_id, finished = found
-        if not finished:
-            return Stored(inbox.load(transaction, self.key, self.inbound.message_id))
-
-        reply = outbox.reply_of(transaction, turn_id)
-        return None if reply is None else decode_reply(reply)
-
     def _notice(self, resolution: Resolution) -> ResetNotice | None:
         """Return why the conversation is new, for the first message in it."""
         entry, reason = resolution.entry, resolution.reset_reason
@@ -100,3 +88,17 @@ class Acceptance:
             # Reset or undone by the operator since the user's last message.
             reason = entry.reset_reason
         return None if reason is None else ResetNotice(reason, entry.previous_session_id)
+
+
+def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:
+    """Return what became of a message id that came before."""
+    found = inbox.find(place, key, message_id)
+    if found is None:
+        return None
+
+    turn_id, finished = found
+    if not finished:
+        return Stored(inbox.load(place, key, message_id))
+
+    reply = outbox.reply_of(place, turn_id)
+    return None if reply is None else decode_reply(reply)

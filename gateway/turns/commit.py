@@ -83,7 +83,7 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
     usage = outcome.usage() or Usage()
     last = outcome.calls[-1] if outcome.calls else None
     return entry.changed(
-        updated_at=datetime.fromisoformat(turn.row.accepted_at),
+        updated_at=_used_at(entry, turn),
         source=source,
         display_name=display_name(source),
         turns=entry.turns + 1,
@@ -95,6 +95,18 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
         model=entry.model if last is None else last.model,
         **_measured(entry, turn.context, usage),
     )
+
+
+def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
+    """Return when the user last did something: late answers do not move it back.
+
+    A stamp in the future is a clock's mistake, and mended.
+    """
+    accepted_at = datetime.fromisoformat(turn.row.accepted_at)
+    if entry.updated_at > turn.at:
+        return accepted_at
+
+    return max(entry.updated_at, accepted_at)
 
 
 def _measured(entry: SessionEntry, context: ReplyContext | None, usage: Usage) -> dict[str, Any]:

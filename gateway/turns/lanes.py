@@ -37,7 +37,6 @@ class Lanes(Generic[T]):
         self._spent: dict[SessionKey, tuple[float, float]] = {}
         self.waiting = 0
         """Messages accepted or being stored, whose turn has not begun."""
-        self.running = 0
 
     def is_busy(self, key: SessionKey) -> bool:
         """Return whether a turn of the key runs, waits or is being stored."""
@@ -79,6 +78,9 @@ class Lanes(Generic[T]):
         """Give a reserved place back: the message was not stored, or needs no turn."""
         self.waiting -= 1
         self._lanes[key].reserved -= 1
+        if key in self._spent:
+            level, at = self._spent[key]
+            self._spent[key] = (max(0.0, level - 1), at)
         self._drop_if_empty(key)
 
     def join(self, key: SessionKey, item: T) -> bool:

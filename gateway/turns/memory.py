@@ -22,14 +22,35 @@ MAX_CHARS: Final = 32_000_000
 
 @dataclass(slots=True)
 class Known:
-    """All messages of a session, and their characters."""
+    """The newest whole turns of a session."""
 
     messages: list[Message]
+    """Oldest first, notices left out."""
     chars: int
+    older_turns: int
+    """Turns before them, which no window has room for."""
+
+    def add(self, added: list[Message], max_chars: int) -> None:
+        """Add a turn; the oldest turns leave where there is twice of what is of use."""
+        fresh = [message for message in added if message.role is not Role.NOTICE]
+        self.messages.extend(fresh)
+        self.chars += estimate_context_chars(fresh)
+        if self.chars > 2 * max_chars:
+            self._shorten(max_chars)
+
+    def _shorten(self, max_chars: int) -> None:
+        place = 0
+        while self.chars > max_chars and place < len(self.messages):
+            turn_id = self.messages[place].turn_id
+            while place < len(self.messages) and self.messages[place].turn_id == turn_id:
+                self.chars -= estimate_context_chars(self.messages[place : place + 1])
+                place += 1
+            self.older_turns += 1
+        del self.messages[:place]
 
 
 class ContextMemory:
-    """Messages by session id, notices left out, bounded by their characters."""
+    """What is known of sessions in use, bounded by its characters."""
 
     def __init__(self, max_chars: int = MAX_CHARS) -> None:
         """Start empty."""
@@ -37,33 +58,21 @@ class ContextMemory:
         self._sessions: OrderedDict[SessionId, Known] = OrderedDict()
         self._chars = 0
 
-    def get(self, session_id: SessionId) -> list[Message] | None:
-        """Return a session's messages, oldest first; None where they are not known."""
-        known = self._sessions.get(session_id)
-        return None if known is None else known.messages
+    def get(self, session_id: SessionId) -> Known | None:
+        """Return what is known of a session."""
+        return self._sessions.get(session_id)
 
-    def keep(self, session_id: SessionId, messages: list[Message]) -> None:
-        """Keep all messages of a session."""
-        self.forget(session_id)
-        self.put_back(session_id, Known([], 0), messages)
+    def keep(self, session_id: SessionId, known: Known) -> None:
+        """Keep what is known of a session, in place of what was."""
+        self.take(session_id)
+        self._sessions[session_id] = known
+        self._chars += known.chars
+        while self._chars > self._max_chars:
+            self.take(next(iter(self._sessions)))
 
     def take(self, session_id: SessionId) -> Known | None:
-        """Return what is known of a session and forget it, until `put_back`."""
+        """Return what is known of a session and forget it."""
         known = self._sessions.pop(session_id, None)
         if known is not None:
             self._chars -= known.chars
         return known
-
-    def put_back(self, session_id: SessionId, known: Known, added: list[Message]) -> None:
-        """Keep what was taken, with what a turn has added."""
-        fresh = [message for message in added if message.role is not Role.NOTICE]
-        known.messages.extend(fresh)
-        known.chars += estimate_context_chars(fresh)
-        self._sessions[session_id] = known
-        self._chars += known.chars
-        while self._chars > self._max_chars:
-            self.forget(next(iter(self._sessions)))
-
-    def forget(self, session_id: SessionId) -> None:
-        """Drop a session's messages; one that is not known is no error."""
-        self.take(session_id)

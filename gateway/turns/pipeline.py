@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.errors import BadRequestError, GatewayError, UnavailableError
+from gateway.errors import (
+    BadRequestError,
+    BusyError,
+    UnavailableError,
+)
 from gateway.log import get_logger
 from gateway.model import (
     AgentId,
     Inbound,
-    Message,
-    Role,
     SessionKey,
     TurnId,
 )
@@ -28,15 +30,11 @@ from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy, is_active, policy_for
 from gateway.sessions.store import MovedOnError, SessionStore
 from gateway.transcripts import inbox
-from gateway.transcripts.inbox import InboxRow
-from gateway.transcripts.reading import read_context
-from gateway.turns.acceptance import Acceptance, Stored
+from gateway.turns.acceptance import Acceptance, Stored, before
 from gateway.turns.checking import checked
-from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
 from gateway.turns.lanes import Lanes
-from gateway.turns.memory import ContextMemory
-from gateway.turns.records import PAUSED, decode_reset, reset_text
-from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_turn
+from gateway.turns.records import PAUSED
+from gateway.turns.runner import Accepted, TurnRunner
 from gateway.turns.ticket import Progress, Reply, Ticket
 
 if TYPE_CHECKING:
@@ -48,14 +46,14 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.durable.database import Database
     from gateway.model import ChatType, SessionId, SessionSource
-    from gateway.sessions.entry import SessionEntry
     from gateway.sessions.settings import SessionSettings
+    from gateway.transcripts.inbox import InboxRow
     from gateway.turns.settings import TurnSettings
 
 STOPPING: Final = (
     "The gateway is stopping. Your message is kept and will be answered after its restart."
 )
-LOST: Final = "The answer could not be stored. Your message is kept."
+LOST: Final = "The answer could not be stored. Your message is kept, and runs after a restart."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +77,6 @@ class TurnStatistics:
     """Messages that a restart found unanswered."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Accepted:
-    row: InboxRow
-    progress: Progress
-    accepted_at: float
-    """Monotonic, in seconds."""
-
-
 class Turns:
     """Accepts messages and runs their turns; `run` owns the tasks."""
 
@@ -108,12 +98,13 @@ class Turns:
         self._clock = clock
         self._settings = settings
         self._sessions = sessions
-        self._lanes: Lanes[_Accepted] = Lanes(settings, clock)
+        self._lanes: Lanes[Accepted] = Lanes(settings, clock)
         self._slots = anyio.CapacityLimiter(settings.max_running)
         self._progress: dict[TurnId, Progress] = {}
         self._group: TaskGroup | None = None
         self._draining = False
-        self._memory = ContextMemory()
+        self._drained = anyio.Event()
+        self._runner = TurnRunner(database, store, agents, clock, settings.turn_deadline_s)
         self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
         # Unique over restarts by its first part, within a run by its second.
         run_id = secrets.token_hex(6)
@@ -150,6 +141,7 @@ class Turns:
             for progress in self._progress.values():
                 progress.fail(UnavailableError(STOPPING))
             self._progress.clear()
+            self._drained.set()
 
     def stop(self) -> None:
         """End `run`, cutting off every turn that has not committed."""
@@ -160,8 +152,8 @@ class Turns:
         """Take no message any more, and return once no turn runs or waits."""
         self._draining = True
         while self._progress:
-            await next(iter(self._progress.values())).ended()
-            await anyio.lowlevel.checkpoint()
+            self._drained = anyio.Event()
+            await self._drained.wait()
 
     def configure(
         self,
@@ -171,6 +163,7 @@ class Turns:
     ) -> None:
         """Take new bounds, policies and routes for what comes from now on."""
         self._settings = self._lanes.settings = settings
+        self._runner.deadline_s = settings.turn_deadline_s
         self._sessions = sessions
         self._policies.clear()
         self._agent_for = agent_for
@@ -183,7 +176,7 @@ class Turns:
     def forget(self, key: SessionKey, session_id: SessionId) -> None:
         """Drop the runtime state of a session that is gone."""
         self._lanes.forget(key)
-        self._memory.forget(session_id)
+        self._runner.forget(session_id)
 
     async def submit(self, inbound: Inbound) -> Ticket:
         """Accept a message and return the ticket of its turn.
@@ -204,11 +197,32 @@ class Turns:
 
         try:
             self._lanes.reserve(key)
-        except GatewayError:
+        except BusyError:
+            # What was accepted before is not refused: it costs nothing more.
+            known = await self._known(inbound, key)
+            if known is not None:
+                return known
             self._counts["refused"] += 1
             raise
 
         return await self._accept(inbound, agent, key)
+
+    async def _known(self, inbound: Inbound, key: SessionKey) -> Ticket | None:
+        """Return the ticket of a message that came before, if it did."""
+        if not inbound.message_id:
+            return None
+
+        found = await self._database.read(lambda conn: before(conn, key, inbound.message_id))
+        if isinstance(found, Reply):
+            self._counts["duplicate"] += 1
+            return Ticket.answered(found, duplicate=True)
+
+        running = None if found is None else self._progress.get(found.row.turn_id)
+        if found is None or running is None:
+            return None
+
+        self._counts["duplicate"] += 1
+        return Ticket(found.row.turn_id, running, duplicate=True)
 
     def statistics(self) -> TurnStatistics:
         """Return what became of messages since the start."""
@@ -274,7 +288,7 @@ class Turns:
             return
 
         # Nothing was said in it yet, so there is nothing to read.
-        self._memory.keep(stored.started, [])
+        self._runner.begin(stored.started)
         if stored.reset is not None:
             get_logger().info(
                 "session.reset",
@@ -305,9 +319,9 @@ class Turns:
             self._group.start_soon(self._work, key)
         return accepted.progress
 
-    def _accepted(self, row: InboxRow) -> _Accepted:
+    def _accepted(self, row: InboxRow) -> Accepted:
         progress = self._progress[row.turn_id] = Progress()
-        return _Accepted(row, progress, self._clock.monotonic())
+        return Accepted(row, progress, self._clock.monotonic())
 
     async def _work(self, key: SessionKey) -> None:
         """Run a lane's turns one after the other; a message waits in its lane for a slot."""
@@ -321,80 +335,19 @@ class Turns:
             finally:
                 self._slots.release()
 
-    async def _settle(self, accepted: _Accepted) -> None:
+    async def _settle(self, accepted: Accepted) -> None:
         """Run a turn; whatever happens, who waits for it is told."""
         row = accepted.row
         try:
-            await self._turn(accepted)
+            self._counts[await self._runner.run(accepted)] += 1
         except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
             self._counts["lost"] += 1
             get_logger().error(
                 "turn.lost", session_key=row.session_key, turn_id=row.turn_id, error=repr(error)
             )
-            known = error if isinstance(error, GatewayError) else UnavailableError(LOST)
-            accepted.progress.fail(known)
+            accepted.progress.fail(UnavailableError(LOST))
         finally:
             self._progress.pop(row.turn_id, None)
             accepted.progress.fail(UnavailableError(STOPPING))
-
-    async def _turn(self, accepted: _Accepted) -> None:
-        row, clock, began = accepted.row, self._clock, self._clock.monotonic()
-        entry = await self._entry(row)
-        agent = self._agents.get(row.agent)
-        reset = decode_reset(row.reset)
-        notice = reset_text(row.session_key, reset)
-        accepted.progress.add_text(notice)
-        message = Message(Role.USER, row.text, turn_id=row.turn_id)
-        if agent is None or row.recoveries > MAX_RECOVERIES:
-            outcome, context = given_up(row, accepted.progress), None
-        else:
-            if row.recoveries:
-                # Counted when it begins: what only waits while the gateway stops is not given up.
-                await self._database.write(lambda tx: inbox.note_recovery(tx, row))
-            earlier = await self._earlier(entry.session_id)
-            outcome = await run_turn(
-                agent, earlier, message, accepted.progress, clock, self._settings.turn_deadline_s
-            )
-            context = reply_context(outcome, agent, clock)
-        answered = clock.monotonic()
-        commit = TurnCommit(
-            row, entry.session_id, message, outcome, reset, notice, context, clock.now()
-        )
-        reply = await self._commit(commit)
-
-        accepted.progress.finish(reply)
-        self._counts[outcome.status] += 1
-        get_logger().info(
-            "turn.completed",
-            **turn_facts(commit, reply),
-            wait_ms=round((began - accepted.accepted_at) * 1000, 3),
-            agent_ms=round((answered - began) * 1000, 3),
-            commit_ms=round((clock.monotonic() - answered) * 1000, 3),
-        )
-
-    async def _earlier(self, session_id: SessionId) -> list[Message]:
-        known = self._memory.get(session_id)
-        if known is not None:
-            return known
-
-        messages = await read_context(self._database, session_id)
-        self._memory.keep(session_id, messages)
-        return messages
-
-    async def _commit(self, commit: TurnCommit) -> Reply:
-        # Forgotten first: after a commit in doubt only the transcript knows.
-        known = self._memory.take(commit.session_id)
-        reply = await commit_turn(self._database, self._store, commit)
-        if known is not None:
-            self._memory.put_back(commit.session_id, known, commit.messages())
-        return reply
-
-    async def _entry(self, row: InboxRow) -> SessionEntry:
-        """Return the session of an accepted message as it is now that its turn begins."""
-        entry = self._store.get(row.session_key)
-        if entry is not None:
-            return entry
-
-        policy = self._policy(row.source)
-        resolution = await self._store.resolve(row.session_key, row.source, policy, lambda _: True)
-        return resolution.entry
+            if not self._progress:
+                self._drained.set()

@@ -95,10 +95,10 @@ def given_up(row: InboxRow, progress: Progress) -> Outcome:
     return Outcome("failed", text, [Message(Role.NOTICE, text)], error="given up")
 
 
-def reply_context(outcome: Outcome, agent: Agent, clock: Clock) -> ReplyContext:
+def reply_context(outcome: Outcome, agent: Agent, clock: Clock, older_turns: int) -> ReplyContext:
     """Return the size of the last request: as the provider counted it, else as estimated."""
     fitted = outcome.fitted
-    left_out = 0 if fitted is None else fitted.turns_left_out
+    left_out = older_turns + (0 if fitted is None else fitted.turns_left_out)
     counted = next((call.usage for call in reversed(outcome.calls) if call.usage is not None), None)
     if counted is not None:
         tokens, source = counted.context_tokens, ContextSource.USAGE

@@ -204,6 +204,39 @@ async def test_a_lone_surrogate_is_replaced(tmp_path: Path) -> None:
     assert response.json()["reply"] == "working a� 😀 \\ud83d"
 
 
+@pytest.mark.parametrize("name", ["chat_id", "thread_id", "user_id", "message_id", "agent"])
+@pytest.mark.parametrize(
+    "unfit", ["\\u0000", "\\u001b", "\\u0085", "\\ud83d", "\\ude00", "\\ufffd"]
+)
+async def test_an_id_is_refused_rather_than_mended_into_another(
+    tmp_path: Path, name: str, unfit: str
+) -> None:
+    fields = {"chat_id": "alice", "text": "hello", name: "a?b"}
+    async with running_api(tmp_path) as api:
+        response = await api.client.post(
+            "/v1/messages",
+            content=orjson.dumps(fields).replace(b"?", unfit.encode()),
+            headers={"Content-Type": "application/json"},
+        )
+
+        assert response.status_code == 400
+        (problem,) = response.json()["problems"]
+        assert problem == (
+            f"{name}: holds control characters, lone surrogates or U+FFFD, "
+            "accepted is a string without them"
+        )
+        assert len(api.state.store) == 0
+
+
+async def test_an_id_of_whole_characters_is_taken_as_it_is(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        answer = (await api.post("/v1/messages", message(chat_id="a b 😀 ç"))).json()
+        entry = api.state.store.get(answer["session_key"])
+
+    assert entry is not None
+    assert entry.source.chat_id == "a b 😀 ç"
+
+
 async def test_a_bound_is_told_with_when_to_come_again(tmp_path: Path) -> None:
     bounds = {"max_waiting_per_session": 0}
     async with (

@@ -111,6 +111,33 @@ async def test_a_request_may_take_longer_than_its_head(tmp_path: Path) -> None:
     assert status == 200
 
 
+async def test_the_head_counts_as_a_part_of_the_whole_request(tmp_path: Path) -> None:
+    bounds = {"request_timeout_s": 60, "header_timeout_s": 60}
+    async with running_api(tmp_path, http=bounds) as api, await api.connect() as stream:
+        headers = ("Content-Type: application/json", "Content-Length: 100")
+        head = api.head("POST", "/v1/messages", *headers)
+        await stream.send(head[:20])
+        with anyio.move_on_after(0.3):
+            await stream.receive()
+        await stream.send(head[20:] + b"{")
+        # The server has read what was sent once it answers another request.
+        await api.client.get("/livez")
+        await api.clock.advance(59.8)
+
+        status, _, body = await read_answer(stream)
+
+    assert status == 408
+    assert orjson.loads(body)["detail"] == "The request did not arrive within 60 seconds."
+
+
+async def test_a_head_has_no_more_time_than_the_whole_request(tmp_path: Path) -> None:
+    bounds = {"request_timeout_s": 0.2, "header_timeout_s": 60}
+    async with running_api(tmp_path, http=bounds) as api, await api.connect() as stream:
+        await stream.send(b"GET /livez HTTP/1.1\r\n")
+
+        assert await read_until_closed(stream) == b""
+
+
 async def test_a_head_that_does_not_end_is_cut_off(tmp_path: Path) -> None:
     async with running_api(tmp_path) as api, await api.connect() as stream:
         await stream.send(b"GET /livez HTTP/1.1\r\nx: ")

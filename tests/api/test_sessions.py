@@ -82,7 +82,7 @@ async def test_wrong_parameters_are_told_what_is_accepted(tmp_path: Path) -> Non
         f"/v1/sessions/{KEY}/transcript?after=-1": "after: is '-1'",
         f"/v1/sessions/{KEY}/transcript?after={2**63}": "a whole number from 0 to",
         "/v1/sessions/alice": "not a session key",
-        "/v1/sessions/agent:main:http::room:alice::": "not a chat type",
+        "/v1/sessions/agent:main:http::room:alice::": "the chat type one of dm, group",
         "/v1/sessions/..%2F..%2Fetc": None,
     }
     async with running_api(tmp_path) as api:

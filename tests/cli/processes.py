@@ -114,11 +114,12 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*arguments: str | Path) -> Generator[Terminal]:
+def terminal(*arguments: str | Path, cwd: Path | None = None) -> Generator[Terminal]:
     """Run a command at a terminal of 80 columns."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*_PROGRAM, *map(str, arguments)],
+        cwd=cwd,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

@@ -154,6 +154,7 @@ def test_a_wrong_token_is_a_matter_of_configuration(tmp_path: Path) -> None:
 def test_a_configured_token_is_found_by_the_configuration(tmp_path: Path) -> None:
     secret, file, state = tmp_path / "secret", tmp_path / "gateway.toml", tmp_path / "state"
     secret.write_text(TOKEN)
+    secret.chmod(0o600)
     config = f'state_dir = "{state}"\n[http]\ntoken = {{ file = "{secret}" }}\n'
     file.write_text(config)
     with running_gateway(state, config=config):

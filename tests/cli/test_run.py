@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.processes import gateway, running_gateway
+from tests.cli.processes import gateway, running_gateway, terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +63,33 @@ def test_a_second_gateway_on_the_same_directory_ends_with_75(tmp_path: Path) -> 
 
     assert second.status == 75
     assert "held by another process" in second.stdout
+
+
+def test_the_command_to_try_it_can_be_pasted_anywhere(tmp_path: Path) -> None:
+    state = "it's a $(state) " + "x" * 200
+    # Stands in for curl, and shows what the shell makes of the command.
+    (tmp_path / "curl").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "curl").chmod(0o700)
+
+    with terminal("run", "--state-dir", state, "--port", "0", cwd=tmp_path) as screen:
+        screen.wait_for("gateway.try")
+        screen.wait_for("\ncurl ")
+        command = "curl " + screen.wait_for("\n")
+        pasted = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd="/",
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    token = (tmp_path / state / "token").read_text().strip()
+
+    assert pasted.stderr == ""
+    quiet, url, *others = pasted.stdout.splitlines()
+    assert (quiet, url.rpartition(":")[0]) == ("-s", "http://127.0.0.1")
+    assert url.endswith("/v1/messages")
+    assert others == [
+        *("-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {token}"),
+        *("-d", '{"chat_id": "me", "text": "hello"}'),
+    ]

@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.config import GatewayConfig, load, resolve_secrets
+from gateway.config import GatewayConfig, load
+from gateway.config.credentials import resolve_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 ACCEPTED = "accepted is a secret of your own"
+TOKEN = "hunter2-and-some-more"
+
+
+def secret_file(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
 
 
 def config_with(http: dict[str, str] | None, agent: dict[str, str] | None) -> GatewayConfig:
@@ -26,8 +34,8 @@ def test_without_secrets_there_is_no_problem() -> None:
 
 
 def test_secrets_that_are_there_are_no_problem(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("hunter2\n")
-    (tmp_path / "key").write_text("hunter3\n")
+    secret_file(tmp_path / "token", f"{TOKEN}\n")
+    secret_file(tmp_path / "key", "hunter3\n", 0o640)
     config = config_with({"file": str(tmp_path / "token")}, {"file": str(tmp_path / "key")})
 
     assert resolve_secrets(config) == ()
@@ -65,20 +73,66 @@ def test_a_file_that_is_none_is_a_problem(name: str) -> None:
     assert "is not there or cannot be read" in problem
 
 
-def test_a_systemd_credential_is_looked_for_by_its_name() -> None:
-    config = config_with({"credential": "no-such-credential"}, None)
-    (problem,) = resolve_secrets(config)
+def test_a_systemd_credential_is_looked_for_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    config = config_with({"credential": "my-token"}, None)
 
-    assert problem.startswith("http.token: file /")
-    assert "/no-such-credential is not there or cannot be read" in problem
+    assert resolve_secrets(config) == (
+        f"http.token: file {tmp_path}/my-token is not there or cannot be read, {ACCEPTED}",
+    )
+    secret_file(tmp_path / "my-token", TOKEN)
+    assert resolve_secrets(config) == ()
+
+
+def test_outside_the_service_a_credential_is_told_to_be_there_for_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+    assert resolve_secrets(config_with({"credential": "my-token"}, None)) == (
+        "http.token: credential my-token is there for the service alone: "
+        f"$CREDENTIALS_DIRECTORY is not set, {ACCEPTED}",
+    )
 
 
 def test_one_secret_for_two_doors_is_a_problem(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("hunter2\n")
-    (tmp_path / "key").write_text("  hunter2")
+    secret_file(tmp_path / "token", f"{TOKEN}\n")
+    secret_file(tmp_path / "key", f"  {TOKEN}")
     config = config_with({"file": str(tmp_path / "token")}, {"file": str(tmp_path / "key")})
 
     (problem,) = resolve_secrets(config)
     assert problem == (
         "agents.main.api_key: is the same secret as http.token, accepted is one of its own for each"
+    )
+
+
+def test_a_token_that_is_too_short_is_told_by_its_line_and_not_shown(tmp_path: Path) -> None:
+    secret = secret_file(tmp_path / "secret", "hunter2-hunter2\n")
+    path = tmp_path / "gateway.toml"
+    path.write_text(f"[http]\ntoken = {{ file = '{secret}' }}\n")
+    loaded = load(path, {}, {})
+
+    assert resolve_secrets(loaded.config, loaded.places) == (
+        f"{path}:2: http.token: is too short, accepted are 16 characters or more",
+    )
+    secret.write_text("hunter2-hunter2-")
+    assert resolve_secrets(loaded.config, loaded.places) == ()
+
+
+def test_a_short_key_of_a_provider_is_the_providers_affair(tmp_path: Path) -> None:
+    key = secret_file(tmp_path / "key", "hunter2")
+
+    assert resolve_secrets(config_with(None, {"file": str(key)})) == ()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o777])
+def test_a_secret_file_that_is_open_to_everyone_is_a_problem(tmp_path: Path, mode: int) -> None:
+    token = secret_file(tmp_path / "token", TOKEN, mode)
+
+    (problem,) = resolve_secrets(config_with({"file": str(token)}, None))
+    assert problem == (
+        f"http.token: file {token} is open to everyone (mode {mode:04o}), "
+        "accepted are 0600 and 0640"
     )

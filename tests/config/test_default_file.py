@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from gateway.agents.settings import OpenAISettings
 from gateway.config import GatewayConfig, load, render_default_file
 from gateway.config.locate import locate_keys
+from gateway.settings import Settings
 from tests.config.values import leaves
 
 SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
@@ -68,6 +70,16 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     assert config.sessions.reset.by_chat_type
 
 
+def test_the_example_of_a_token_names_a_credential_of_the_unit(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(examples_uncommented(SHIPPED.read_text()))
+    token = load(path, {}, {}).config.http.token
+    unit = (SHIPPED.parents[1] / "systemd" / "gateway.service").read_text()
+
+    assert token is not None
+    assert f"LoadCredential={token.credential}" in unit.splitlines()
+
+
 def test_the_examples_show_defaults_of_keys_that_have_one(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(examples_uncommented(SHIPPED.read_text()))
@@ -94,6 +106,48 @@ def test_a_new_file_loads_to_the_defaults(tmp_path: Path) -> None:
 
     assert load(path, {}, {}).config == GatewayConfig()
     assert locate_keys(path.read_text()).keys() >= {("agents", "main", "kind"), ("http", "port")}
+
+
+def test_every_key_of_a_new_file_has_a_comment_of_its_own() -> None:
+    lines = render_default_file().splitlines()
+    keys = [
+        (before, line) for before, line in pairwise(lines) if re.match(r"#?[a-z_]+ = |#?\[", line)
+    ]
+    bare = [line for before, line in keys if not before.startswith("# ")]
+
+    assert len(keys) > 40
+    # Within an example the comment stands above its first line.
+    assert all(line.startswith("#") for line in bare)
+
+
+def test_a_new_file_says_what_every_field_says() -> None:
+    text = " ".join(re.sub(r"^#( |$)", "", render_default_file(), flags=re.MULTILINE).split())
+    tables: list[Settings] = [GatewayConfig(), OpenAISettings.model_construct(model="m")]
+    seen = 0
+    while tables:
+        table = tables.pop()
+        for name, field in type(table).model_fields.items():
+            value = getattr(table, name)
+            if isinstance(value, Settings):
+                tables.append(value)
+            else:
+                assert field.description, name
+                assert " ".join(field.description.replace("`", "").split()) in text
+                seen += 1
+
+    assert seen > 40
+
+
+def test_the_examples_of_a_new_file_are_right(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(examples_uncommented(render_default_file()))
+    config = load(path, {}, {}).config
+
+    assert set(config.agents) == {"main", "gpt"}
+    assert config.http.token is not None
+    assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
+    assert config.sessions.reset.by_chat_type
+    assert [route.agent for route in config.routes] == ["main"]
 
 
 def test_routes_can_be_added_to_a_new_file() -> None:

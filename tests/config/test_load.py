@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.agents.settings import OpenAISettings
 from gateway.config import GatewayConfig, load
 from gateway.errors import ConfigurationError
+from gateway.settings import SecretSource
 
 
 def file_with(tmp_path: Path, text: str) -> Path:
@@ -108,6 +110,42 @@ def test_a_variable_that_holds_a_secret_is_no_key(
 
     assert token is not None
     assert token.env == "GATEWAY_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("[http]\ntoken = { credential = 'c' }\n", id="inline"),
+        pytest.param("[http.token]\ncredential = 'c'\n", id="table"),
+        pytest.param("http.token.file = '/other'\n", id="same-member"),
+    ],
+)
+def test_a_place_of_a_secret_in_the_environment_replaces_that_of_the_file(
+    tmp_path: Path, text: str
+) -> None:
+    path = file_with(tmp_path, text)
+    loaded = load(path, {"GATEWAY_HTTP__TOKEN__FILE": "/x"}, {})
+
+    assert loaded.config.http.token == SecretSource(file="/x")
+    place = loaded.places.of(("http", "token"))
+    assert place.label == "environment GATEWAY_HTTP__TOKEN__FILE"
+
+
+def test_a_place_of_an_agents_key_can_be_replaced_as_well(tmp_path: Path) -> None:
+    path = file_with(
+        tmp_path, "[agents.main]\nkind = 'openai'\nmodel = 'm'\napi_key = { env = 'K' }\n"
+    )
+    agent = load(path, {"GATEWAY_AGENTS__MAIN__API_KEY__FILE": "/x"}, {}).config.agents["main"]
+
+    assert isinstance(agent, OpenAISettings)
+    assert agent.api_key == SecretSource(file="/x")
+
+
+def test_two_places_of_a_secret_in_the_environment_are_refused(tmp_path: Path) -> None:
+    environ = {"GATEWAY_HTTP__TOKEN__FILE": "/x", "GATEWAY_HTTP__TOKEN__CREDENTIAL": "c"}
+
+    with pytest.raises(ConfigurationError, match="exactly one"):
+        load(file_with(tmp_path, ""), environ, {})
 
 
 def test_variables_of_others_are_left_alone() -> None:

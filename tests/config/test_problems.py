@@ -22,7 +22,10 @@ TOP_LEVEL = (
     "sessions, turns, http, log, agents, routes"
 )
 HOLDER = "what holds this key is no table, accepted is one"
-NEEDS = "accepted only with behind_tls = true, a token of your own and allowed_hosts"
+NEEDS = (
+    "accepted only with behind_tls = true, a token of your own and allowed_hosts "
+    "(missing: behind_tls = true, a token of your own, allowed_hosts)"
+)
 
 
 def problems_of(
@@ -214,6 +217,19 @@ def problems_of(
             "[http]\nhost = '0.0.0.0'",
             f"g.toml:2: http.host: 0.0.0.0 is not a loopback address, {NEEDS}",
             id="open-to-the-network",
+        ),
+        pytest.param(
+            "[http]\nhost = '0.0.0.0'\nbehind_tls = true\nallowed_hosts = ['a.example']",
+            "g.toml:2: http.host: 0.0.0.0 is not a loopback address, accepted only with "
+            "behind_tls = true, a token of your own and allowed_hosts "
+            "(missing: a token of your own)",
+            id="open-to-the-network-without-a-token",
+        ),
+        pytest.param(
+            "[http]\nhost = '127.0.0.256'",
+            "g.toml:2: http.host: '127.0.0.256' is no address, "
+            "accepted is an IP address, localhost or a host name",
+            id="no-address",
         ),
         pytest.param(
             "[http]\ntoken = { file = 'a', env = 'B' }",
@@ -413,13 +429,38 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
     ]
 
     assert places == [
-        ["g.toml:1", "session_store_max_age_days"],
         ["g.toml:2", "zebra"],
         ["g.toml:4", "log.level"],
         ["g.toml:6", "http.port"],
         ["g.toml:9", "routes[0].agent"],
         ["environment GATEWAY_TURNS__GRACE_S", "turns.grace_s"],
     ]
+
+
+def test_an_address_open_to_the_network_is_told_together_with_other_problems(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text("zebra = 1\n[http]\nhost = '0.0.0.0'\nport = -1\ntoken = { env = 'T' }\n")
+    unknown, host, port = problems_of(path, {"GATEWAY_HTTP__BEHIND_TLS": "true"})
+
+    assert unknown.startswith("g.toml:1: zebra: ")
+    assert host.startswith("g.toml:3: http.host: 0.0.0.0 is not a loopback address")
+    assert host.endswith("(missing: allowed_hosts)")
+    assert port.startswith("g.toml:4: http.port: ")
+
+
+def test_what_would_be_mended_is_a_warning_beside_the_problems(tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text("session_store_max_age_days = true\nzebra = 1\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, {}, {})
+
+    assert len(caught.value.problems) == 1
+    assert caught.value.warnings == (
+        f"{path}:1: session_store_max_age_days: true is a truth value, "
+        "accepted is a number of days from 0, where 0 keeps sessions for ever",
+    )
 
 
 def test_a_file_of_garbage_is_told_of_in_a_hundred_lines(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def _config(base_url: str, key_file: Path) -> str:
 
 async def test_a_model_behind_an_endpoint_answers_with_the_key_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "key").chmod(0o600)
     async with (
         wire_server(text_answer("Hello", " there", usage=(120, 20, 100))) as wire,
         running_daemon(tmp_path / "state", _config(wire.base_url, tmp_path / "key")) as daemon,
@@ -53,6 +54,7 @@ async def test_a_model_behind_an_endpoint_answers_with_the_key_of_a_file(tmp_pat
 
 async def test_no_secret_and_no_message_is_ever_in_the_log(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o600)
     refused = error_answer(401, f"Incorrect API key provided: {KEY}; you wrote {ASKED}")
     broken = error_answer(500, f"cannot answer {ASKED} of {KEY}")
     cut = text_answer(ANSWERED).cut(200)

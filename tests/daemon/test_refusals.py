@@ -123,9 +123,56 @@ async def test_a_token_file_that_holds_no_token_is_refused_with_the_remedy(
 ) -> None:
     (tmp_path / "state").mkdir(mode=0o700)
     (tmp_path / "state" / "token").write_bytes(content.encode("latin-1"))
+    (tmp_path / "state" / "token").chmod(0o600)
 
     ended = await run_to_end(tmp_path / "state")
 
     assert ended.code == 78
     assert str(tmp_path / "state" / "token") in ended.log[-1]["problems"][0]
     assert (tmp_path / "state" / "token").read_bytes() == content.encode("latin-1")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o620, 0o601])
+async def test_a_token_file_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    token = tmp_path / "state" / "token"
+    token.write_text("a-token-made-for-the-tests\n")
+    token.chmod(mode)
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 78
+    assert ended.log[-1]["error"] == f"{token}: mode {mode:04o}, accepted is a file, mode 0600"
+    assert token.stat().st_mode & 0o777 == mode
+
+
+async def test_a_token_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "elsewhere").write_text("a-token-made-for-the-tests\n")
+    (tmp_path / "elsewhere").chmod(0o600)
+    token = tmp_path / "state" / "token"
+    token.symlink_to(tmp_path / "elsewhere")
+
+    ended = await run_to_end(tmp_path / "state")
+
+    assert ended.code == 78
+    assert ended.log[-1]["error"] == f"{token}: a link, accepted is a file, mode 0600"
+
+
+async def test_a_token_of_ones_own_that_is_short_or_open_to_everyone_is_refused_at_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "secret").write_text("a-canary")
+    (tmp_path / "secret").chmod(0o644)
+
+    ended = await run_to_end(
+        tmp_path / "state", f'[http]\ntoken = {{ file = "{tmp_path / "secret"}" }}\n'
+    )
+
+    assert ended.code == 78
+    opened, short = ended.log[-1]["problems"]
+    assert "http.token" in opened
+    assert "0644" in opened
+    assert "http.token: is too short" in short
+    assert b"a-canary" not in ended.output
+    assert not (tmp_path / "state").exists()

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from gateway.agents.echo import EchoAgent
+from gateway.agents.settings import EchoSettings
 from gateway.clock import SystemClock
-from gateway.model import SessionKey
+from gateway.model import Inbound, SessionKey
 from gateway.processes.registry import ProcessRegistry
+from gateway.retention import discard_delivered
+from gateway.sessions.settings import SessionSettings
+from gateway.turns.pipeline import Turns
+from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.support.daemon import running_daemon
-from tests.support.state import import_file, key_of, open_state, shown
+from tests.support.state import import_file, key_of, open_state, shown, source
+from tests.support.turns import MAIN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,13 +29,14 @@ if TYPE_CHECKING:
 
 ENTRIES: Final = 100_000
 STALE: Final = range(0, ENTRIES, 2)
+FRESH: Final = range(1, ENTRIES, 2)
 SUSPENDED: Final = range(0, 2_000, 2)
 """All of them stale."""
 ACTIVE: Final = range(2_000, 3_000, 2)
 """Stale as well, with a live process each."""
 STALL_S: Final = 0.5
-"""Longest that loop and writer may be held: some tens of ms on a quiet machine; looking at all
-entries at once takes over a second."""
+"""Longest that a message may wait for its answer meanwhile: some tens of ms on a quiet machine;
+looking at all entries at once takes over a second."""
 
 
 def _chat(number: int) -> str:
@@ -40,11 +50,6 @@ def _key(number: int) -> SessionKey:
 
 def _keys(numbers: range) -> set[SessionKey]:
     return set(map(_key, numbers))
-
-
-async def _discard_nothing() -> int:
-    await anyio.lowlevel.checkpoint()
-    return 0
 
 
 def _import(path: Path, now: datetime) -> None:
@@ -96,7 +101,7 @@ async def test_a_hundred_thousand_sessions_are_pruned_at_start_while_messages_ar
         assert (await daemon.log.wait_for("session.pruned"))["pruned"] == 0
 
 
-async def test_sessions_with_live_processes_are_kept_among_a_hundred_thousand(
+async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answered(
     tmp_path: Path,
 ) -> None:
     clock = SystemClock()
@@ -104,27 +109,40 @@ async def test_sessions_with_live_processes_are_kept_among_a_hundred_thousand(
     processes = ProcessRegistry()
     for number in ACTIVE:
         processes.started(_key(number), f"process-{number}")
-    async with open_state(tmp_path / "state", clock) as state:
-        state.store.has_active_processes = processes.has_active_for_session
-        watcher = ExpiryWatcher(
-            state.store, state.database, clock, RetentionLimits(90, 0), _discard_nothing
-        )
-        with anyio.fail_after(60):
+    agents = {MAIN: EchoAgent(EchoSettings(), clock)}
+    # Wired as the daemon wires them.
+    with anyio.fail_after(30):
+        async with open_state(tmp_path / "state", clock) as state:
+            database, store = state.database, state.store
+            turns = Turns(
+                database, store, agents, lambda _: MAIN, clock, TurnSettings(), SessionSettings()
+            )
+            store.is_busy = turns.is_busy
+            store.on_dropped = turns.forget
+            store.has_active_processes = processes.has_active_for_session
+            discard = partial(discard_delivered, database, clock)
+            watcher = ExpiryWatcher(store, database, clock, RetentionLimits(90, 0), discard)
+            assert len(store) == ENTRIES
             async with anyio.create_task_group() as group:
                 await group.start(watcher.run)
-                longest_s = 0.0
+                await group.start(turns.run)
+                chats = cycle(["newcomer", _chat(FRESH[0]), _chat(FRESH[-1])])
+                answered, longest_s = 0, 0.0
                 while not watcher.statistics().prunes:
-                    before = clock.monotonic()
-                    await state.database.ping()
-                    longest_s = max(longest_s, clock.monotonic() - before)
+                    began = clock.monotonic()
+                    ticket = await turns.submit(Inbound(source(next(chats)), f"{answered}"))
+                    assert (await ticket.progress.reply()).text == f"{answered}"
+                    longest_s = max(longest_s, clock.monotonic() - began)
+                    answered += 1
                 group.cancel_scope.cancel()
-        assert longest_s < STALL_S
+            report = store.statistics().last_prune
 
-        report = state.store.statistics().last_prune
-        assert report is not None
-        assert report.kept_by_reason == {
-            "active_process": len(ACTIVE),
-            "suspended": len(SUSPENDED),
-        }
-        protected = _keys(SUSPENDED) | _keys(ACTIVE)
-        assert set(shown(tmp_path / "state")) == _keys(range(ENTRIES)) - (_keys(STALE) - protected)
+    assert answered > 3
+    assert longest_s < STALL_S
+    assert report is not None
+    assert report.pruned == len(STALE) - len(SUSPENDED) - len(ACTIVE)
+    assert report.kept_by_reason == {"active_process": len(ACTIVE), "suspended": len(SUSPENDED)}
+    protected = _keys(SUSPENDED) | _keys(ACTIVE)
+    assert set(shown(tmp_path / "state")) - {key_of("newcomer")} == (
+        _keys(range(ENTRIES)) - (_keys(STALE) - protected)
+    )

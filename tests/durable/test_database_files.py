@@ -8,7 +8,7 @@ import anyio
 import apsw
 import pytest
 
-from gateway.errors import ConflictError
+from gateway.errors import StorageBusyError
 from tests.support.database import add, names, opened_database
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def test_a_reader_that_stays_prevents_compacting_and_hurts_nothing(tmp_pat
         other.execute("BEGIN; SELECT * FROM store_state").fetchall()
         await database.write(add("b"))
 
-        with pytest.raises(ConflictError, match="in use"):
+        with pytest.raises(StorageBusyError, match="another program holds the database"):
             await database.compact(2**30)
         other.close()
         await database.compact(2**30)

@@ -19,6 +19,7 @@ from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
 from gateway.errors import (
     DamagedDataError,
     DatabaseTooNewError,
+    StorageBusyError,
     StorageError,
     StorageFullError,
     UnsafeStateDirectoryError,
@@ -221,16 +222,19 @@ async def test_what_waits_behind_a_storage_failure_is_refused(tmp_path: Path) ->
             assert isinstance(await database.wait_failed(), StorageError)
 
 
-async def test_another_program_that_writes_is_a_failure_and_no_hang(tmp_path: Path) -> None:
+async def test_another_program_that_writes_refuses_changes_until_it_is_done(
+    tmp_path: Path,
+) -> None:
     with anyio.fail_after(5):
         async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
             await database.write(lambda tx: tx.connection.set_busy_timeout(1))
             other = apsw.Connection(str(database.path), flags=apsw.SQLITE_OPEN_READWRITE)
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StorageError, match="the writer failed: BusyError"):
+            with pytest.raises(StorageBusyError, match="another program holds the database"):
                 await database.ping()
             other.close()
-            assert database.statistics().failed
+            await database.ping()
+            assert not database.statistics().failed
 
 
 def test_a_storage_failure_is_final_though_the_disk_recovers(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,37 @@ with hold(pathlib.Path(sys.argv[1]), started_at=at) as directory:
     directory.announce("http://127.0.0.1:1")
     print("held", flush=True)
     sys.stdin.read()
+"""
+
+HOLD_ONCE = """
+import sys, pathlib, datetime
+from gateway.durable.directory import hold
+with hold(pathlib.Path(sys.argv[1]), started_at=datetime.datetime.now(datetime.timezone.utc)):
+    pass
+"""
+HOLD_FOR_A_GROUP = """
+import datetime, os, pathlib, sys
+from gateway.durable.directory import hold
+from gateway.durable.files import Replacement
+from gateway.errors import ConfigurationError, StorageError
+os.chdir(sys.argv[1])
+if os.geteuid() == 0:
+    os.chown(".", 12345, 12345)
+    os.setgroups([])
+    os.setgid(12345)
+    os.setuid(12345)
+at = datetime.datetime.now(datetime.timezone.utc)
+try:
+    with hold(pathlib.Path("state"), started_at=at, dashboard_group_id=0):
+        pass
+except ConfigurationError as error:
+    print(error.exit_code, *error.problems)
+before = os.listdir("/proc/self/fd")
+try:
+    Replacement(pathlib.Path("file"), group_id=0)
+except StorageError as error:
+    print(error)
+print(os.listdir("/proc/self/fd") == before, os.listdir())
 """
 
 
@@ -58,6 +91,37 @@ def test_a_new_directory_and_all_in_it_are_private(tmp_path: Path) -> None:
 def test_a_dashboard_group_may_pass_through(tmp_path: Path) -> None:
     with hold(tmp_path / "state", started_at=START, dashboard_group_id=os.getgid()):
         assert _mode(tmp_path / "state") == 0o710
+
+
+def test_a_group_that_this_process_may_not_give_to_is_told_by_its_key(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+
+    child = subprocess.run(
+        [sys.executable, "-c", HOLD_FOR_A_GROUP, home], capture_output=True, check=True, text=True
+    )
+
+    assert child.stdout.splitlines() == [
+        (
+            "78 store.dashboard_group: this process may not give state to the group id 0, "
+            "accepted is a group that it belongs to"
+        ),
+        "file: Operation not permitted",
+        "True ['state']",
+    ]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="NOT SHOWN: there is no strace here")
+def test_a_new_directory_and_those_made_above_it_are_synced_by_name(tmp_path: Path) -> None:
+    path, trace = tmp_path / "deep" / "state", tmp_path / "trace"
+    strace = ["strace", "-f", "-y", "-e", "trace=mkdir,mkdirat,fsync,flock"]
+
+    subprocess.run([*strace, "-o", trace, sys.executable, "-c", HOLD_ONCE, path], check=True)
+
+    before_the_lock = trace.read_text().partition(" flock(")[0]
+    made = before_the_lock.rindex(f'"{path}", 0700) = 0')
+    synced = re.findall(r" fsync\(\d+<([^>]*)>", before_the_lock[made:])
+    assert set(synced) == {str(tmp_path), str(tmp_path / "deep")}
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o750, 0o701, 0o777, 0o710])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pytest
 
 ID, OTHER = SessionId("s1"), SessionId("s2")
+ALL = 10**9
 AT = "2026-01-01T00:00:00Z"
 TEXTS = st.one_of(
     st.text().map(clean_text),
@@ -69,7 +70,7 @@ async def test_messages_come_back_as_they_were(
         assert [row.message for row in rows] == messages
         assert {row.created_at for row in rows} <= {AT}
         context = [message for message in messages if message.role is not Role.NOTICE]
-        assert await read_context(database, ID) == context
+        assert (await read_context(database, ID, max_chars=ALL)).messages == context
 
 
 async def test_sessions_are_kept_apart_and_in_order(tmp_path: Path) -> None:
@@ -80,7 +81,9 @@ async def test_sessions_are_kept_apart_and_in_order(tmp_path: Path) -> None:
         rows = await read_transcript(database, ID)
         assert [row.message.text for row in rows] == ["0", "2", "4", "6", "8"]
         assert [row.position for row in rows] == sorted(row.position for row in rows)
-        assert [one.text for one in await read_context(database, OTHER)] == list("13579")
+        assert [
+            one.text for one in (await read_context(database, OTHER, max_chars=ALL)).messages
+        ] == list("13579")
 
 
 async def test_a_transcript_is_read_page_by_page(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ async def test_a_turn_of_very_many_messages_is_stored_whole(tmp_path: Path) -> N
         await _add(database, ID, *messages)
         await _add(database, ID)
 
-        assert await read_context(database, ID) == messages
+        assert (await read_context(database, ID, max_chars=ALL)).messages == messages
 
 
 async def test_each_model_call_is_recorded_with_what_was_counted(tmp_path: Path) -> None:
@@ -119,3 +122,30 @@ async def test_each_model_call_is_recorded_with_what_was_counted(tmp_path: Path)
         (1, ID, "t1", "main", "m1", "2026-01-01T00:00:00Z", 1, 2, 3, 4),
         (2, ID, "t1", "main", "m2", "2026-01-01T00:00:01.500000Z", None, None, None, None),
     ]
+
+
+async def test_a_context_is_the_newest_whole_turns_that_fit(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        for number in range(10):
+            turn = TurnId(f"t{number}")
+            await _add(
+                database,
+                ID,
+                Message(Role.USER, "q" * 10, turn_id=turn),
+                Message(Role.ASSISTANT, "a" * 10, turn_id=turn),
+                Message(Role.NOTICE, "n" * 1000, turn_id=turn),
+            )
+
+        tail = await read_context(database, ID, max_chars=69)
+        assert [message.turn_id for message in tail.messages] == [
+            "t7",
+            "t7",
+            "t8",
+            "t8",
+            "t9",
+            "t9",
+        ]
+        assert (tail.chars, tail.older_turns) == (60, 7)
+        assert (await read_context(database, ID, max_chars=60)).messages == tail.messages
+        assert (await read_context(database, ID, max_chars=5)).older_turns == 10
+        assert (await read_context(database, ID, max_chars=200)).older_turns == 0

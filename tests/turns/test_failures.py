@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.errors import AgentError, StorageFullError
+from gateway.errors import AgentError, StorageFullError, UnavailableError
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
+from gateway.turns.runner import RETRY_S
 from gateway.turns.running import FAILED
 from gateway.turns.settings import TurnSettings
 from tests.support.state import START
@@ -220,13 +221,21 @@ async def test_no_space_at_the_end_of_a_turn_keeps_the_message(tmp_path: Path) -
             await began.wait()
         async with full_disk(bench.state.database):
             go_on.set()
-            with pytest.raises(StorageFullError):
+            with pytest.raises(UnavailableError, match="send the same message id again"):
                 await reply_of(ticket)
             assert [row.text for row in await bench.unfinished()] == ["hello"]
-            assert bench.turns.statistics().lost_commits == 1
+            assert bench.turns.statistics().running == 1
             assert await bench.said() == []
 
+        later = await bench.submit("and then?", message_id="m2")
+        await bench.clock.advance(RETRY_S)
+        assert (await reply_of(later)).text == "re: and then?"
         again = await bench.submit("hello", message_id="m1")
         assert again.duplicate
-        assert (await reply_of(again)).text == "re: hello"
-        assert await bench.said() == [("user", "hello"), ("assistant", "re: hello")]
+        assert (await reply_of(again)).text == "x" * 100_000
+        assert [text[:9] for _, text in await bench.said()] == [
+            "hello",
+            "xxxxxxxxx",
+            "and then?",
+            "re: and t",
+        ]

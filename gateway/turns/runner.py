@@ -1,0 +1,159 @@
+"""One turn from its beginning to its commit: context, agent, one commit, one line in the log.
+
+The pipeline above decides what runs when; a runner knows no queue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
+from gateway.errors import StorageBusyError, StorageFullError, UnavailableError
+from gateway.log import get_logger
+from gateway.model import Message, Role
+from gateway.sessions.policy import ResetPolicy
+from gateway.transcripts import inbox
+from gateway.transcripts.inbox import InboxRow
+from gateway.transcripts.reading import read_context
+from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
+from gateway.turns.memory import ContextMemory, Known
+from gateway.turns.records import decode_reset, reset_text
+from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_turn
+from gateway.turns.ticket import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.agents.base import Agent
+    from gateway.clock import Clock
+    from gateway.durable.database import Database
+    from gateway.model import AgentId, SessionId
+    from gateway.sessions.entry import SessionEntry
+    from gateway.sessions.store import SessionStore
+    from gateway.turns.ticket import Reply
+
+LATE: Final = (
+    "The answer cannot be stored at the moment. It is kept and will be there as soon as it can: "
+    "send the same message id again."
+)
+RETRY_S: Final = 2.0
+"""How long a turn waits before it tries again to be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message that is owed an answer, and who waits for it."""
+
+    row: InboxRow
+    progress: Progress
+    accepted_at: float
+    """Monotonic, in seconds."""
+
+
+class TurnRunner:
+    """Runs turns; of one session one at a time, which its caller sees to."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SessionStore,
+        agents: Mapping[AgentId, Agent],
+        clock: Clock,
+        deadline_s: float,
+    ) -> None:
+        """Start knowing no session."""
+        self._database = database
+        self._store = store
+        self._agents = agents
+        self._clock = clock
+        self.deadline_s = deadline_s
+        """How long an agent may take; may be changed at any time."""
+        self._memory = ContextMemory()
+
+    def begin(self, session_id: SessionId) -> None:
+        """Note a session in which nothing was said yet, so that nothing is read."""
+        self._memory.keep(session_id, Known([], 0, 0))
+
+    def forget(self, session_id: SessionId) -> None:
+        """Drop what is remembered of a session that is gone."""
+        self._memory.take(session_id)
+
+    async def run(self, accepted: Accepted) -> str:
+        """Run a turn, commit it, tell who waits, and return its status.
+
+        Durability: on return reply, transcript and entry survive power loss together.
+        """
+        row, clock, began = accepted.row, self._clock, self._clock.monotonic()
+        entry = await self._entry(row)
+        agent = self._agents.get(row.agent)
+        reset = decode_reset(row.reset)
+        notice = reset_text(row.session_key, reset)
+        accepted.progress.add_text(notice)
+        message = Message(Role.USER, row.text, turn_id=row.turn_id)
+        if agent is None or row.recoveries > MAX_RECOVERIES:
+            outcome, context = given_up(row, accepted.progress), None
+        else:
+            if row.recoveries:
+                # Counted when it begins: what only waits while the gateway stops is not given up.
+                await self._database.write(lambda tx: inbox.note_recovery(tx, row))
+            earlier = await self._earlier(entry.session_id, agent)
+            outcome = await run_turn(
+                agent, earlier.messages, message, accepted.progress, clock, self.deadline_s
+            )
+            context = reply_context(outcome, agent, clock, earlier.older_turns)
+        answered = clock.monotonic()
+        commit = TurnCommit(
+            row, entry.session_id, message, outcome, reset, notice, context, clock.now()
+        )
+        reply = await self._commit(commit, accepted.progress)
+        self._remember(commit, agent)
+        accepted.progress.finish(reply)
+        get_logger().info(
+            "turn.completed",
+            **turn_facts(commit, reply),
+            wait_ms=round((began - accepted.accepted_at) * 1000, 3),
+            agent_ms=round((answered - began) * 1000, 3),
+            commit_ms=round((clock.monotonic() - answered) * 1000, 3),
+        )
+        return outcome.status
+
+    async def _earlier(self, session_id: SessionId, agent: Agent) -> Known:
+        known = self._memory.get(session_id)
+        if known is None:
+            tail = await read_context(self._database, session_id, max_chars=_window_chars(agent))
+            known = Known(tail.messages, tail.chars, tail.older_turns)
+            self._memory.keep(session_id, known)
+        return known
+
+    def _remember(self, commit: TurnCommit, agent: Agent | None) -> None:
+        known = self._memory.take(commit.session_id)
+        if known is not None and agent is not None:
+            known.add(commit.messages(), _window_chars(agent))
+            self._memory.keep(commit.session_id, known)
+
+    async def _commit(self, commit: TurnCommit, progress: Progress) -> Reply:
+        """Commit a turn, as often as it takes while the storage refuses for a time."""
+        while True:
+            try:
+                return await commit_turn(self._database, self._store, commit)
+            except (StorageFullError, StorageBusyError) as error:
+                progress.fail(UnavailableError(LATE))
+                get_logger().warning(
+                    "turn.waiting_for_storage", turn_id=commit.row.turn_id, error=str(error)
+                )
+                await self._clock.sleep(RETRY_S)
+
+    async def _entry(self, row: InboxRow) -> SessionEntry:
+        """Return the session of an accepted message as it is now that its turn begins."""
+        entry = self._store.get(row.session_key)
+        if entry is not None:
+            return entry
+
+        never = ResetPolicy()
+        resolution = await self._store.resolve(row.session_key, row.source, never, lambda _: True)
+        return resolution.entry
+
+
+def _window_chars(agent: Agent) -> int:
+    return agent.context_window_tokens * CHARS_PER_TOKEN_ESTIMATE
