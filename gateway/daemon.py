@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -30,7 +30,13 @@ from gateway.clock import Clock, SystemClock
 from gateway.config import GatewayConfig, Routes, changed_live, check_here, with_live
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
-from gateway.errors import ConfigurationError, ExitCode, GatewayError
+from gateway.errors import (
+    ConfigurationError,
+    ExitCode,
+    GatewayError,
+    StorageBusyError,
+    StorageFullError,
+)
 from gateway.log import configure, get_logger, set_level
 from gateway.processes.registry import ProcessRegistry
 from gateway.retention import discard_delivered
@@ -234,8 +240,9 @@ async def _feed_watchdog(parts: Parts, notifier: Notifier) -> None:
     """Tell systemd that we live while the loop, the database's writer and the watcher do."""
     interval_s = notifier.watchdog_interval_s / 3
     while interval_s:
-        # Without a time limit: an answer that comes late still comes before systemd's patience ends.
-        await parts.database.ping()
+        # Without a time limit: an answer that comes late is still an answer. So is a refusal.
+        with suppress(StorageBusyError, StorageFullError):
+            await parts.database.ping()
         if parts.watcher.alive:
             notifier.send("WATCHDOG=1")
         await parts.clock.sleep(interval_s)

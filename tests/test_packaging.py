@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib.metadata
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -127,6 +128,23 @@ def test_the_unit_gives_a_stop_more_time_than_turns_have() -> None:
 
 def test_the_unit_does_not_restart_what_cannot_get_better() -> None:
     assert _unit()["Service"]["RestartPreventExitStatus"].split() == ["65", "75", "78"]
+
+
+def test_the_installed_configuration_names_the_state_of_the_unit() -> None:
+    """What a command reads there is what the service writes."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (edit,) = re.findall(r"sed '(s\|\^state_dir[^']*)' config/gateway.toml", makefile)
+    (state,) = re.findall(r"^STATE +:= (\S+)$", makefile, flags=re.MULTILINE)
+    installed = subprocess.run(
+        ["/bin/sed", edit.replace("$(STATE)", state), ROOT / "config" / "gateway.toml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    service = _unit()["Service"]
+
+    assert tomllib.loads(installed.stdout)["state_dir"] == state
+    assert state == f"/var/lib/{service['StateDirectory']}"
 
 
 def test_the_unit_starts_again_however_often_it_takes() -> None:

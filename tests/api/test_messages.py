@@ -273,7 +273,8 @@ async def test_a_reply_that_cannot_be_stored_is_told_as_a_problem(tmp_path: Path
 
     name, problem = events_of("".join([first, *rest]))[-1]
     assert (name, problem["status"]) == ("error", 503)
-    assert problem["type"].endswith(":storage")
+    assert problem["type"].endswith(":unavailable")
+    assert "Your message is kept" in problem["detail"]
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])

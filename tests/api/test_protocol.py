@@ -163,6 +163,27 @@ async def test_what_is_not_a_request_gets_400_and_the_end(tmp_path: Path) -> Non
             assert received.count(b"\r\n\r\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        pytest.param(b"FOO /livez HTTP/1.1", b"501", id="unknown"),
+        pytest.param(b"GETX /livez HTTP/1.1", b"501", id="longer-than-a-known-one"),
+        pytest.param(b"foo /livez HTTP/1.1", b"400", id="no-method"),
+        pytest.param(b"FOO livez HTTP/1.1", b"400", id="no-path"),
+        pytest.param(b"FOO /livez RTSP/1.0", b"400", id="another-protocol"),
+    ],
+)
+async def test_a_method_that_nobody_knows_is_not_taken_for_garbage(
+    tmp_path: Path, line: bytes, status: bytes
+) -> None:
+    async with running_api(tmp_path) as api, await api.connect() as stream:
+        await stream.send(line + b"\r\nHost: a\r\n\r\n")
+        received = await read_until_closed(stream)
+
+    assert received[:13] == b"HTTP/1.1 " + status + b" "
+    assert received.count(b"\r\n\r\n") == 1
+
+
 async def test_no_bytes_bring_the_server_down(tmp_path: Path) -> None:
     inputs: list[bytes] = []
 

@@ -52,6 +52,7 @@ async def test_a_page_shows_entries_as_they_are_in_the_file(tmp_path: Path) -> N
         [shown] = (await api.client.get("/v1/sessions")).json()["sessions"]
 
     assert shown["session_id"] == answer["session_id"]
+    assert shown["busy"] is False
     assert shown["created_at"] == "2026-01-01T00:00:00Z"
     assert shown["source"]["platform"] == "http"
     assert (shown["turns"], shown["context_tokens"], shown["context_source"]) == (1, 7, "usage")
@@ -102,6 +103,7 @@ async def test_an_entry_is_shown_with_whether_it_is_busy(tmp_path: Path) -> None
         with anyio.fail_after(5):
             await api.agent.started.wait()
         busy = (await api.client.get(f"/v1/sessions/{KEY}")).json()
+        [listed] = (await api.client.get("/v1/sessions")).json()["sessions"]
 
         for method, path in (
             ("POST", f"/v1/sessions/{KEY}/reset"),
@@ -118,6 +120,7 @@ async def test_an_entry_is_shown_with_whether_it_is_busy(tmp_path: Path) -> None
 
     assert busy["busy"] is True
     assert busy["session_key"] == KEY
+    assert listed == busy
 
 
 async def test_an_unknown_session_is_not_found(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_piped_text_is_one_message(tmp_path: Path) -> None:
     assert "there is no text" in nothing.stderr
 
 
+def test_a_text_and_piped_text_are_too_much(tmp_path: Path) -> None:
+    reply = gateway("chat", "one", "--state-dir", tmp_path / "state", stdin=b"two\n")
+
+    assert reply.status == 2
+    assert "accepted is TEXT or piped input" in reply.stderr
+
+
 def test_resets_and_pauses_are_told(tmp_path: Path) -> None:
     state = tmp_path / "state"
     say = ("chat", "--chat-id", "ann", "hello", "--state-dir", state)
@@ -52,9 +59,12 @@ def test_resets_and_pauses_are_told(tmp_path: Path) -> None:
         gateway("sessions", "suspend", KEY, "--state-dir", state)
         while_paused = gateway(*say)
 
+    assert returned.status == 0
     assert returned.stdout.endswith("hello\n")
-    assert f"(removed); undo with: gateway sessions undo {KEY}" in returned.stderr
-    assert f"resume with: gateway sessions resume {KEY}" in while_paused.stderr
+    assert returned.stdout.count(f"gateway sessions undo {KEY}") == 1
+    assert while_paused.status == 1
+    assert while_paused.stdout.count(f"gateway sessions resume {KEY}") == 1
+    assert returned.stderr == while_paused.stderr == ""
 
 
 def test_a_failed_answer_ends_with_1_and_shows_what_the_user_reads(tmp_path: Path) -> None:
@@ -99,11 +109,13 @@ def test_a_dialogue_goes_on_after_an_answer_is_no_longer_waited_for(tmp_path: Pa
         screen.wait_for("> ")
         screen.type("again\n")
         wait_until_busy(state)
+        listed = gateway("sessions", "list", "--state-dir", state).stdout
         screen.interrupt()
         screen.wait_for("no longer waiting")
         screen.wait_for("> ")
         screen.type("\x04")
         assert screen.end() == 0
+    assert listed.splitlines()[1].endswith("  busy")
 
 
 def test_a_table_at_a_terminal_is_ruled_and_folds_keys(tmp_path: Path) -> None:

@@ -159,11 +159,55 @@ def test_a_configured_token_is_found_by_the_configuration(tmp_path: Path) -> Non
     file.write_text(config)
     with running_gateway(state, config=config):
         found = gateway("status", "--config", file)
-        without = gateway("status", "--state-dir", state)
+        without = gateway("sessions", "list", "--state-dir", state)
+
+        by_variable = gateway(
+            "sessions",
+            *("list", "--state-dir", state),
+            environment={"GATEWAY_HTTP__TOKEN__FILE": str(secret)},
+        )
 
     assert found.status == 0
     assert without.status == 78
+    assert without.stderr.startswith("gateway: ")
     assert "give that with --config" in without.stderr
+    assert by_variable.status == 0
+
+
+def test_a_token_that_only_the_service_has_can_be_given_by_a_variable(tmp_path: Path) -> None:
+    secret, file, state = tmp_path / "secret", tmp_path / "gateway.toml", tmp_path / "state"
+    secret.write_text(TOKEN)
+    secret.chmod(0o600)
+    running = f'[http]\ntoken = {{ file = "{secret}" }}\n'
+    file.write_text('[http]\ntoken = { credential = "gateway-token" }\n')
+    listing = ("sessions", "list", "--config", file, "--state-dir", state)
+    with running_gateway(state, config=running):
+        refused = gateway(*listing)
+        listed = gateway(*listing, environment={"GATEWAY_HTTP__TOKEN__FILE": str(secret)})
+
+    assert refused.status == 78
+    assert refused.stderr.startswith(f"gateway: {file}:2: http.token: credential gateway-token ")
+    assert "$CREDENTIALS_DIRECTORY is not set" in refused.stderr
+    assert "GATEWAY_HTTP__TOKEN__FILE=/path gateway ..." in refused.stderr
+    assert listed.status == 0
+
+
+def test_status_without_a_token_still_says_that_the_daemon_runs_and_where(tmp_path: Path) -> None:
+    secret, state = tmp_path / "secret", tmp_path / "state"
+    secret.write_text(TOKEN)
+    secret.chmod(0o600)
+    with running_gateway(state, config=f'[http]\ntoken = {{ file = "{secret}" }}\n') as url:
+        told = gateway("status", "--state-dir", state)
+        document = gateway("status", "--state-dir", state, "--json").document
+
+    assert told.status == 0
+    assert told.stdout.splitlines()[0].split() == ["running", "yes"]
+    assert url in told.stdout
+    assert told.stderr.startswith("gateway: no more without the token: ")
+    assert document["running"] is True
+    assert document["url"] == url
+    assert document["pid"] > 0
+    assert document["note"].startswith("no more without the token: ")
 
 
 def test_a_broken_configuration_does_not_hide_a_daemon_named_by_its_directory(

@@ -66,7 +66,8 @@ def test_check_config_tells_every_problem_with_its_line(tmp_path: Path) -> None:
     assert outcome.status == 78
     lines = outcome.stdout.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith(f"{file}:1: session_store_max_age_days: -1 is below 0, 0 is used")
+    assert lines[0].startswith(f"{file}:1: session_store_max_age_days: -1 is below 0, accepted is")
+    assert lines[0].endswith("(a warning)")
     assert lines[1] == f"{file}:2: stat_dir: unknown key, did you mean state_dir?"
     assert lines[2].startswith(f"{file}:4: http.port: 70000 is out of range")
     assert outcome.stderr == ""
@@ -81,7 +82,53 @@ def test_check_config_tells_warnings_and_still_says_ok(tmp_path: Path) -> None:
     assert outcome.status == 0
     assert outcome.document["ok"] is True
     assert outcome.document["problems"] == []
-    assert outcome.document["warnings"][0].startswith(f"{file}:1: session_store_max_age_days: ")
+    (warning,) = outcome.document["warnings"]
+    assert warning.startswith(f"{file}:1: session_store_max_age_days: ")
+    assert ", 30 is used, " in warning
+
+
+@pytest.mark.parametrize(
+    "problem", ["zebra = 1", "[store]\ndashboard_group = 'no-such-group'"], ids=["key", "group"]
+)
+def test_warnings_on_a_refused_file_do_not_say_that_anything_is_used(
+    tmp_path: Path, problem: str
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"session_store_max_age_days = true\n{problem}\n")
+
+    outcome = gateway("check-config", "-c", file, "--json")
+
+    assert outcome.status == 78
+    assert len(outcome.document["problems"]) == 1
+    (warning,) = outcome.document["warnings"]
+    assert "true is a truth value" in warning
+    assert "is used" not in warning
+
+
+def test_warnings_stand_among_problems_in_the_order_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("zebra = 1\nsession_store_max_age_days = true\n[http]\nport = -1\n")
+
+    checked = gateway("check-config", "-c", file)
+    started = gateway("run", "-c", file)
+
+    lines = checked.stdout.splitlines()
+    assert [line.split(":")[1] for line in lines] == ["1", "2", "4"]
+    assert [line.endswith("(a warning)") for line in lines] == [False, True, False]
+    assert started.stderr.splitlines() == [f"gateway: {line}" for line in lines]
+
+
+def test_a_group_that_is_not_there_is_told_by_check_config_and_run_alike(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("[store]\ndashboard_group = 'no-such-group'\n")
+
+    checked = gateway("check-config", "-c", file)
+    started = gateway("run", "-c", file, "--state-dir", tmp_path / "state")
+
+    assert (checked.status, started.status) == (78, 78)
+    assert checked.stdout.startswith(f"{file}:2: store.dashboard_group: this machine has no group ")
+    assert f"{file}:2: store.dashboard_group: this machine has no group " in started.stdout
+    assert not (tmp_path / "state").exists()
 
 
 def test_check_config_tries_the_secrets_and_never_shows_them(tmp_path: Path) -> None:
@@ -116,8 +163,11 @@ def test_a_configuration_file_that_is_missing_is_told(tmp_path: Path, command: s
     outcome = gateway(command, "--config", tmp_path / "no.toml", cwd=tmp_path)
 
     assert outcome.status == 78
-    said = outcome.stdout + outcome.stderr
-    assert said == f"{tmp_path}/no.toml: is not there, accepted is a TOML file\n"
+    problem = f"{tmp_path}/no.toml: is not there, accepted is a TOML file\n"
+    if command == "check-config":
+        assert (outcome.stdout, outcome.stderr) == (problem, "")
+    else:
+        assert (outcome.stdout, outcome.stderr) == ("", f"gateway: {problem}")
 
 
 def test_a_default_file_that_links_to_nowhere_is_not_taken_for_no_file(tmp_path: Path) -> None:

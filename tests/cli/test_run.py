@@ -41,7 +41,7 @@ def test_a_wrong_option_is_told_as_a_problem_of_the_configuration(
     outcome = gateway("run", *arguments, "--state-dir", tmp_path / "state", cwd=tmp_path)
 
     assert outcome.status == 78
-    assert outcome.stderr.startswith(line)
+    assert outcome.stderr.startswith(f"gateway: {line}")
     assert not (tmp_path / "state").exists()
 
 

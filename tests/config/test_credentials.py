@@ -91,9 +91,10 @@ def test_outside_the_service_a_credential_is_told_to_be_there_for_it_alone(
 ) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
-    assert resolve_secrets(config_with({"credential": "my-token"}, None)) == (
+    (problem,) = resolve_secrets(config_with({"credential": "my-token"}, None))
+    assert problem == (
         "http.token: credential my-token is there for the service alone: "
-        f"$CREDENTIALS_DIRECTORY is not set, {ACCEPTED}",
+        f"$CREDENTIALS_DIRECTORY is not set, {ACCEPTED}"
     )
 
 

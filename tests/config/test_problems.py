@@ -457,9 +457,10 @@ def test_what_would_be_mended_is_a_warning_beside_the_problems(tmp_path: Path) -
         load(path, {}, {})
 
     assert len(caught.value.problems) == 1
-    assert caught.value.warnings == (
+    (warning,) = caught.value.warnings
+    assert warning == (
         f"{path}:1: session_store_max_age_days: true is a truth value, "
-        "accepted is a number of days from 0, where 0 keeps sessions for ever",
+        "accepted is a number of days from 0, where 0 keeps sessions for ever"
     )
 
 

@@ -32,6 +32,7 @@ async def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
     assert ended.code == 69
     assert f"127.0.0.1:{port}" in ended.log[-1]["error"]
+    assert "--port" in ended.log[-1]["error"]
 
 
 async def test_a_bad_configuration_is_told_whole_with_file_and_line(tmp_path: Path) -> None:

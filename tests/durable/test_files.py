@@ -196,3 +196,27 @@ def test_content_is_synced_before_the_rename_and_the_directory_after_it(tmp_path
         *("write", "write", "fdatasync", "write", "write", "fdatasync", "write", "fsync"),
         *("link", "rename", "rename", "fsync of the directory"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "mode", "kept"),
+    [
+        pytest.param(0o644, 0o600, 0o600, id="open-to-everyone"),
+        pytest.param(0o664, 0o640, 0o640, id="open-to-more-than-the-group"),
+        pytest.param(0o600, 0o640, 0o600, id="closed-and-stays-so"),
+    ],
+)
+def test_the_file_before_is_open_to_nobody_that_the_new_one_is_not(
+    tmp_path: Path, given: int, mode: int, kept: int
+) -> None:
+    path, previous = tmp_path / "file", tmp_path / "file.prev"
+    path.write_bytes(b"imported")
+    path.chmod(given)
+
+    replacement = Replacement(path, mode=mode)
+    replacement.write(b"new")
+    replacement.commit(keep_previous=previous)
+
+    assert previous.read_bytes() == b"imported"
+    assert previous.stat().st_mode & 0o777 == kept
+    assert path.stat().st_mode & 0o777 == mode
