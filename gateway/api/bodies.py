@@ -28,7 +28,9 @@ MAX_NODES: Final = 10_000
 HEAD_S: Final = "gateway.head_s"
 """Where the connection notes in a scope's `state` how long the head took to arrive, in seconds."""
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# One that never ends is taken to the end: looked for again from each of its quotes, it would cost
+# the square of its length.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(
     rb"\\(?:(?P<pair>u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import orjson
 import pytest
 from hypothesis import given
@@ -80,3 +83,24 @@ def test_brackets_and_colons_in_strings_do_not_count() -> None:
     text = '[{":,' * 20_000
 
     assert parse_object(orjson.dumps({"text": text})) == {"text": text}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"a": "' + b'\\"' * 500_000, id="a string of escaped quotes without end"),
+        pytest.param(b'{"a": "' + b'\\"' * 500_000 + b"\\", id="ending in half an escape"),
+        pytest.param(b'{"a":' + b'"' * 1_000_001, id="nothing but quotes"),
+    ],
+)
+def test_a_body_made_to_be_slow_is_refused_in_linear_time(body: bytes) -> None:
+    """In a child with a time limit: the square of this length would take many minutes."""
+    code = (
+        "import sys; from gateway.api.bodies import parse_object\n"
+        "try: parse_object(sys.stdin.buffer.read())\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], input=body, capture_output=True, check=True, timeout=30
+    )
+    assert child.stdout.strip() == b"ProblemError"
