@@ -16,13 +16,13 @@ import anyio.to_thread
 
 from gateway.errors import ConflictError, NotFoundError
 from gateway.log import get_logger
-from gateway.model import SessionId
 from gateway.sessions import history
 from gateway.sessions.entry import EntryError, SessionEntry, display_name
 from gateway.sessions.key import new_session_id, parse_key
-from gateway.sessions.policy import Action, Decision, Guard, ResetPolicy, decide
+from gateway.sessions.policy import Action, Guard, ResetPolicy, decide
 from gateway.sessions.pruning import PruneReport, PruneRun
 from gateway.sessions.recovery import Recovered, recover
+from gateway.sessions.resolution import MovedOnError, Resolution, View
 from gateway.sessions.snapshots import Snapshots, SnapshotStatistics
 
 if TYPE_CHECKING:
@@ -32,32 +32,8 @@ if TYPE_CHECKING:
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
     from gateway.durable.directory import StateDirectory
-    from gateway.model import SessionKey, SessionSource
+    from gateway.model import SessionId, SessionKey, SessionSource
     from gateway.sessions.settings import StoreSettings
-
-
-class MovedOnError(ConflictError):
-    """The session changed since it was looked at; look again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """The session a message goes to, and what was decided about it."""
-
-    entry: SessionEntry
-    decision: Decision
-    previous_session_id: SessionId | None = None
-    """The conversation that this message ended, or that had been pruned."""
-    reset_reason: str | None = None
-    """Why the session id is new to a returning user; None where nothing was reset."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a decision was based on, so that it is only carried out if it still holds."""
-
-    decision: Decision
-    member: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from gateway.clock import Clock
 from gateway.model import AgentId, Inbound, SessionId, SessionKey, TurnId
 from gateway.sessions.history import stamp
 from gateway.sessions.policy import Action
-from gateway.sessions.store import Resolution, SessionStore, View
+from gateway.sessions.resolution import Resolution, View
+from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import InboxRow
 from gateway.turns.records import decode_reply, encode_reset, paused_reply

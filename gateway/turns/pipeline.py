@@ -28,7 +28,7 @@ from gateway.model import (
 )
 from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy, is_active, policy_for
-from gateway.sessions.store import MovedOnError, SessionStore
+from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
 from gateway.turns.acceptance import Acceptance, Stored, before
 from gateway.turns.checking import checked
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from gateway.durable.database import Database
     from gateway.model import ChatType, SessionId, SessionSource
     from gateway.sessions.settings import SessionSettings
+    from gateway.sessions.store import SessionStore
     from gateway.transcripts.inbox import InboxRow
     from gateway.turns.settings import TurnSettings
 

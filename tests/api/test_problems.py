@@ -18,7 +18,7 @@ from gateway.errors import (
     StorageFullError,
     UnavailableError,
 )
-from gateway.sessions.store import MovedOnError
+from gateway.sessions.resolution import MovedOnError
 
 
 def _seen(error: Exception) -> Problem:

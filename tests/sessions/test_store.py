@@ -13,8 +13,8 @@ import pytest
 from gateway.clock import FakeClock
 from gateway.errors import ConflictError, NotFoundError, StorageFullError
 from gateway.sessions.policy import Action, Decision, ResetPolicy
+from gateway.sessions.resolution import MovedOnError
 from gateway.sessions.settings import ResetMode
-from gateway.sessions.store import MovedOnError
 from tests.support.disk import fill, small_disk
 from tests.support.state import (
     NEVER_RESET,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.sessions.entry import SessionEntry
-    from gateway.sessions.store import Resolution
+    from gateway.sessions.resolution import Resolution
 
 KEY = key_of()
 HOURLY = ResetPolicy(mode=ResetMode.IDLE, idle=timedelta(hours=1))

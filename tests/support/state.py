@@ -26,7 +26,7 @@ from gateway.sessions.store import SessionStore
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
 
-    from gateway.sessions.store import Resolution
+    from gateway.sessions.resolution import Resolution
     from gateway.sessions.table import EntryTable
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
