@@ -41,30 +41,30 @@ class Transaction:
     def __init__(self, connection: apsw.Connection) -> None:
         """Wrap the writing connection."""
         self.connection = connection
-        self._commits: list[Callable[[], None]] = []
-        self._aborts: list[Callable[[], None]] = []
+        self._commits: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self._aborts: list[tuple[Callable[..., None], tuple[object, ...]]] = []
 
     def execute(self, sql: str, bindings: Sequence[object] = ()) -> apsw.Cursor:
         """Run one statement."""
         return self.connection.execute(sql, bindings)
 
-    def on_commit(self, action: Callable[[], None]) -> None:
+    def on_commit(self, action: Callable[..., None], *arguments: object) -> None:
         """Run an action in the writer thread once the work is durable; it must not raise."""
-        self._commits.append(action)
+        self._commits.append((action, arguments))
 
-    def on_abort(self, action: Callable[[], None]) -> None:
+    def on_abort(self, action: Callable[..., None], *arguments: object) -> None:
         """Run an action in the writer thread if the work is rolled back; it must not raise."""
-        self._aborts.append(action)
+        self._aborts.append((action, arguments))
 
     def committed(self) -> None:
         """Run what waits for durability, in order."""
-        for action in self._commits:
-            action()
+        for action, arguments in self._commits:
+            action(*arguments)
 
     def aborted(self) -> None:
         """Undo what the work staged in memory, newest first."""
-        for action in reversed(self._aborts):
-            action()
+        for action, arguments in reversed(self._aborts):
+            action(*arguments)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ the result of every change before it. What is rolled back leaves no trace but a 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.sessions.entry import encode_member
@@ -65,11 +64,11 @@ class EntryStaging:
         self._sequence += 1
         transaction.execute(_LOG, (self._sequence, key, member))
         if key in self._staged:
-            transaction.on_abort(partial(self._staged.__setitem__, key, self._staged[key]))
+            transaction.on_abort(self._staged.__setitem__, key, self._staged[key])
         else:
-            transaction.on_abort(partial(self._unstage, key))
+            transaction.on_abort(self._unstage, key)
         self._staged[key] = member
-        transaction.on_commit(partial(self._apply, key, member, self._sequence))
+        transaction.on_commit(self._apply, key, member, self._sequence)
 
     def _unstage(self, key: SessionKey) -> None:
         self._staged.pop(key, None)
