@@ -270,7 +270,7 @@ def _announce(parts: Parts, notifier: Notifier) -> None:
         state_dir=str(parts.directory.path),
         sessions=len(parts.store),
         agents=sorted(parts.config.agents),
-        unanswered=parts.turns.statistics().waiting,
+        unanswered=parts.turns.statistics().recovered,
     )
     if parts.config.http.token is None:
         token = parts.directory.path.absolute() / TOKEN

@@ -6,6 +6,7 @@ Each part of the gateway owns its settings class; `gateway.config` only puts the
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -116,3 +117,14 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):  # ValueError: not UTF-8, or a NUL in the name
         return None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, as a URL or a setting names it, is this machine alone."""
+    if host == "localhost":
+        return True
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

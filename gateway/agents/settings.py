@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Annotated, Final, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from gateway.agents.scripted import parse_script
-from gateway.settings import SecretSource, Settings
+from gateway.settings import SecretSource, Settings, is_loopback
 
 OFFICIAL_OPENAI_URL: Final = "https://api.openai.com/v1"
 
@@ -93,7 +92,7 @@ class OpenAISettings(Settings):
     @property
     def loopback(self) -> bool:
         """Whether the endpoint is on this machine."""
-        return _is_loopback(urlsplit(self.base_url).hostname or "")
+        return is_loopback(urlsplit(self.base_url).hostname or "")
 
     @field_validator("base_url")
     @classmethod
@@ -154,13 +153,3 @@ def _is_plain_http_url(url: str) -> bool:
         and parts.hostname
         and not any(extras)
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.settings import SecretSource, Settings, broken_rule
+from gateway.settings import SecretSource, Settings, broken_rule, is_loopback
 
 MIN_TOKEN_CHARS: Final = 16
 """The shortest bearer token that is taken."""
@@ -47,7 +47,7 @@ class HttpSettings(Settings):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @field_validator("host")
     @classmethod
@@ -88,7 +88,7 @@ def problem_of_bind(host: str, *, behind_tls: bool, token: bool, allowed_hosts: 
         "allowed_hosts": allowed_hosts,
     }
     missing = [name for name, there in given.items() if not there]
-    if not missing or not _is_host(host) or _is_loopback(host):
+    if not missing or not _is_host(host) or is_loopback(host):
         return ""
 
     return (
@@ -104,13 +104,3 @@ def _is_host(host: str) -> bool:
         return len(host) <= MAX_HOST_CHARS and _HOST_NAME.fullmatch(host) is not None
 
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
