@@ -49,6 +49,10 @@ run: .venv/.stamp ## start the daemon with CONFIG (config/gateway.toml)
 test: .venv/.stamp ## run the whole test suite
 	$(BIN)/python -m pytest
 
+.PHONY: torture
+torture: .venv/.stamp ## crash, kill and damage the store for about an hour, and count
+	$(BIN)/python -m pytest -m torture
+
 .PHONY: coverage
 coverage: .venv/.stamp ## run the suite and show which branches no test takes
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
