@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import ConflictError
 from gateway.sessions.history import stamp
-from gateway.transcripts import inbox, outbox
+from gateway.transcripts import outbox
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from gateway.sessions.store import SessionStore
 
 DELIVERED_DAYS: Final = 7
-"""How long answered inbox rows and sent outbox rows stay: the time in which a message id that
-comes again is recognised. Platforms repeat for at most a day."""
+"""How long sent replies stay: the time in which a message id that comes again is recognised.
+Platforms repeat for at most a day."""
 COMPACT_BYTES: Final = 268_435_456
 """The largest database that an erasure rewrites; all writing waits meanwhile, about 3 s."""
 _CHUNK: Final = 1_000
@@ -34,18 +34,16 @@ _OF_KEY: Final = (
 
 
 async def discard_delivered(database: Database, clock: Clock) -> int:
-    """Delete what was answered and delivered long ago; return how many rows went."""
+    """Delete replies that were delivered long ago; return how many went."""
     before = stamp(clock.now() - timedelta(days=DELIVERED_DAYS))
     gone = 0
-    for discard in (inbox.discard_finished, outbox.discard_sent):
-        while True:
-            count = await database.write(
-                lambda tx, discard=discard: discard(tx, before=before, limit=_CHUNK)  # type: ignore[misc]
-            )
-            gone += count
-            if count < _CHUNK:
-                break
-    return gone
+    while True:
+        count = await database.write(
+            lambda tx: outbox.discard_sent(tx, before=before, limit=_CHUNK)
+        )
+        gone += count
+        if count < _CHUNK:
+            return gone
 
 
 async def erase(database: Database, store: SessionStore, key: SessionKey) -> bool:

@@ -226,7 +226,7 @@ class ExpiryWatcher:
     async def _discard(self) -> None:
         gone = await self._discard_delivered()
         if gone:
-            get_logger().info("inbox.discarded", rows=gone)
+            get_logger().info("outbox.discarded", rows=gone)
 
     def _flush(self) -> None:
         """Hand all pending measurements to the database, unless it is at some or a retry waits."""

@@ -92,5 +92,55 @@ CREATE INDEX outbox_by_key ON outbox (session_key);
 CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST,)
+# What is owed an answer and what was answered stand apart: the inbox stays a few pages however many
+# messages there were, and a turn touches fewer pages.
+_SECOND = """
+DROP INDEX model_calls_by_session;
+
+ALTER TABLE inbox RENAME TO old_inbox;
+ALTER TABLE outbox RENAME TO old_outbox;
+
+CREATE TABLE inbox (
+    position INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    source TEXT NOT NULL,
+    text TEXT NOT NULL,
+    reset TEXT,
+    accepted_at TEXT NOT NULL,
+    recoveries INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (session_key, message_id)
+) STRICT;
+
+CREATE TABLE outbox (
+    position INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    reply TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    sent_at TEXT,
+    UNIQUE (session_key, message_id)
+) STRICT;
+
+INSERT INTO inbox
+SELECT position, session_key, message_id, turn_id, agent, source, text, reset, accepted_at,
+    recoveries
+FROM old_inbox WHERE finished_at IS NULL;
+
+INSERT INTO outbox
+SELECT reply.position, reply.session_key, coalesce(asked.message_id, reply.turn_id), reply.turn_id,
+    platform, reply, created_at, sent_at
+FROM old_outbox AS reply LEFT JOIN old_inbox AS asked
+    ON asked.session_key = reply.session_key AND asked.turn_id = reply.turn_id;
+
+DROP TABLE old_inbox;
+DROP TABLE old_outbox;
+CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND)
 """The script at index n leads from version n to n + 1."""

@@ -32,6 +32,9 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 VERSION: Final = 1
 """Version of the entry's fields and of `sessions.json`."""
+HOUR_CHARS: Final = 13
+"""`2026-11-20T15`: the part of an instant that names its hour."""
+_UPDATED_AT: Final = b'"updated_at":"'
 
 
 class EntryError(GatewayError):
@@ -150,8 +153,14 @@ def decode_entry(data: bytes | memoryview) -> SessionEntry:
 def updated_at_text(member: bytes) -> bytes:
     """Return the `updated_at` of a member as its text, found without decoding the rest."""
     # Quotes inside strings are escaped, so the first match is the entry's own field.
-    start = member.index(b'"updated_at":"') + 14
+    start = member.index(_UPDATED_AT) + len(_UPDATED_AT)
     return member[start : member.index(b'"', start)]
+
+
+def updated_hour(member: bytes) -> bytes:
+    """Return the hour of a member's `updated_at`; see `updated_at_text`."""
+    start = member.index(_UPDATED_AT) + len(_UPDATED_AT)
+    return member[start : start + HOUR_CHARS]
 
 
 def entry_to_dict(entry: SessionEntry) -> dict[str, object]:

@@ -6,8 +6,9 @@ the result of every change before it. What is rolled back leaves no trace but a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateway.errors import NotFoundError
 from gateway.sessions.entry import encode_member
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.table import EntryTable
 
-_LOG = "INSERT INTO session_log (sequence, session_key, member) VALUES (?, ?, ?)"
+NO_SESSION: Final = "there is no session with this key"
+_LOG: Final = "INSERT INTO session_log (sequence, session_key, member) VALUES (?, ?, ?)"
 
 
 class EntryStaging:
@@ -51,14 +53,36 @@ class EntryStaging:
 
     def put(self, transaction: Transaction, entry: SessionEntry) -> None:
         """Set an entry; one that is the same already is not written again."""
-        key, member = entry.session_key, encode_member(entry)
-        if member != self.member(key):
-            self._table.keep_decoded(key, member, entry)
-            self._stage(transaction, key, member)
+        self._replace(transaction, entry, self.member(entry.session_key))
+
+    def update(
+        self,
+        transaction: Transaction,
+        key: SessionKey,
+        change: Callable[[SessionEntry], SessionEntry],
+    ) -> SessionEntry:
+        """Replace an entry by what a function makes of it; the same again is not written.
+
+        Raises:
+            NotFoundError: there is no such entry.
+        """
+        before = self.member(key)
+        if before is None:
+            raise NotFoundError(NO_SESSION)
+
+        entry = change(self._table.decoded(key, before))
+        self._replace(transaction, entry, before)
+        return entry
 
     def drop(self, transaction: Transaction, key: SessionKey) -> None:
         """Remove an entry."""
         self._stage(transaction, key, None)
+
+    def _replace(self, transaction: Transaction, entry: SessionEntry, before: bytes | None) -> None:
+        member = encode_member(entry)
+        if member != before:
+            self._table.keep_decoded(entry.session_key, member, entry)
+            self._stage(transaction, entry.session_key, member)
 
     def _stage(self, transaction: Transaction, key: SessionKey, member: bytes | None) -> None:
         self._sequence += 1

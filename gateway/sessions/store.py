@@ -24,6 +24,7 @@ from gateway.sessions.pruning import PruneReport, PruneRun
 from gateway.sessions.recovery import Recovered, recover
 from gateway.sessions.resolution import MovedOnError, Resolution, View
 from gateway.sessions.snapshots import Snapshots, SnapshotStatistics
+from gateway.sessions.staging import NO_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -202,9 +203,7 @@ class SessionStore:
         change: Callable[[SessionEntry], SessionEntry],
     ) -> SessionEntry:
         """Replace an entry inside a transaction; see `update`. No change writes nothing."""
-        changed = change(self._existing(key))
-        self._staging.put(transaction, changed)
-        return changed
+        return self._staging.update(transaction, key, change)
 
     def find_staged(self, key: SessionKey) -> SessionEntry | None:
         """Return an entry as of this point in the writer thread's order of changes."""
@@ -327,7 +326,7 @@ class SessionStore:
     def _existing(self, key: SessionKey) -> SessionEntry:
         entry = self._staging.get(key)
         if entry is None:
-            raise NotFoundError("there is no session with this key")
+            raise NotFoundError(NO_SESSION)
 
         return entry
 

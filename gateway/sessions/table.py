@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from gateway.sessions.entry import decode_member, updated_at_text
+from gateway.sessions.entry import HOUR_CHARS, decode_member, updated_hour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,6 @@ SHARDS: Final = 1024
 """Dictionaries the entries are spread over: growing one of them is never felt."""
 LIVE_ENTRIES: Final = 8192
 """Decoded entries kept, the longest in use leaving first."""
-_HOUR_CHARS: Final = 13
-"""`2026-11-20T15`: the part of an instant that names its hour."""
 
 
 class EntryTable:
@@ -72,13 +70,14 @@ class EntryTable:
         """Set an entry's bytes."""
         shard = self._shard(key)
         old = shard.get(key)
-        hour = updated_at_text(member)[:_HOUR_CHARS]
+        hour = updated_hour(member)
         if old is None:
             self._count += 1
-        elif (old_hour := updated_at_text(old)[:_HOUR_CHARS]) != hour:
+            self._hours.setdefault(hour, set()).add(key)
+        elif (old_hour := updated_hour(old)) != hour:
             self._leave(old_hour, key)
+            self._hours.setdefault(hour, set()).add(key)
         shard[key] = member
-        self._hours.setdefault(hour, set()).add(key)
 
     def drop(self, key: str) -> None:
         """Forget an entry; one that is not there is no error."""
@@ -86,7 +85,7 @@ class EntryTable:
         old = self._shard(key).pop(key, None)
         if old is not None:
             self._count -= 1
-            self._leave(updated_at_text(old)[:_HOUR_CHARS], key)
+            self._leave(updated_hour(old), key)
 
     def members(self, shard: int) -> list[bytes]:
         """Return the bytes of all entries of a shard, as they are at this instant."""
@@ -111,7 +110,7 @@ class EntryTable:
         Args:
             before: An RFC 3339 instant in UTC; the hour it lies in is the last one. None: all.
         """
-        end = None if before is None else before.encode()[:_HOUR_CHARS]
+        end = None if before is None else before.encode()[:HOUR_CHARS]
         for hour in sorted(self._hours):
             if end is not None and hour > end:
                 return

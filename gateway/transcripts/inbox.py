@@ -1,7 +1,7 @@
-"""Accepted messages: stored before they are acknowledged, one row for one platform message id.
+"""Accepted messages that are owed an answer: stored before they are acknowledged.
 
-A row without `finished_at` is owed an answer. The text leaves the row when its turn is committed:
-from then on the transcript has it.
+A row leaves with the commit of its turn: from then on the transcript has the message, and the
+outbox its reply.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ class InboxRow:
     """How often it was run again after a restart; one that only waited has not been run."""
 
 
-def find(place: Queries, key: SessionKey, message_id: str) -> tuple[TurnId, bool] | None:
-    """Return the turn of a message accepted before, and whether it has ended."""
-    row = place.execute(
-        "SELECT turn_id, finished_at IS NOT NULL FROM inbox "
-        "WHERE session_key = ? AND message_id = ?",
+def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
+    """Return a message that is owed an answer."""
+    rows = place.execute(
+        f"SELECT {_COLUMNS} FROM inbox WHERE session_key = ? AND message_id = ?",  # noqa: S608 - constant column names
         (key, message_id),
-    ).fetchone()
-    return None if row is None else (TurnId(str(row[0])), bool(row[1]))
+    ).fetchall()
+    return _row(rows[0]) if rows else None
 
 
 def accept(transaction: Transaction, row: InboxRow) -> None:
@@ -67,29 +66,20 @@ def accept(transaction: Transaction, row: InboxRow) -> None:
     )
 
 
-def finish(transaction: Transaction, row: InboxRow, *, at: str) -> None:
-    """Note that a message is answered; its text is in the transcript."""
+def remove(transaction: Transaction, row: InboxRow) -> None:
+    """Take out a message that is answered; its text is in the transcript."""
     transaction.execute(
-        "UPDATE inbox SET finished_at = ?, text = '' WHERE session_key = ? AND message_id = ?",
-        (at, row.session_key, row.message_id),
+        "DELETE FROM inbox WHERE session_key = ? AND message_id = ?",
+        (row.session_key, row.message_id),
     )
 
 
 def unfinished(connection: Connection) -> list[InboxRow]:
     """Return the messages that are owed an answer, in the order they came."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM inbox WHERE finished_at IS NULL ORDER BY position"  # noqa: S608 - constant column names
+        f"SELECT {_COLUMNS} FROM inbox ORDER BY position"  # noqa: S608 - constant column names
     )
     return [_row(row) for row in rows]
-
-
-def load(place: Queries, key: SessionKey, message_id: str) -> InboxRow:
-    """Return the row of a message that `find` has found."""
-    row = place.execute(
-        f"SELECT {_COLUMNS} FROM inbox WHERE session_key = ? AND message_id = ?",  # noqa: S608 - constant column names
-        (key, message_id),
-    ).fetchall()[0]
-    return _row(row)
 
 
 def note_recovery(transaction: Transaction, row: InboxRow) -> None:
@@ -98,16 +88,6 @@ def note_recovery(transaction: Transaction, row: InboxRow) -> None:
         "UPDATE inbox SET recoveries = ? WHERE session_key = ? AND message_id = ?",
         (row.recoveries, row.session_key, row.message_id),
     )
-
-
-def discard_finished(transaction: Transaction, *, before: str, limit: int) -> int:
-    """Delete answered messages older than an instant; return how many."""
-    transaction.execute(
-        "DELETE FROM inbox WHERE position IN "
-        "(SELECT position FROM inbox WHERE finished_at < ? LIMIT ?)",
-        (before, limit),
-    )
-    return transaction.connection.changes()
 
 
 def _row(row: tuple[object, ...]) -> InboxRow:

@@ -1,4 +1,4 @@
-"""Committed replies, until well after they are delivered.
+"""Committed replies, one to a message, until well after they are delivered.
 
 A platform that fetches its replies, as an HTTP client does, has them "sent" with their commit: the
 row then serves the same message id coming again.
@@ -10,29 +10,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
-    from gateway.model import SessionKey, TurnId
+    from gateway.model import SessionKey
+    from gateway.transcripts.inbox import InboxRow
 
 
-def add(
-    transaction: Transaction,
-    turn_id: TurnId,
-    key: SessionKey,
-    *,
-    platform: str,
-    reply: str,
-    at: str,
-) -> None:
-    """Store a reply (JSON text), as handed out at once."""
+def add(transaction: Transaction, row: InboxRow, *, reply: str, at: str) -> None:
+    """Store the reply (JSON text) to an accepted message, as handed out at once."""
     transaction.execute(
-        "INSERT INTO outbox (turn_id, session_key, platform, reply, created_at, sent_at) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?5)",
-        (turn_id, key, platform, reply, at),
+        "INSERT INTO outbox "
+        "(session_key, message_id, turn_id, platform, reply, created_at, sent_at) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+        (row.session_key, row.message_id, row.turn_id, row.source.platform, reply, at),
     )
 
 
-def reply_of(place: Queries, turn_id: TurnId) -> str | None:
-    """Return the stored reply of a turn."""
-    row = place.execute("SELECT reply FROM outbox WHERE turn_id = ?", (turn_id,)).fetchone()
+def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
+    """Return the stored reply to a message."""
+    row = place.execute(
+        "SELECT reply FROM outbox WHERE session_key = ? AND message_id = ?", (key, message_id)
+    ).fetchone()
     return None if row is None else str(row[0])
 
 

@@ -93,13 +93,9 @@ class Acceptance:
 
 def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:
     """Return what became of a message id that came before."""
-    found = inbox.find(place, key, message_id)
-    if found is None:
-        return None
+    row = inbox.find(place, key, message_id)
+    if row is not None:
+        return Stored(row)
 
-    turn_id, finished = found
-    if not finished:
-        return Stored(inbox.load(place, key, message_id))
-
-    reply = outbox.reply_of(place, turn_id)
+    reply = outbox.reply_to(place, key, message_id)
     return None if reply is None else decode_reply(reply)

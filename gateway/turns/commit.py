@@ -57,15 +57,8 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
         at, row = stamp(turn.at), turn.row
         append_messages(transaction, turn.session_id, turn.messages(), at=at)
         append_model_calls(transaction, turn.session_id, row.turn_id, row.agent, turn.outcome.calls)
-        outbox.add(
-            transaction,
-            row.turn_id,
-            row.session_key,
-            platform=row.source.platform,
-            reply=encode_reply(reply),
-            at=at,
-        )
-        inbox.finish(transaction, row, at=at)
+        outbox.add(transaction, row, reply=encode_reply(reply), at=at)
+        inbox.remove(transaction, row)
         # The entry of a session that was removed or reset meanwhile is not this turn's to change.
         if store.find_staged(row.session_key) is not None:
             store.stage_update(transaction, row.session_key, lambda entry: counted(entry, turn))

@@ -188,7 +188,7 @@ def test_a_new_database_is_marked_as_ours_with_its_version(tmp_path: Path) -> No
 async def test_damage_met_in_service_is_final(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     connection = open_writer(path)
-    connection.execute("INSERT INTO inbox VALUES (1,'k','m','t','a','{}','','','',NULL,0)")
+    connection.execute("INSERT INTO inbox VALUES (1,'k','m','t','a','{}','','','',0)")
     connection.close()
     content = path.read_bytes()
     path.write_bytes(content[: 4096 * 2] + b"\xff" * (len(content) - 4096 * 2))

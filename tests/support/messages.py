@@ -47,8 +47,5 @@ def commit_turn(
     ]
     session_id = session_id or entry(row.source.chat_id).session_id
     append_messages(transaction, session_id, said, at=stamp(at))
-    platform = row.source.platform
-    outbox.add(
-        transaction, row.turn_id, row.session_key, platform=platform, reply=reply, at=stamp(at)
-    )
-    inbox.finish(transaction, row, at=stamp(at))
+    outbox.add(transaction, row, reply=reply, at=stamp(at))
+    inbox.remove(transaction, row)

@@ -107,7 +107,7 @@ async def test_a_message_to_a_paused_session_is_answered_with_the_way_out_and_no
         assert (reply.status, ticket.duplicate, reply.turn_id) == ("paused", False, "")
         assert f"gateway sessions resume {key}" in reply.text
         assert bench.entry() == paused
-        assert await bench.count("inbox") == 1
+        assert (await bench.count("inbox"), await bench.count("outbox")) == (0, 1)
         assert len(await bench.said()) == 2
         assert not bench.turns.is_busy(key)
         assert bench.turns.statistics().paused == 1
