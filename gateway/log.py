@@ -39,7 +39,8 @@ MAX_DEPTH: Final = 5
 MAX_FRAMES: Final = 20
 
 _LEVELS: Final = logging.getLevelNamesMapping()
-_PLAIN: Final = frozenset({bool, float})
+_PLAIN: Final = frozenset({bool, float, type(None)})
+_SMALL: Final = 2**53
 _ORJSON_INTS: Final = range(-(2**63), 2**64)
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -131,7 +132,16 @@ def _to_console_line(renderer: structlog.dev.ConsoleRenderer) -> Processor:
 
 def make_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Turn every value into what JSON and a terminal can take, and cut what is too long."""
-    plain = {_key(key): _plain(value, MAX_DEPTH) for key, value in event.items()}
+    plain: dict[str, object] = {}
+    for key, value in event.items():
+        kind = type(value)
+        # Nearly every value of a line; the others take the long way.
+        simple = (
+            kind in _PLAIN
+            or (kind is int and -_SMALL < value < _SMALL)
+            or (kind is str and len(value) <= MAX_FIELD_CHARS and value.isprintable())
+        )
+        plain[_key(key)] = value if simple else _plain(value, MAX_DEPTH)
     for key in _WHOLE & event.keys():
         plain[key] = _text(_string(event[key]), MAX_WHOLE_CHARS)
     exception = event.get("exception")
@@ -148,7 +158,7 @@ def _key(key: str) -> str:
 
 
 def _plain(value: object, depth: int) -> object:
-    if value is None or type(value) in _PLAIN or (type(value) is str and _is_plain(value)):
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, int):
         number = int(value)  # a range searches itself number by number for a subclass of int
@@ -162,10 +172,6 @@ def _plain(value: object, depth: int) -> object:
         return [_plain(item, depth - 1) for item in list(value)[:MAX_ITEMS]]
 
     return _text(_string(value), MAX_FIELD_CHARS)
-
-
-def _is_plain(text: str) -> bool:
-    return len(text) <= MAX_FIELD_CHARS and text.isprintable()
 
 
 def _string(value: object) -> str:

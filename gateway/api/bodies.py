@@ -25,6 +25,8 @@ MAX_DEPTH: Final = 32
 """How deep lists and objects of a body may go."""
 MAX_NODES: Final = 10_000
 """How many values a body may hold."""
+WHOLE: Final = "gateway.whole"
+"""Set in a request's state once all of its body has arrived."""
 HEAD_S: Final = "gateway.head_s"
 """Where the connection notes in a scope's `state` how long the head took to arrive, in seconds."""
 
@@ -46,14 +48,10 @@ async def read_form(request: Request, settings: HttpSettings, clock: Clock) -> F
         ProblemError: it is not JSON, too large, too slow, or not an object.
     """
     check_length(request.headers.get("content-length"), settings.max_body_bytes)
-    # No connection has brought a request that comes from this process.
-    head_s = request.scope.get("state", {}).get(HEAD_S, 0.0)
-    with clock.move_on_after(settings.request_timeout_s - head_s):
-        body = await _read(request.receive, settings.max_body_bytes)
-        if body:
-            _check_type(request)
-        return Form(parse_object(body) if body else {}, "field")
-    raise ProblemError(_too_slow(settings.request_timeout_s))
+    body = await _body(request, settings, clock)
+    if body:
+        _check_type(request)
+    return Form(parse_object(body) if body else {}, "field")
 
 
 def check_length(content_length: str | None, most: int) -> None:
@@ -90,6 +88,18 @@ def parse_object(body: bytes) -> dict[str, object]:
         raise bad_request(["the body gives a key twice, accepted is once"])
 
     return value
+
+
+async def _body(request: Request, settings: HttpSettings, clock: Clock) -> bytes:
+    # No connection has brought a request that comes from this process.
+    state = request.scope.get("state", {})
+    if WHOLE in state:
+        # Nothing to wait for, as with nearly every request: a deadline would cost more than it.
+        return await _read(request.receive, settings.max_body_bytes)
+
+    with clock.move_on_after(settings.request_timeout_s - state.get(HEAD_S, 0.0)):
+        return await _read(request.receive, settings.max_body_bytes)
+    raise ProblemError(_too_slow(settings.request_timeout_s))
 
 
 async def _read(receive: Receive, most: int) -> bytes:

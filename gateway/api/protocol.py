@@ -16,7 +16,7 @@ import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.api.bodies import HEAD_S
+from gateway.api.bodies import HEAD_S, WHOLE
 from gateway.api.guard import MAX_HEAD_BYTES, head_too_large
 from gateway.api.problems import MEDIA_TYPE, Problem, later
 
@@ -99,7 +99,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(head_too_large())
-        elif self._idle():
+        elif self._in_head or self._idle():
             self._expect()
 
     @override
@@ -108,7 +108,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._head_began = self.loop.time()
         self._disarm()
-        self._expect()
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -126,6 +125,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @override
     def on_message_complete(self) -> None:
         self._in_body = False
+        self.scope["state"][WHOLE] = True
         if self._answered():
             self._disarm()
         super().on_message_complete()

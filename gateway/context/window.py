@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, message_chars, tokens_of_chars
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, message_chars
 from gateway.model import Message, Role
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class FittedContext:
 
     messages: tuple[Message, ...]
     """Oldest first, without notices."""
-    tokens: int
-    """The estimated size of the request, its overhead included."""
+    chars: int
+    """The size of the request, its overhead included."""
     turns_left_out: int
     """How many of the oldest turns are missing."""
     fits: bool
@@ -38,6 +38,7 @@ def fit_window(
     window_tokens: int,
     reserve_tokens: int,
     overhead_chars: int,
+    chars: int | None = None,
 ) -> FittedContext:
     """Leave out as few of the oldest whole turns as needed for the rest to fit.
 
@@ -48,9 +49,14 @@ def fit_window(
         window_tokens: The size of the model's window.
         reserve_tokens: How much of it stays free for the answer.
         overhead_chars: What a request carries beside the messages.
+        chars: The characters of all messages, where they are known and no notice is among them:
+            then messages that all fit are not looked at.
     """
-    sent = [message for message in messages if message.role is not Role.NOTICE]
     room_chars = (window_tokens - reserve_tokens) * CHARS_PER_TOKEN_ESTIMATE
+    if chars is not None and chars + overhead_chars <= room_chars:
+        return FittedContext(tuple(messages), chars + overhead_chars, turns_left_out=0, fits=True)
+
+    sent = [message for message in messages if message.role is not Role.NOTICE]
     turn_chars = _turn_chars(sent)
     chars = overhead_chars + sum(message_chars(message) for message in sent if not message.turn_id)
 
@@ -65,7 +71,7 @@ def fit_window(
         messages=tuple(
             message for message in sent if not message.turn_id or message.turn_id in kept
         ),
-        tokens=tokens_of_chars(chars),
+        chars=chars,
         turns_left_out=len(turn_chars) - len(kept),
         fits=chars <= room_chars,
     )

@@ -36,6 +36,7 @@ from gateway.turns.lanes import Lanes
 from gateway.turns.records import PAUSED
 from gateway.turns.runner import Accepted, TurnRunner
 from gateway.turns.ticket import Progress, Reply, Ticket
+from gateway.turns.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,7 +101,7 @@ class Turns:
         self._settings = settings
         self._sessions = sessions
         self._lanes: Lanes[Accepted] = Lanes(settings, clock)
-        self._slots = anyio.CapacityLimiter(settings.max_running)
+        self._workers = Workers(self._work, settings.max_running)
         self._progress: dict[TurnId, Progress] = {}
         self._group: TaskGroup | None = None
         self._draining = False
@@ -132,8 +133,9 @@ class Turns:
         """
         try:
             async with anyio.create_task_group() as group:
+                self._workers.start(group)
                 for key in self._lanes.idle_keys():
-                    group.start_soon(self._work, key)
+                    self._workers.add(key)
                 self._group = group
                 task_status.started()
                 await anyio.sleep_forever()
@@ -168,7 +170,7 @@ class Turns:
         self._sessions = sessions
         self._policies.clear()
         self._agent_for = agent_for
-        self._slots.total_tokens = settings.max_running
+        self._workers.most = settings.max_running
 
     def is_busy(self, key: SessionKey) -> bool:
         """Return whether the session has a running, queued or unfinished turn."""
@@ -229,7 +231,7 @@ class Turns:
         """Return what became of messages since the start."""
         counts = self._counts
         return TurnStatistics(
-            running=self._slots.borrowed_tokens,
+            running=self._workers.busy,
             waiting=self._lanes.waiting,
             completed=counts["ok"],
             failed=counts["failed"],
@@ -317,7 +319,7 @@ class Turns:
 
         accepted = self._accepted(row)
         if self._lanes.join(key, accepted):
-            self._group.start_soon(self._work, key)
+            self._workers.add(key)
         return accepted.progress
 
     def _accepted(self, row: InboxRow) -> Accepted:
@@ -325,16 +327,10 @@ class Turns:
         return Accepted(row, progress, self._clock.monotonic())
 
     async def _work(self, key: SessionKey) -> None:
-        """Run a lane's turns one after the other; a message waits in its lane for a slot."""
-        while self._lanes.has_next(key):
-            try:
-                self._slots.acquire_nowait()
-            except anyio.WouldBlock:
-                await self._slots.acquire()
-            try:
-                await self._settle(self._lanes.next(key))
-            finally:
-                self._slots.release()
+        """Run a lane's next turn; the one after it waits behind those of other lanes."""
+        await self._settle(self._lanes.next(key))
+        if self._lanes.has_next(key):
+            self._workers.add(key)
 
     async def _settle(self, accepted: Accepted) -> None:
         """Run a turn; whatever happens, who waits for it is told."""

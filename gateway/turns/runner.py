@@ -99,7 +99,7 @@ class TurnRunner:
                 await self._database.write(lambda tx: inbox.note_recovery(tx, row))
             earlier = await self._earlier(entry.session_id, agent)
             outcome = await run_turn(
-                agent, earlier.messages, message, accepted.progress, clock, self.deadline_s
+                agent, earlier, message, accepted.progress, clock, self.deadline_s
             )
             context = reply_context(outcome, agent, clock, earlier.older_turns)
         answered = clock.monotonic()

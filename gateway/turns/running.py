@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.context.estimate import estimate_context_tokens
+from gateway.context.estimate import estimate_context_chars, message_chars, tokens_of_chars
 from gateway.context.window import FittedContext, fit_window
 from gateway.errors import AgentError
 from gateway.log import get_logger
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.transcripts.inbox import InboxRow
+    from gateway.turns.memory import Known
     from gateway.turns.ticket import Progress
 
 MAX_RECOVERIES: Final = 1
@@ -62,7 +63,7 @@ class Outcome:
 
 async def run_turn(
     agent: Agent,
-    earlier: Sequence[Message],
+    earlier: Known,
     message: Message,
     progress: Progress,
     clock: Clock,
@@ -75,7 +76,7 @@ async def run_turn(
     outcome = Outcome()
     with clock.move_on_after(deadline_s) as scope:
         try:
-            await _answer(agent, [*earlier, message], progress, outcome)
+            await _answer(agent, earlier, message, progress, outcome)
         except AgentError as error:
             _fail(outcome, "failed", error.user_text, repr(error), progress)
         except Exception as error:  # noqa: BLE001 - the turn boundary: a broken agent ends this turn only
@@ -104,8 +105,7 @@ def reply_context(outcome: Outcome, agent: Agent, clock: Clock, older_turns: int
         tokens, source = counted.context_tokens, ContextSource.USAGE
     elif fitted is not None:
         # The last message is the answer: it was not part of the request.
-        sent = [*fitted.messages, *outcome.messages[:-1]]
-        tokens = estimate_context_tokens(sent, agent.overhead_chars())
+        tokens = tokens_of_chars(fitted.chars + estimate_context_chars(outcome.messages[:-1]))
         source = ContextSource.ESTIMATE
     else:
         tokens, source = 0, ContextSource.UNKNOWN
@@ -119,10 +119,11 @@ def reply_context(outcome: Outcome, agent: Agent, clock: Clock, older_turns: int
 
 
 async def _answer(
-    agent: Agent, messages: list[Message], progress: Progress, outcome: Outcome
+    agent: Agent, earlier: Known, message: Message, progress: Progress, outcome: Outcome
 ) -> None:
     fitted = fit_window(
-        messages,
+        [*earlier.messages, message],
+        chars=earlier.chars + message_chars(message),
         window_tokens=agent.context_window_tokens,
         reserve_tokens=agent.reserve_tokens,
         overhead_chars=agent.overhead_chars(),
@@ -131,7 +132,7 @@ async def _answer(
         raise AgentError("the message alone does not fit the window", user_text=TOO_LONG)
 
     outcome.fitted = fitted
-    turn_id = messages[-1].turn_id
+    turn_id = message.turn_id
     events = agent.run(fitted.messages)
     try:
         async for event in events:

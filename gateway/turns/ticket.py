@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import anyio
-
 from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+from gateway.turns.waiting import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -65,7 +64,8 @@ class Progress:
         self._pieces: list[str] = []
         self._reply: Reply | None = None
         self._error: GatewayError | None = None
-        self._news: anyio.Event | None = None
+        self._for_text = Waiters()
+        self._for_end = Waiters()
 
     async def reply(self) -> Reply:
         """Wait for the reply.
@@ -73,10 +73,10 @@ class Progress:
         Raises:
             GatewayError: the turn could not be committed; its message is kept.
         """
-        while self._reply is None:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
+        await self.ended()
+        if self._reply is None:
+            raise self._error or AssertionError
+
         return self._reply
 
     async def deltas(self) -> AsyncGenerator[str]:
@@ -86,41 +86,38 @@ class Progress:
             while seen < len(self._pieces):
                 yield self._pieces[seen]
                 seen += 1
-            if self._reply is not None or self._error is not None:
+            if self._has_ended():
                 return
-            await self._wait()
+            await self._for_text.wait()
 
     async def ended(self) -> None:
         """Wait until the turn has ended either way."""
-        while self._reply is None and self._error is None:
-            await self._wait()
+        while not self._has_ended():
+            await self._for_end.wait()
 
     def add_text(self, text: str) -> None:
         """Append a piece of the reply's text."""
         if text:
             self._pieces.append(text)
-            self._tell()
+            self._for_text.wake_all()
 
     def finish(self, reply: Reply) -> None:
         """Set the reply, once it is durable."""
         self._reply = reply
-        self._tell()
+        self._tell_end()
 
     def fail(self, error: GatewayError) -> None:
         """End without a reply; harmless once the turn has ended."""
-        if self._reply is None and self._error is None:
+        if not self._has_ended():
             self._error = error
-            self._tell()
+            self._tell_end()
 
-    async def _wait(self) -> None:
-        if self._news is None:
-            self._news = anyio.Event()
-        await self._news.wait()
+    def _has_ended(self) -> bool:
+        return self._reply is not None or self._error is not None
 
-    def _tell(self) -> None:
-        if self._news is not None:
-            self._news.set()
-            self._news = None
+    def _tell_end(self) -> None:
+        self._for_text.wake_all()
+        self._for_end.wake_all()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.estimate import estimate_context_chars, estimate_context_tokens
+from gateway.context.estimate import estimate_context_chars
 from gateway.context.window import FittedContext, fit_window
 from gateway.model import Message, Role, ToolCall, TurnId
 
@@ -38,20 +38,20 @@ def _fit(messages: list[Message], tokens: int, *, overhead_chars: int = 0) -> Fi
 def test_what_fits_stays_whole() -> None:
     messages = _turn(1, 40) + _turn(2, 40)
 
-    assert _fit(messages, 20) == FittedContext(tuple(messages), 20, 0, fits=True)
+    assert _fit(messages, 20) == FittedContext(tuple(messages), 80, 0, fits=True)
 
 
 def test_the_oldest_turn_goes_first() -> None:
     messages = _turn(1, 40) + _turn(2, 40)
 
-    assert _fit(messages, 19) == FittedContext(tuple(messages[1:]), 10, 1, fits=True)
+    assert _fit(messages, 19) == FittedContext(tuple(messages[1:]), 40, 1, fits=True)
 
 
 def test_overhead_takes_room() -> None:
     messages = _turn(1, 40) + _turn(2, 40)
 
     assert _fit(messages, 20, overhead_chars=1) == FittedContext(
-        tuple(messages[1:]), 11, 1, fits=True
+        tuple(messages[1:]), 41, 1, fits=True
     )
 
 
@@ -64,22 +64,22 @@ def test_a_small_old_turn_does_not_stay_behind_a_large_one() -> None:
 def test_a_last_turn_that_is_too_large_is_returned_alone_and_does_not_fit() -> None:
     messages = _turn(1, 4) + _turn(2, 400)
 
-    assert _fit(messages, 99) == FittedContext(tuple(messages[1:]), 100, 1, fits=False)
-    assert _fit(messages, 100) == FittedContext(tuple(messages[1:]), 100, 1, fits=True)
+    assert _fit(messages, 99) == FittedContext(tuple(messages[1:]), 400, 1, fits=False)
+    assert _fit(messages, 100) == FittedContext(tuple(messages[1:]), 400, 1, fits=True)
 
 
 def test_notices_are_not_sent_and_take_no_room() -> None:
     notice = Message(Role.NOTICE, "x" * 1000, turn_id=TurnId("t0"))
     messages = [notice, *_turn(1, 4), notice]
 
-    assert _fit(messages, 1) == FittedContext(tuple(_turn(1, 4)), 1, 0, fits=True)
+    assert _fit(messages, 1) == FittedContext(tuple(_turn(1, 4)), 4, 0, fits=True)
 
 
 def test_a_message_of_no_turn_stays_and_takes_room() -> None:
     prompt = Message(Role.SYSTEM, "x" * 4)
     messages = [prompt, *_turn(1, 4), *_turn(2, 4)]
 
-    assert _fit(messages, 2) == FittedContext((prompt, *_turn(2, 4)), 2, 1, fits=True)
+    assert _fit(messages, 2) == FittedContext((prompt, *_turn(2, 4)), 8, 1, fits=True)
 
 
 def test_nothing_fits_in_nothing() -> None:
@@ -104,8 +104,8 @@ def test_the_newest_turns_that_fit_stay_whole_and_no_fewer(
     kept = turns[fitted.turns_left_out :]
     sent = [message for turn in kept for message in turn if message.role is not Role.NOTICE]
     assert fitted.messages == tuple(sent)
-    assert fitted.tokens == estimate_context_tokens(sent, overhead_chars)
-    assert fitted.fits == (fitted.tokens <= tokens)
+    assert fitted.chars == overhead_chars + estimate_context_chars(sent)
+    assert fitted.fits == (fitted.chars <= tokens * 4)
     assert fitted.fits or len(kept) <= 1
     assert len(kept) >= min(1, len(turns))
     if fitted.turns_left_out:
@@ -122,3 +122,18 @@ def test_a_call_and_its_result_stay_or_go_together(turns: list[list[Message]], t
         if after.role is Role.TOOL:
             assert before.tool_calls
             assert before.turn_id == after.turn_id
+
+
+@given(_TURNS, st.integers(0, 300), st.integers(0, 100))
+def test_a_known_size_changes_nothing(
+    turns: list[list[Message]], tokens: int, overhead_chars: int
+) -> None:
+    messages = [one for turn in turns for one in turn if one.role is not Role.NOTICE]
+
+    assert fit_window(
+        messages,
+        window_tokens=tokens,
+        reserve_tokens=0,
+        overhead_chars=overhead_chars,
+        chars=estimate_context_chars(messages),
+    ) == fit_window(messages, window_tokens=tokens, reserve_tokens=0, overhead_chars=overhead_chars)
