@@ -35,6 +35,7 @@ FLOORS: Final = {
     "turns": 3,
     "watcher": 3,
     "retention": 3,
+    "upkeep": 3,
     "commands": 3,
     "config": 4,
     "api": 4,

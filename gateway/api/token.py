@@ -12,6 +12,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from gateway.api.settings import MIN_TOKEN_CHARS
+from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import write_whole
 from gateway.errors import ConfigurationError, UnsafeStateDirectoryError
 from gateway.log import get_logger
@@ -26,7 +27,7 @@ TOKEN: Final = "token"  # noqa: S105 - the name of a file
 _MAX_BYTES: Final = 4_096
 
 
-def bearer_token(settings: HttpSettings, state_dir: Path) -> str:
+def bearer_token(settings: HttpSettings, state_dir: Path, disk: Disk = SYSTEM_DISK) -> str:
     """Return the configured token, else the one made at the first start.
 
     Durability: a new one survives power loss on return.
@@ -40,10 +41,10 @@ def bearer_token(settings: HttpSettings, state_dir: Path) -> str:
 
     path = state_dir / TOKEN
     try:
-        token = _read_private(path).decode("ascii").strip()
+        token = _read_private(path, disk).decode("ascii").strip()
     except FileNotFoundError:
         token = secrets.token_urlsafe(32)
-        write_whole(path, token.encode() + b"\n")
+        write_whole(path, token.encode() + b"\n", disk=disk)
         get_logger().info("token.created", path=str(path))
         return token
     except (OSError, UnicodeDecodeError) as exc:
@@ -56,24 +57,22 @@ def bearer_token(settings: HttpSettings, state_dir: Path) -> str:
     return token
 
 
-def _read_private(path: Path) -> bytes:
+def _read_private(path: Path, disk: Disk) -> bytes:
     """Return what is in a file that nobody else may read."""
     try:
         # Not blocking: a pipe is refused by its mode or its kind, not waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as exc:
         if exc.errno != errno.ELOOP:
             raise
         raise UnsafeStateDirectoryError(f"{path}: a link, accepted is a file, mode 0600") from exc
 
-    try:
-        mode = os.fstat(descriptor).st_mode
+    with disk.reader(descriptor) as file:
+        mode = disk.stat(descriptor).st_mode
         if not stat.S_ISREG(mode) or mode & 0o077:
             kind = "mode" if stat.S_ISREG(mode) else "not a file, mode"
             raise UnsafeStateDirectoryError(
                 f"{path}: {kind} {stat.S_IMODE(mode):04o}, accepted is a file, mode 0600"
             )
 
-        return os.read(descriptor, _MAX_BYTES)
-    finally:
-        os.close(descriptor)
+        return file.read(_MAX_BYTES)

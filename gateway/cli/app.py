@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.backup import backup
 from gateway.cli.chat import chat
 from gateway.cli.config import check_config, init
 from gateway.cli.run import run
@@ -48,6 +49,7 @@ app.command()(init)
 app.command("check-config")(check_config)
 app.command()(status)
 app.command()(chat)
+app.command()(backup)
 app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")
 app.add_typer(store, name="store")

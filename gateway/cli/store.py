@@ -1,22 +1,23 @@
-"""`gateway store`: the state directory itself, while no daemon runs on it."""
+"""`gateway store`: whether a state directory is whole, and what can be done where it is not."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
-from gateway.cli.output import reporting
+from gateway.cli.output import Screen, reporting, safe_name
+from gateway.errors import ExitCode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.sessions.adopting import Adopted
+    from gateway.upkeep.salvage import Salvaged
 
 app = typer.Typer(
-    help="Mend the state directory of a stopped gateway.",
+    help="Check and mend a state directory.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -24,7 +25,83 @@ app = typer.Typer(
 
 @app.callback()
 def store() -> None:
-    """Mend the state directory of a stopped gateway."""
+    """Check and mend a state directory."""
+
+
+@app.command()
+def check(
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that everything is whole and fits together; change nothing.
+
+    A gateway may run meanwhile. The exit status is 65 where something is damaged, 78 where others
+    can read or change the files.
+    """
+    with reporting(as_json=as_json) as screen:
+        from gateway.cli.client import check_is_state
+        from gateway.upkeep.checking import check_store
+
+        settings = Where(config, state_dir).load().config
+        check_is_state(settings.state_dir)
+        report = check_store(settings.state_dir, dashboard=bool(settings.store.dashboard_group))
+        code = report.exit_code()
+        if as_json:
+            screen.document({"ok": not code, **asdict(report)})
+        else:
+            for finding in report.findings:
+                text = f"{finding.level:<8} {finding.check:<18} {finding.text}"
+                screen.line(safe_name(text))
+        if code:
+            raise typer.Exit(code)
+
+
+@app.command()
+def salvage(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new directory, or an empty one.")
+    ],
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a new state directory from whatever can be read of a damaged one.
+
+    The damaged one stays as it is. The exit status is 0 where nothing was given up, and 65 where
+    something was: the new directory is there then as well, with a report in salvage.json.
+    """
+    with reporting(as_json=as_json) as screen:
+        import anyio
+
+        from gateway.cli.client import check_is_state
+        from gateway.clock import SystemClock
+        from gateway.upkeep.salvage import salvage as salvage_to
+
+        path = Where(config, state_dir).load().config.state_dir
+        check_is_state(path)
+        saved = anyio.run(salvage_to, path, target, SystemClock())
+        if as_json:
+            screen.document(asdict(saved))
+        else:
+            _show_salvaged(screen, saved)
+        if not saved.complete:
+            raise typer.Exit(ExitCode.DAMAGED_DATA)
+
+
+def _show_salvaged(screen: Screen, saved: Salvaged) -> None:
+    rows = ", ".join(f"{count} {table}" for table, count in saved.rows.items())
+    screen.line(f"{saved.path}: {saved.entries} entries" + (f"; rows: {rows}" if rows else ""))
+    for note in saved.notes:
+        screen.line(safe_name(f"note      {note}"))
+    for loss in saved.given_up:
+        examples = f" ({'; '.join(loss.examples[:3])})" if loss.examples else ""
+        screen.line(safe_name(f"given up  {loss.place}: {loss.count} {loss.what}{examples}"))
+    if saved.complete:
+        screen.line("nothing was given up")
+    screen.note(f"start from it with: gateway run --state-dir {saved.path}")
 
 
 @app.command()

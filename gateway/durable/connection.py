@@ -7,12 +7,24 @@ schema is not trusted; checkpoints are made by the writer alone.
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
+from gateway.durable.disk import SYSTEM_DISK, Disk
+from gateway.durable.files import storage_errors, write_whole
 from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
+from gateway.durable.wal import (
+    WAY_OUT,
+    Counted,
+    check_not_emptied,
+    check_room,
+    check_wal,
+    read_count,
+    reserve_index,
+)
 from gateway.errors import (
     DamagedDataError,
     DatabaseTooNewError,
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-_PRAGMAS = """
+PRAGMAS = """
 PRAGMA busy_timeout = 5000;
 PRAGMA foreign_keys = ON;
 PRAGMA mmap_size = 0;
@@ -35,6 +47,8 @@ PRAGMA wal_autocheckpoint = 0;
 """
 
 
+MAX_CHECKED_BYTES: Final = 4_294_967_296
+"""The largest database that is checked before it is served after an end that was not orderly."""
 Connection = apsw.Connection
 """What work and queries are handed; only its `execute` is used outside this room."""
 
@@ -69,35 +83,66 @@ def translated(path: Path) -> Generator[None]:
         raise StorageFullError(f"{path}: no space left on the disk") from exc
     except (apsw.BusyError, apsw.LockedError) as exc:
         raise StorageBusyError(f"{path}: another program holds the database ({exc})") from exc
-    except (apsw.CorruptError, apsw.NotADBError) as exc:
-        reason = f"the database is damaged ({exc}); restore the state directory from a backup"
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as exc:
+        reason = f"the database is damaged ({exc}); {WAY_OUT}"
         raise DamagedDataError(path, reason) from exc
     except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
         raise StorageError(f"{path}: the storage failed ({exc})") from exc
 
 
-def open_writer(path: Path) -> apsw.Connection:
+def open_writer(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
     """Open or create the database for writing, migrated to the newest version."""
-    _create_private(path)
+    check_room(path)
+    check_not_emptied(path, disk)
+    counted = read_count(path)
+    create_private(path, disk)
     with translated(path):
         connection = apsw.Connection(
-            str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            str(path),
+            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
+            vfs=disk.vfs,
         )
         try:
-            connection.execute(_PRAGMAS).fetchall()
-            _check_ours(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL")
+            # Until it is known to be whole, everything stays as it is, the WAL too.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.execute(PRAGMAS).fetchall()
+            check_ours(connection, path)
+            _check_whole(connection, path, counted, disk)
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            _use_wal(connection, path)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             # What is deleted is overwritten with zeros, long before anybody asks to erase it.
             connection.execute("PRAGMA secure_delete = ON")
             _migrate(connection, path)
+            reserve_index(path)
             _checkpoint(connection)
         except BaseException:
             connection.close()
             raise
 
     return connection
+
+
+def _check_whole(
+    connection: apsw.Connection, path: Path, counted: Counted | None, disk: Disk
+) -> None:
+    """Look for damage; an orderly end leaves no WAL, and its database is trusted."""
+    frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+    check_wal(path, frames, disk, counted=counted)
+    # 0.4 s for each GB that is in memory, as after a kill; as long as reading it otherwise.
+    with storage_errors(path):
+        size_bytes = disk.stat(path).st_size
+    if frames > 0 and size_bytes <= MAX_CHECKED_BYTES:
+        found = connection.execute("PRAGMA quick_check(1)").fetchall()
+        if found != [("ok",)]:
+            raise DamagedDataError(path, f"the database is damaged ({found[0][0]}); {WAY_OUT}")
+
+
+def _use_wal(connection: apsw.Connection, path: Path) -> None:
+    """Keep commits in a WAL; where the disk refuses that, the pragma raises nothing."""
+    if connection.execute("PRAGMA journal_mode = WAL").fetchall() != [("wal",)]:
+        raise StorageError(f"{path}: the storage failed (it could not be given a WAL)")
 
 
 def _checkpoint(connection: apsw.Connection) -> None:
@@ -108,30 +153,53 @@ def _checkpoint(connection: apsw.Connection) -> None:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
-def open_reader(path: Path) -> apsw.Connection:
+def open_reader(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
     """Open the database for reading; it never checkpoints."""
     with translated(path):
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        connection.execute(_PRAGMAS).fetchall()
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.vfs)
+        connection.execute(PRAGMAS).fetchall()
         connection.execute("PRAGMA query_only = ON")
 
     return connection
 
 
-def _create_private(path: Path) -> None:
-    """Create the file readable by its owner only; SQLite gives its WAL the same mode."""
+def create_private(path: Path, disk: Disk) -> None:
+    """Create the file readable by its owner only; SQLite gives its WAL the same mode.
+
+    It comes into being with a content, so that an empty one is damaged and never a new one.
+    """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = disk.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        write_whole(path, _empty_database(), disk=disk)
+        return
     except OSError as exc:
         raise StorageError(f"{path}: cannot be opened for writing ({exc.strerror})") from exc
 
-    mode = os.fstat(descriptor).st_mode
-    os.close(descriptor)
-    if mode & 0o077:
-        raise UnsafeStateDirectoryError(f"{path}: mode {mode & 0o777:04o}, accepted is 0600")
+    with storage_errors(path):
+        try:
+            status = disk.stat(descriptor)
+        finally:
+            disk.close(descriptor)
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise UnsafeStateDirectoryError(f"{path}: mode {mode:04o}, accepted is 0600")
+
+    if not status.st_size:
+        raise DamagedDataError(path, f"the file is empty; {WAY_OUT}")
 
 
-def _check_ours(connection: apsw.Connection, path: Path) -> None:
+def _empty_database() -> bytes:
+    connection = apsw.Connection(":memory:")
+    try:
+        connection.pragma("application_id", APPLICATION_ID)
+        return connection.serialize("main")
+    finally:
+        connection.close()
+
+
+def check_ours(connection: apsw.Connection, path: Path) -> None:
+    """Refuse a database of another program or of a newer gateway."""
     found = connection.pragma("application_id")
     version = connection.pragma("user_version")
     if found not in {0, APPLICATION_ID} or (found == 0 and connection.pragma("schema_version")):

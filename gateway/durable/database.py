@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from gateway.durable.batch import PASSING, Job, Transaction, commit_batch, fail_all
 from gateway.durable.connection import open_reader, open_writer, translated
+from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class Database:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, clock: Clock) -> AsyncGenerator[Database]:
+    async def open(
+        cls, path: Path, clock: Clock, disk: Disk = SYSTEM_DISK
+    ) -> AsyncGenerator[Database]:
         """Open or create the database, migrate it, and start its writer.
 
         Raises:
@@ -102,10 +105,10 @@ class Database:
             DatabaseTooNewError: a newer gateway wrote it.
             StorageError: it cannot be opened or written.
         """
-        database = cls(path, await anyio.to_thread.run_sync(open_writer, path), clock)
+        database = cls(path, await anyio.to_thread.run_sync(open_writer, path, disk), clock)
         try:
             for _ in range(READERS):
-                database._readers.put(await anyio.to_thread.run_sync(open_reader, path))
+                database._readers.put(await anyio.to_thread.run_sync(open_reader, path, disk))
             database._writer.set_wal_hook(database._wal_grew)
             database._thread.start()
             yield database

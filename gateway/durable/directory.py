@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from gateway.durable.disk import SYSTEM_DISK, Disk, exists
 from gateway.durable.files import storage_errors, sync_directory, write_whole
-from gateway.errors import AlreadyRunningError, ConfigurationError, UnsafeStateDirectoryError
+from gateway.errors import (
+    AlreadyRunningError,
+    ConfigurationError,
+    StorageError,
+    UnsafeStateDirectoryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -41,9 +47,10 @@ class LockHolder:
 class StateDirectory:
     """A state directory held by this process."""
 
-    def __init__(self, path: Path, descriptor: int, started_at: datetime) -> None:
+    def __init__(self, path: Path, descriptor: int, started_at: datetime, disk: Disk) -> None:
         """Use `hold`."""
         self.path = path
+        self.disk = disk
         self._descriptor = descriptor
         self._started_at = started_at
 
@@ -62,34 +69,43 @@ class StateDirectory:
         Durability: on return both survive power loss.
         """
         target = self._quarantine(name, at)
-        write_whole(target, data)
-        write_whole(target.with_name(target.name + ".reason"), reason.encode() + b"\n")
+        write_whole(target, data, disk=self.disk)
+        self._explain(target, reason)
         return target
 
     def set_aside_link(self, path: Path, *, reason: str, at: datetime) -> Path:
         """Keep a file that is about to be replaced in `quarantine/`; it stays in place as well."""
         target = self._quarantine(path.name, at)
         with storage_errors(target):
-            target.hardlink_to(path)
-        write_whole(target.with_name(target.name + ".reason"), reason.encode() + b"\n")
+            self.disk.link(path, target)
+        self._explain(target, reason)
         return target
+
+    def _explain(self, target: Path, reason: str) -> None:
+        path = target.with_name(target.name + ".reason")
+        write_whole(path, reason.encode() + b"\n", disk=self.disk)
 
     def _quarantine(self, name: str, at: datetime) -> Path:
         folder = self.path / "quarantine"
         with storage_errors(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            sync_directory(self.path)
-        target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{name}"
-        number = 1
-        while target.exists():
-            number += 1
-            target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{number}-{name}"
+            with suppress(FileExistsError):
+                self.disk.mkdir(folder, 0o700)
+            sync_directory(self.path, self.disk)
+            target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{name}"
+            number = 1
+            while exists(self.disk, target):
+                number += 1
+                target = folder / f"{at:%Y%m%dT%H%M%S.%fZ}-{number}-{name}"
         return target
 
 
 @contextmanager
 def hold(
-    path: Path, *, started_at: datetime, dashboard_group_id: int | None = None
+    path: Path,
+    *,
+    started_at: datetime,
+    dashboard_group_id: int | None = None,
+    disk: Disk = SYSTEM_DISK,
 ) -> Generator[StateDirectory]:
     """Create the directory if need be, check it, and hold its lock.
 
@@ -100,33 +116,58 @@ def hold(
         StorageError: it cannot be created or written.
     """
     with storage_errors(path):
-        _make(path)
-        _check(path, allowed=0o710 if dashboard_group_id is not None else 0o700)
+        _make(disk, path)
+        check_directory(path, allowed=0o710 if dashboard_group_id is not None else 0o700)
         if dashboard_group_id is not None:
-            _give(path, dashboard_group_id)
+            _give(disk, path, dashboard_group_id)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path / "lock", flags, 0o600)
     try:
         _take_lock(path, descriptor)
-        directory = StateDirectory(path, descriptor, started_at)
+        directory = StateDirectory(path, descriptor, started_at, disk)
         directory.announce("")
         yield directory
     finally:
         os.close(descriptor)
 
 
-def _make(path: Path) -> None:
-    """Create what is missing of a path; on return all of it survives power loss."""
-    missing = [one for one in (path, *path.parents) if not one.exists()]
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True)
-        for one in missing:
-            sync_directory(one.parent)
+@contextmanager
+def hold_unchanged(path: Path) -> Generator[None]:
+    """Keep everybody else from holding a state directory, without writing into it.
 
-
-def _give(path: Path, group_id: int) -> None:
+    Raises:
+        AlreadyRunningError: another process holds it.
+    """
     try:
-        os.chown(path, -1, group_id)
+        with storage_errors(path):
+            descriptor = os.open(path / "lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except StorageError as exc:
+        if not isinstance(exc.__cause__, FileNotFoundError):
+            raise
+        # Nobody has ever held it: a copy of a state directory, or a part of one.
+        yield
+        return
+
+    try:
+        _take_lock(path, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make(disk: Disk, path: Path) -> None:
+    """Create what is missing of a path; on return all of it survives power loss."""
+    missing = [one for one in (path, *path.parents) if not exists(disk, one)]
+    for one in reversed(missing):
+        with suppress(FileExistsError):
+            disk.mkdir(one, 0o700 if one == path else 0o777)
+    for one in missing:
+        sync_directory(one.parent, disk)
+
+
+def _give(disk: Disk, path: Path, group_id: int) -> None:
+    try:
+        disk.give(path, group_id)
     except PermissionError as exc:
         problem = (
             f"store.dashboard_group: this process may not give {path} to the group id {group_id}, "
@@ -134,7 +175,7 @@ def _give(path: Path, group_id: int) -> None:
         )
         raise ConfigurationError([problem]) from exc
 
-    path.chmod(0o710)
+    disk.chmod(path, 0o710)
 
 
 def _take_lock(path: Path, descriptor: int) -> None:
@@ -183,7 +224,12 @@ def _describe(holder: LockHolder | None) -> str:
     return f"pid {holder.pid}, since {holder.started_at}{where}"
 
 
-def _check(path: Path, *, allowed: int) -> None:
+def check_directory(path: Path, *, allowed: int) -> None:
+    """Refuse a directory that is not this user's alone.
+
+    Raises:
+        UnsafeStateDirectoryError: a link, another owner, or a mode beyond `allowed`.
+    """
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafeStateDirectoryError(f"{path}: not a directory (links are not accepted)")

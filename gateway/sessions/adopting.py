@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import orjson
 
+from gateway.durable.disk import exists, remove
+from gateway.durable.files import storage_errors
 from gateway.errors import DamagedDataError
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.snapshot import Trusted, read_snapshot
@@ -46,7 +48,7 @@ async def adopt(directory: StateDirectory, database: Database, now: datetime) ->
         DamagedDataError: there is no such file, or it cannot be read either.
     """
     path, previous = directory.path / SNAPSHOT, directory.path / PREVIOUS
-    found = await anyio.to_thread.run_sync(read_snapshot, path)
+    found = await anyio.to_thread.run_sync(read_snapshot, path, directory.disk)
     if found is None:
         raise DamagedDataError(path, "not there; put the file to adopt in its place")
 
@@ -55,12 +57,14 @@ async def adopt(directory: StateDirectory, database: Database, now: datetime) ->
         lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
         reason = f"{SNAPSHOT} was adopted; these changes of the session log were given up"
         directory.set_aside("session_log.jsonl", lines, reason=reason, at=now)
-    previous_there = previous.exists()
+    with storage_errors(previous):
+        previous_there = exists(directory.disk, previous)
     if previous_there:
         reason = f"{SNAPSHOT} was adopted; this was the snapshot before"
         directory.set_aside_link(previous, reason=reason, at=now)
     await database.write(_forget_log)
-    previous.unlink(missing_ok=True)
+    with storage_errors(previous):
+        remove(directory.disk, previous)
     return Adopted(
         entries=len(found.table if isinstance(found, Trusted) else found.sessions),
         checked=isinstance(found, Trusted),
@@ -74,13 +78,20 @@ def _log_rows(connection: Connection) -> list[dict[str, object]]:
         "SELECT sequence, session_key, member FROM session_log ORDER BY sequence"
     )
     return [
-        {
-            "sequence": sequence,
-            "session_key": key,
-            "entry": None if member is None else orjson.loads(b"{%b}" % bytes(member))[str(key)],
-        }
+        {"sequence": sequence, "session_key": key, **_entry_of(str(key), member)}
         for sequence, key, member in rows
     ]
+
+
+def _entry_of(key: str, member: object) -> dict[str, object]:
+    """Return what a row says of an entry; bytes that are none, as an adopted store may hold."""
+    if not isinstance(member, bytes):
+        return {"entry": None}
+
+    try:
+        return {"entry": orjson.loads(b"{%b}" % member)[key]}
+    except (orjson.JSONDecodeError, KeyError):
+        return {"unreadable": member.decode(errors="backslashreplace")}
 
 
 def _forget_log(transaction: Transaction) -> None:
@@ -92,3 +103,4 @@ def _forget_log(transaction: Transaction) -> None:
     )
     transaction.execute("DELETE FROM session_log")
     transaction.execute("DELETE FROM store_state WHERE name <> 'last'")
+    transaction.execute("INSERT INTO store_state (name, value) VALUES ('taken', 1)")

@@ -34,7 +34,8 @@ VERSION: Final = 1
 """Version of the entry's fields and of `sessions.json`."""
 HOUR_CHARS: Final = 13
 """`2026-11-20T15`: the part of an instant that names its hour."""
-_UPDATED_AT: Final = b'"updated_at":"'
+UPDATED_AT: Final = b'"updated_at":"'
+"""What stands before the instant in an entry's bytes."""
 
 
 class EntryError(GatewayError):
@@ -152,15 +153,37 @@ def decode_entry(data: bytes | memoryview) -> SessionEntry:
 
 def updated_at_text(member: bytes) -> bytes:
     """Return the `updated_at` of a member as its text, found without decoding the rest."""
-    # Quotes inside strings are escaped, so the first match is the entry's own field.
-    start = member.index(_UPDATED_AT) + len(_UPDATED_AT)
-    return member[start : member.index(b'"', start)]
+    return _cut(member, UPDATED_AT)
+
+
+def identity(member: bytes) -> tuple[SessionId, str]:
+    """Return the session id and the `created_at` of a member, without decoding the rest.
+
+    Raises:
+        EntryError: they are not there.
+    """
+    try:
+        created_at = _cut(member, b'"created_at":"').decode()
+        return SessionId(_cut(member, b'"session_id":"').decode()), created_at
+    except ValueError as exc:
+        raise EntryError("session_id, created_at: missing or not text") from exc
+
+
+def is_surely_not_suspended(member: bytes) -> bool:
+    """Return True for a member that says so; False where only decoding it tells."""
+    return b'"suspended_at":null' in member
 
 
 def updated_hour(member: bytes) -> bytes:
     """Return the hour of a member's `updated_at`; see `updated_at_text`."""
-    start = member.index(_UPDATED_AT) + len(_UPDATED_AT)
+    start = member.index(UPDATED_AT) + len(UPDATED_AT)
     return member[start : start + HOUR_CHARS]
+
+
+def _cut(member: bytes, name: bytes) -> bytes:
+    # Quotes inside strings are escaped, so the first match is the entry's own field.
+    start = member.index(name) + len(name)
+    return member[start : member.index(b'"', start)]
 
 
 def entry_to_dict(entry: SessionEntry) -> dict[str, object]:

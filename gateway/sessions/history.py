@@ -6,7 +6,7 @@ SQL over the table `sessions`; the rows of ended sessions keep their last entry.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.model import SessionId
 from gateway.sessions.entry import decode_member, encode_member
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from gateway.durable.connection import Connection
     from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
+
+
+_ENDED: Final = (
+    "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason, member) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (session_id) DO UPDATE "
+    "SET ended_at = ?4, end_reason = ?5, member = ?6 WHERE session_key = ?2"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +49,21 @@ def record_ended(
     transaction: Transaction, entry: SessionEntry, *, reason: str, at: datetime
 ) -> None:
     """Note that a session ended, and keep its entry."""
-    transaction.execute(
-        "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason, member) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (session_id) DO UPDATE "
-        "SET ended_at = ?4, end_reason = ?5, member = ?6 WHERE session_key = ?2",
-        (
-            entry.session_id,
-            entry.session_key,
-            stamp(entry.created_at),
-            stamp(at),
-            reason,
-            encode_member(entry),
-        ),
-    )
+    row = (entry.session_id, entry.session_key, stamp(entry.created_at))
+    transaction.execute(_ENDED, (*row, stamp(at), reason, encode_member(entry)))
+
+
+def record_pruned(
+    transaction: Transaction,
+    key: SessionKey,
+    session_id: SessionId,
+    member: bytes,
+    *,
+    created_at: str,
+    at: str,
+) -> None:
+    """Note that an entry, given as its bytes, was pruned, and keep it."""
+    transaction.execute(_ENDED, (session_id, key, created_at, at, "pruned", member))
 
 
 def last_ended(transaction: Transaction, key: SessionKey) -> Ended | None:

@@ -7,12 +7,14 @@ with the reason and the way out. Runs in a thread, before anybody else touches t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from gateway.errors import DamagedDataError
 from gateway.log import get_logger
+from gateway.model import SessionId, SessionKey
 from gateway.sessions.entry import FIELDS, EntryError, SessionEntry, encode_member, entry_from_dict
 from gateway.sessions.history import owner_of
 from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
@@ -20,11 +22,9 @@ from gateway.sessions.table import EntryTable
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from gateway.durable.connection import Connection
     from gateway.durable.directory import StateDirectory
-    from gateway.model import SessionId
 
 SNAPSHOT: Final = "sessions.json"
 PREVIOUS: Final = "sessions.json.prev"
@@ -56,6 +56,8 @@ class Recovered:
     """Log rows applied after the snapshot."""
     quarantined: int
     """Entries set aside."""
+    taken: bool = False
+    """Whether entries came from a file that was not written beside this database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,7 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
     Raises:
         DamagedDataError: nothing trustworthy is there, or the files do not fit the database.
     """
-    rows = connection.execute("SELECT name, value FROM store_state")
-    state = {str(name): int(str(value)) for name, value in rows}
+    state = _state(connection)
     used, floor = bool(state.get("used")), state.get("floor", 0)
     newest = connection.execute("SELECT max(sequence) FROM session_log").fetchone()
     logged = int(str(newest[0])) if newest is not None and newest[0] is not None else 0
@@ -89,7 +90,18 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
         snapshot_usable=not base.from_previous,
         replayed=replayed,
         quarantined=base.quarantined,
+        taken=not base.checked or (not used and len(base.table) > 0),
     )
+
+
+def _state(connection: Connection) -> dict[str, int]:
+    rows = connection.execute("SELECT name, value FROM store_state").fetchall()
+    state = {str(name): value for name, value in rows if isinstance(value, int)}
+    if len(state) < len(rows):
+        # SQLite reads what it would never have written: no row there is without a number.
+        raise DamagedDataError(Path(connection.filename), "the database is damaged (store_state)")
+
+    return state
 
 
 def _base(
@@ -103,7 +115,7 @@ def _base(
 ) -> _Base:
     path = directory.path / SNAPSHOT
     try:
-        found = read_snapshot(path)
+        found = read_snapshot(path, directory.disk)
     except DamagedDataError as damage:
         if not used:
             raise DamagedDataError(
@@ -138,7 +150,7 @@ def _from_previous(
     """Fall back to the snapshot before, loudly; the damaged one is kept in quarantine."""
     path = directory.path / PREVIOUS
     try:
-        found = read_snapshot(path)
+        found = read_snapshot(path, directory.disk)
     except DamagedDataError:
         found = None
     stands_in = isinstance(found, Trusted) and floor <= found.sequence <= last
@@ -191,7 +203,7 @@ def _validated(
             aside.append({"key": key, "reason": str(exc), "entry": raw})
             continue
 
-        table.put(key, encode_member(entry))
+        table.put(entry.session_key, encode_member(entry))
         unknown = sorted(raw.keys() - FIELDS) if isinstance(raw, dict) else []
         if unknown:
             reason = f"loaded, but these fields are not known: {', '.join(unknown)}"
@@ -250,8 +262,8 @@ def _replay(connection: Connection, base: _Base) -> int:
         (base.sequence,),
     ):
         if member is None:
-            base.table.drop(str(key))
+            base.table.drop(SessionKey(str(key)))
         else:
-            base.table.put(str(key), bytes(member))
+            base.table.put(SessionKey(str(key)), bytes(member))
         count += 1
     return count

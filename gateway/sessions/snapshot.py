@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 import anyio.to_thread
 import orjson
 
+from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.errors import DamagedDataError
 from gateway.sessions.entry import VERSION
 from gateway.sessions.history import stamp
@@ -80,33 +81,40 @@ async def write_snapshot(
     await anyio.to_thread.run_sync(replacement.write, piece + foot)
 
 
-def read_snapshot(path: Path) -> Trusted | Unchecked | None:
+def read_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> Trusted | Unchecked | None:
     """Read a snapshot; None where there is no such file.
 
     Raises:
         DamagedDataError: it cannot be read, is no such file, or its check sum is wrong.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
-
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DamagedDataError(path, "not a regular file")
-
-    with os.fdopen(descriptor, "rb") as file:
-        try:
+        with _opened(path, disk) as file:
             trusted = _read_trusted(file)
             if trusted is not None:
                 return trusted
 
             file.seek(0)
             return _read_unchecked(path, file.read())
-        except OSError as exc:
-            raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
+
+
+def _opened(path: Path, disk: Disk) -> BinaryIO:
+    descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        regular = stat.S_ISREG(disk.stat(descriptor).st_mode)
+        reader = disk.reader(descriptor) if regular else None
+    except BaseException:
+        disk.close(descriptor)
+        raise
+
+    if reader is None:
+        disk.close(descriptor)
+        raise DamagedDataError(path, "not a regular file")
+
+    return reader
 
 
 def _slices(table: EntryTable) -> Iterator[list[bytes]]:
@@ -132,21 +140,13 @@ def _read_trusted(file: BinaryIO) -> Trusted | None:
     if match is None or int(match[1]) != VERSION:
         return None
 
-    table, crc = EntryTable(), zlib.crc32(head)
-    for line in file:
-        if not line.startswith(b'"'):
-            foot = _FOOT.fullmatch(line)
-            right = foot is not None and (int(foot[1]), int(foot[2], 16)) == (len(table), crc)
-            return Trusted(int(match[2]), table) if right and not file.read(1) else None
+    table = EntryTable()
+    last, crc = table.load(file, zlib.crc32(head))
+    foot = _FOOT.fullmatch(last)
+    if foot is None or (int(foot[1]), int(foot[2], 16)) != (len(table), crc) or file.read(1):
+        return None
 
-        crc = zlib.crc32(line, crc)
-        key, _, rest = line[1:].partition(b'":')
-        if b'"updated_at":"' not in rest:
-            return None
-
-        member = line[: -2 if line.endswith(b",\n") else -1]
-        table.put(key.decode(errors="replace"), member)
-    return None
+    return Trusted(int(match[2]), table)
 
 
 def _read_unchecked(path: Path, data: bytes) -> Unchecked:

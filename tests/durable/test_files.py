@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.durable.files import SYNC_EVERY_BYTES, Replacement, storage_errors, write_whole
+from gateway.durable.files import (
+    SHRINK_BYTES,
+    SYNC_EVERY_BYTES,
+    Replacement,
+    old_name,
+    shrink,
+    storage_errors,
+    write_whole,
+)
 from gateway.errors import StorageError, StorageFullError
 
 if TYPE_CHECKING:
@@ -88,7 +96,8 @@ def test_the_replaced_file_stays_as_the_previous_one(tmp_path: Path) -> None:
         replacement.commit(keep_previous=previous)
 
     assert (path.read_bytes(), previous.read_bytes()) == (b"3", b"2")
-    assert _names(tmp_path) == {"file", "file.prev"}
+    assert old_name(previous).read_bytes() == b"1"
+    assert _names(tmp_path) == {"file", "file.prev", "file.prev.old"}
 
 
 def test_leftovers_of_a_crash_are_overwritten(tmp_path: Path) -> None:
@@ -104,7 +113,35 @@ def test_leftovers_of_a_crash_are_overwritten(tmp_path: Path) -> None:
     replacement.commit(keep_previous=previous)
 
     assert (path.read_bytes(), previous.read_bytes()) == (b"new", b"old")
-    assert _names(tmp_path) == {"file", "file.prev"}
+    assert _names(tmp_path) == {"file", "file.prev", "file.prev.old"}
+
+
+def _large(path: Path) -> Path:
+    with path.open("wb") as file:
+        file.truncate(2 * SHRINK_BYTES + 1)
+    return path
+
+
+def test_a_large_file_is_taken_away_in_steps(tmp_path: Path) -> None:
+    path, sizes = _large(tmp_path / "old"), []
+    while shrink(path):
+        sizes.append(path.stat().st_size)
+
+    assert sizes == [SHRINK_BYTES + 1, 1]
+
+
+def test_a_file_that_has_another_name_or_is_being_read_is_not_shrunk(tmp_path: Path) -> None:
+    path = _large(tmp_path / "old")
+    whole = path.stat().st_size
+    with path.open("rb"):
+        assert not shrink(path)
+    (tmp_path / "previous").hardlink_to(path)
+    assert not shrink(path)
+    assert not shrink(tmp_path / "nothing")
+
+    assert path.stat().st_size == whole
+    (tmp_path / "previous").unlink()
+    assert shrink(path)
 
 
 def test_a_leftover_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -109,3 +109,17 @@ async def test_what_cannot_be_read_cannot_be_adopted_and_nothing_is_given_up(
     (path / SNAPSHOT).write_bytes(good)
     async with open_state(path) as state:
         assert len(state.store) == 4
+
+
+async def test_changes_that_cannot_be_read_are_set_aside_as_they_are(tmp_path: Path) -> None:
+    path, old = await _used(tmp_path)
+    (path / SNAPSHOT).write_bytes(old)
+    async with Database.open(path / "gateway.db", FakeClock()) as database:
+        await database.write(
+            lambda tx: tx.execute("UPDATE session_log SET member = x'7bff' WHERE sequence = 4")
+        )
+
+    assert (await _adopt(path)).log_rows_set_aside == 1
+
+    (log,) = (path / "quarantine").glob("*-session_log.jsonl")
+    assert orjson.loads(log.read_bytes())["unreadable"] == "{\\xff"

@@ -39,9 +39,9 @@ def test_the_index_finds_exactly_what_may_be_as_old(
             minutes[name] = minute
             _put(table, entry(name, updated_at=START + timedelta(minutes=minute)))
 
-    hours = list(table.oldest_first(stamp(START + timedelta(minutes=cutoff_minute))))
+    hours = list(table.oldest_first(stamp(START + timedelta(minutes=cutoff_minute)).encode()))
 
-    found = [sorted(hour) for hour in hours]
+    found = [sorted(keys) for _, keys in hours]
     last_hour = cutoff_minute // 60
     wanted: dict[int, list[str]] = {}
     for name, minute in minutes.items():

@@ -17,7 +17,7 @@ from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from anyio.abc import ByteReceiveStream
 
@@ -75,6 +75,7 @@ class Daemon:
     log: Log
     client: httpx2.AsyncClient
     """Sends the token."""
+    pid: int
 
     async def post(self, path: str, body: object = None) -> httpx2.Response:
         headers = {"Content-Type": "application/json"}
@@ -111,7 +112,7 @@ class Daemon:
                 pass
 
     def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
     async def ended(self) -> int:
         """Return the exit code, once it has ended."""
@@ -128,6 +129,76 @@ class Daemon:
         await self.ended()
 
 
+class NeverReadyError(AssertionError):
+    """The daemon ended before it was ready; with its exit code and all it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A daemon that may not be ready yet, and may never be."""
+
+    state_dir: Path
+    process: Process
+    log: Log
+
+    @asynccontextmanager
+    async def ready(self) -> AsyncGenerator[Daemon]:
+        """Wait until it is ready.
+
+        Raises:
+            NeverReadyError: it ended before.
+        """
+        ready = await _ready(self.process, self.log)
+        token = (self.state_dir / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx2.AsyncClient(
+            base_url=ready["url"], headers=headers, timeout=START_S
+        ) as client:
+            yield Daemon(self.state_dir, self.process, self.log, client, ready["pid"])
+
+    async def ended(self) -> int:
+        """Return the exit code, once it has ended."""
+        with anyio.fail_after(START_S):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def started_daemon(
+    state_dir: Path,
+    config: str = "",
+    *,
+    env: Mapping[str, str] | None = None,
+    umask: int = 0o022,
+    tracer: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> AsyncGenerator[Started]:
+    """Start a daemon; leaving ends it, by force if need be.
+
+    Args:
+        state_dir: Made if it is not there.
+        config: TOML, kept beside the state directory as `<its name>.toml`; may be replaced there.
+        env: Added to the environment.
+        umask: What it inherits.
+        tracer: A command that runs the daemon as its child.
+        pass_fds: Descriptors that it inherits.
+    """
+    log = Log()
+    process = await _start(
+        state_dir, config, env or {}, umask, tracer=tracer, pass_fds=tuple(pass_fds)
+    )
+    async with anyio.create_task_group() as group, process:
+        group.start_soon(_collect, process.stdout, log)
+        group.start_soon(_collect, process.stderr, log)
+        try:
+            yield Started(state_dir, process, log)
+        finally:
+            if process.returncode is None:
+                # A tracer that is killed leaves its child behind: both are in one group.
+                os.killpg(process.pid, signal.SIGKILL)
+            with anyio.move_on_after(START_S, shield=True):
+                await process.wait()
+
+
 @asynccontextmanager
 async def running_daemon(
     state_dir: Path,
@@ -136,32 +207,12 @@ async def running_daemon(
     env: Mapping[str, str] | None = None,
     umask: int = 0o022,
 ) -> AsyncGenerator[Daemon]:
-    """Start a daemon and wait until it is ready; leaving ends it, by force if need be.
-
-    Args:
-        state_dir: Made if it is not there.
-        config: TOML, kept beside the state directory as `<its name>.toml`; may be replaced there.
-        env: Added to the environment.
-        umask: What it inherits.
-    """
-    log = Log()
-    process = await _start(state_dir, config, env or {}, umask)
-    async with anyio.create_task_group() as group, process:
-        group.start_soon(_collect, process.stdout, log)
-        group.start_soon(_collect, process.stderr, log)
-        try:
-            ready = await _ready(process, log)
-            token = (state_dir / "token").read_text().strip()
-            headers = {"Authorization": f"Bearer {token}"}
-            async with httpx2.AsyncClient(
-                base_url=ready["url"], headers=headers, timeout=START_S
-            ) as client:
-                yield Daemon(state_dir, process, log, client)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            with anyio.move_on_after(START_S, shield=True):
-                await process.wait()
+    """Start a daemon and wait until it is ready; see `started_daemon`."""
+    async with (
+        started_daemon(state_dir, config, env=env, umask=umask) as started,
+        started.ready() as daemon,
+    ):
+        yield daemon
 
 
 async def run_to_end(state_dir: Path, config: str = "", *, port: int = 0) -> Ended:
@@ -182,22 +233,31 @@ async def run_to_end(state_dir: Path, config: str = "", *, port: int = 0) -> End
 
 
 async def _start(
-    state_dir: Path, config: str, env: Mapping[str, str], umask: int, port: int = 0
+    state_dir: Path,
+    config: str,
+    env: Mapping[str, str],
+    umask: int,
+    port: int = 0,
+    *,
+    tracer: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> Process:
     file = state_dir.with_name(f"{state_dir.name}.toml")
     file.write_text(config)
     inherited = {name: value for name, value in os.environ.items() if "GATEWAY" not in name}
     command = [sys.executable, "-m", "gateway", "run", "--config", str(file)]
     return await anyio.open_process(
-        [*command, "--state-dir", str(state_dir), "--port", str(port)],
+        [*tracer, *command, "--state-dir", str(state_dir), "--port", str(port)],
         cwd=state_dir.parent,
         env=inherited | dict(env),
         umask=umask,
+        start_new_session=True,
+        pass_fds=pass_fds,
     )
 
 
 async def _ready(process: Process, log: Log) -> dict[str, Any]:
-    """Return the line that says where it listens; fail with all it wrote if it ends before."""
+    """Return the line that says where it listens."""
     found: list[dict[str, Any]] = []
 
     async def wait() -> None:
@@ -208,7 +268,8 @@ async def _ready(process: Process, log: Log) -> dict[str, Any]:
         group.start_soon(wait)
         code = await process.wait()
         group.cancel_scope.cancel()
-    assert found, f"the daemon ended with {code}: {log.raw.decode()}"
+    if not found:
+        raise NeverReadyError(f"the daemon ended with {code}: {log.raw.decode()}")
     return found[0]
 
 

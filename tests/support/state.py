@@ -14,6 +14,7 @@ import orjson
 from gateway.clock import Clock, FakeClock
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
+from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import Replacement
 from gateway.model import AgentId, ChatType, SessionId, SessionKey, SessionSource
 from gateway.sessions.entry import SessionEntry, display_name
@@ -46,14 +47,19 @@ class State:
 
 @asynccontextmanager
 async def open_state(
-    path: Path, clock: Clock | None = None, settings: StoreSettings | None = None
+    path: Path,
+    clock: Clock | None = None,
+    settings: StoreSettings | None = None,
+    *,
+    disk: Disk = SYSTEM_DISK,
+    kind: type[SessionStore] = SessionStore,
 ) -> AsyncGenerator[State]:
     """Hold a state directory with its database and store."""
     clock = clock or FakeClock()
-    with hold(path, started_at=clock.now()) as directory:
+    with hold(path, started_at=clock.now(), disk=disk) as directory:
         async with (
-            Database.open(path / "gateway.db", clock) as database,
-            SessionStore.open(directory, database, clock, settings or StoreSettings()) as store,
+            Database.open(path / "gateway.db", clock, disk) as database,
+            kind.open(directory, database, clock, settings or StoreSettings()) as store,
         ):
             yield State(path, directory, database, store)
 

@@ -1,0 +1,44 @@
+"""Where the session log of a database stands: which snapshots fit to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.durable.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """What the table `store_state` and the session log say."""
+
+    used: bool
+    """Whether a store was ever opened on this database."""
+    clean: bool
+    """Whether its last shutdown was orderly."""
+    floor: int
+    """The log holds every change after this sequence."""
+    last: int
+    """The newest change there is."""
+    taken: bool
+    """Whether entries were once taken from a file that was not written beside this database."""
+
+    def covers(self, sequence: int) -> bool:
+        """Return whether a snapshot of this sequence and the log make the present state."""
+        return not self.used or self.floor <= sequence <= self.last
+
+
+def read_position(connection: Connection) -> LogPosition:
+    """Return where the session log stands."""
+    rows = connection.execute("SELECT name, value FROM store_state")
+    state = {str(name): int(str(value)) for name, value in rows}
+    newest = connection.execute("SELECT max(sequence) FROM session_log").fetchall()[0][0]
+    floor = state.get("floor", 0)
+    return LogPosition(
+        used=bool(state.get("used")),
+        clean=bool(state.get("clean")),
+        floor=floor,
+        last=max(floor, state.get("last", 0), 0 if newest is None else int(str(newest))),
+        taken=bool(state.get("taken")),
+    )

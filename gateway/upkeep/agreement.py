@@ -1,0 +1,177 @@
+"""Whether entries, transcripts, inbox and outbox tell the same story.
+
+A turn's messages, its reply, its finished inbox row and its entry's count are one commit, so they
+can never disagree by a crash. They may where entries were taken from a file (an import, `store
+adopt`, an edit by hand): the file says what it says, and the transcript is what was said here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.sessions.table import SHARDS
+from gateway.transcripts import inbox
+from gateway.upkeep.findings import Level, Report, Tally, tell
+from gateway.upkeep.snapshots import member_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.durable.connection import Connection
+    from gateway.sessions.entry import SessionEntry
+    from gateway.sessions.table import EntryTable
+
+
+def check_agreement(
+    report: Report, connection: Connection, table: EntryTable, *, taken: bool, boxes: bool
+) -> None:
+    """Check the present entries against everything else.
+
+    Args:
+        report: Where the findings go.
+        connection: The database.
+        table: The entries as a start would have them.
+        taken: Whether some of them were taken from a file.
+        boxes: Whether inbox and outbox are of the present version.
+    """
+    level = Level.WARNING if taken else Level.WRONG
+    foreign = _check_entries(report, connection, table, level)
+    _check_open(report, connection, table, level)
+    _check_ended(report, connection)
+    _check_messages(report, connection, foreign, level)
+    if boxes:
+        _check_boxes(report, connection, level)
+
+
+def entries_of(table: EntryTable) -> Iterator[SessionEntry]:
+    """Yield the entries of a table, decoded one at a time."""
+    for shard in range(SHARDS):
+        for member in table.members(shard):
+            entry = table.get(member[1 : member.find(b'":')].decode())
+            if entry is not None:
+                yield entry
+
+
+def _check_entries(
+    report: Report, connection: Connection, table: EntryTable, level: Level
+) -> set[str]:
+    """Check each entry's session and turns; return the session ids that have no row here."""
+    foreign: set[str] = set()
+    shared = Tally("session ids belong to two keys")
+    ended = Tally("entries go on with a session that has ended")
+    fewer = Tally("entries count fewer turns than their transcript has")
+    more = Tally("entries count more turns than their transcript has")
+    for entry in entries_of(table):
+        row = connection.execute(
+            "SELECT session_key, ended_at FROM sessions WHERE session_id = ?", (entry.session_id,)
+        ).fetchone()
+        if row is None:
+            if entry.session_id in foreign:
+                shared.add(f"{entry.session_id} ({entry.session_key})")
+            foreign.add(entry.session_id)
+        elif row[0] != entry.session_key:
+            shared.add(f"{entry.session_id} ({entry.session_key}, {row[0]})")
+        elif row[1] is not None:
+            ended.add(entry.session_key)
+        turns = _turns(connection, entry.session_id)
+        place = f"{entry.session_key} ({entry.turns}, {turns})"
+        if entry.turns < turns:
+            fewer.add(place)
+        elif entry.turns > turns and row is not None:
+            more.add(place)
+    tell(report, "session ids", [shared], level=Level.WRONG, fine="each belongs to one key")
+    fine = f"{len(table)} entries agree with their transcripts"
+    tell(report, "turns", [ended, fewer, more], level=level, fine=fine)
+    if foreign:
+        report.warning(
+            "turns", f"{len(foreign)} entries came from a file; what was said before is not here"
+        )
+    return foreign
+
+
+def _turns(connection: Connection, session_id: str) -> int:
+    found = connection.execute(
+        "SELECT count(DISTINCT turn_id) FROM messages WHERE session_id = ?", (session_id,)
+    ).fetchall()
+    return int(str(found[0][0]))
+
+
+def _check_open(report: Report, connection: Connection, table: EntryTable, level: Level) -> None:
+    """Check that every session that has not ended is the one its key's entry goes on with."""
+    lost = Tally("sessions have neither ended nor an entry")
+    for session_id, key in connection.execute(
+        "SELECT session_id, session_key FROM sessions WHERE ended_at IS NULL"
+    ):
+        entry = table.get(str(key))
+        if entry is None or entry.session_id != session_id:
+            lost.add(f"{session_id} ({key})")
+    tell(report, "sessions", [lost], level=level, fine="every open one has its entry")
+
+
+def _check_ended(report: Report, connection: Connection) -> None:
+    bad = Tally("ended sessions have an entry that cannot be read")
+    count = 0
+    for session_id, key, member in connection.execute(
+        "SELECT session_id, session_key, member FROM sessions WHERE member IS NOT NULL"
+    ):
+        count += 1
+        problem = member_problem(str(key), bytes(member))
+        if problem:
+            bad.add(f"{session_id} ({problem})")
+    tell(report, "ended sessions", [bad], level=Level.WRONG, fine=f"{count} can be brought back")
+
+
+def _check_messages(
+    report: Report, connection: Connection, foreign: set[str], level: Level
+) -> None:
+    orphans = Tally("sessions are known by their messages or model calls only")
+    for table in ("messages", "model_calls"):
+        for (session_id,) in connection.execute(
+            f"SELECT session_id FROM {table} GROUP BY session_id "  # noqa: S608 - names of ours
+            "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
+        ):
+            if session_id not in foreign:
+                orphans.add(f"{session_id} ({table})")
+    unreadable = Tally("messages cannot be read")
+    for position, role in connection.execute(
+        "SELECT position, role FROM messages "
+        "WHERE role NOT IN ('user', 'assistant', 'tool', 'notice', 'system') "
+        "OR (tool_calls IS NOT NULL AND NOT json_valid(tool_calls))"
+    ):
+        unreadable.add(f"position {position} ({role})")
+    count = int(str(connection.execute("SELECT count(*) FROM messages").fetchall()[0][0]))
+    report.facts["messages"] = count
+    if unreadable.count:
+        report.wrong("transcripts", str(unreadable))
+    tell(report, "transcripts", [orphans], level=level, fine=f"{count} messages")
+
+
+def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
+    both = Tally("messages are answered, and still wait for an answer")
+    for turn_id, key in connection.execute(
+        "SELECT turn_id, session_key FROM inbox AS asked WHERE EXISTS (SELECT 1 FROM outbox "
+        "WHERE session_key = asked.session_key AND message_id = asked.message_id)"
+    ):
+        both.add(f"{turn_id} ({key})")
+    untold = Tally("replies belong to turns that are in no transcript")
+    for (turn_id,) in connection.execute(
+        "SELECT turn_id FROM outbox EXCEPT SELECT turn_id FROM messages"
+    ):
+        untold.add(str(turn_id))
+    unreadable = Tally("stored replies cannot be read")
+    for (turn_id,) in connection.execute("SELECT turn_id FROM outbox WHERE NOT json_valid(reply)"):
+        unreadable.add(str(turn_id))
+    try:
+        waiting = len(inbox.unfinished(connection))
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        report.wrong("inbox", f"unanswered messages cannot be read ({error})")
+    else:
+        fine = f"{waiting} messages wait for an answer"
+        tell(report, "inbox", [both], level=Level.WRONG, fine=fine)
+    count = int(str(connection.execute("SELECT count(*) FROM outbox").fetchall()[0][0]))
+    fine = f"{count} replies, each of a turn in a transcript"
+    if unreadable.count:
+        report.wrong("outbox", str(unreadable))
+    tell(report, "outbox", [untold], level=level, fine=fine)

@@ -1,0 +1,177 @@
+"""Whether a state directory is whole: every file by itself, and all of them together.
+
+Strictly reads. Beside a running daemon the order makes the comparison valid: both snapshots first,
+then one read transaction on the database, which covers what a snapshot read before it reaches to;
+where two newer snapshots came between, all is read again. Needs no more memory than a start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.durable.directory import LockHolder, read_holder
+from gateway.durable.disk import SYSTEM_DISK, Disk
+from gateway.durable.inspecting import (
+    NEWEST,
+    Footprint,
+    integrity_problems,
+    reading,
+    version_of,
+)
+from gateway.errors import DamagedDataError, DatabaseTooNewError, StorageError
+from gateway.sessions.position import LogPosition, read_position
+from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
+from gateway.upkeep.agreement import check_agreement
+from gateway.upkeep.backup import DATABASE
+from gateway.upkeep.findings import Level, Report
+from gateway.upkeep.log_rows import check_log
+from gateway.upkeep.modes import check_modes
+from gateway.upkeep.snapshots import CheckedSnapshot, check_snapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.durable.connection import Connection
+
+TRIES: Final = 5
+"""How often all is read again because a daemon went on meanwhile."""
+
+
+def check_store(state_dir: Path, *, dashboard: bool = False, disk: Disk = SYSTEM_DISK) -> Report:
+    """Check a state directory, whether its daemon runs or not; nothing of it changes.
+
+    Args:
+        state_dir: What is checked.
+        dashboard: Whether a group may read the snapshots.
+        disk: Where it is.
+    """
+    watched = [state_dir / name for name in (DATABASE, f"{DATABASE}-wal", SNAPSHOT, PREVIOUS)]
+    report = Report()
+    for attempt in range(TRIES):
+        before = Footprint.of(watched)
+        holder = read_holder(state_dir)
+        report = Report()
+        check_modes(report, state_dir, dashboard=dashboard)
+        _tell_holder(report, holder)
+        settled = _check_content(report, state_dir, disk, live=holder is not None)
+        last = attempt == TRIES - 1
+        moved_on = Footprint.of(watched) != before
+        # Without a daemon files are read without a lock, so they must have stood still.
+        valid = not moved_on if holder is None else (settled or not moved_on)
+        if valid or last:
+            if not valid:
+                report.warning("check", "the state changed all the time; some lines may be stale")
+            break
+    return report
+
+
+def _tell_holder(report: Report, holder: LockHolder | None) -> None:
+    if holder is None:
+        report.ok("lock", "nobody holds it")
+    else:
+        where = f" at {holder.url}" if holder.url else ""
+        report.ok("lock", f"held by pid {holder.pid} since {holder.started_at}{where}")
+
+
+def _check_content(report: Report, state_dir: Path, disk: Disk, *, live: bool) -> bool:
+    """Check everything but modes; False where a daemon may have come in between."""
+    # The snapshot before is read first and forgotten: one table in memory at a time.
+    previous = check_snapshot(report, state_dir / PREVIOUS, disk)
+    previous.forget()
+    snapshot = check_snapshot(report, state_dir / SNAPSHOT, disk)
+    database = state_dir / DATABASE
+    if not database.exists():
+        _without_database(report, snapshot)
+        return False
+
+    try:
+        with reading(database, live=live, disk=disk) as connection:
+            problems = integrity_problems(connection, database)
+            if problems:
+                for problem in problems:
+                    report.wrong("database", problem)
+                return True
+
+            return _check_database(report, connection, snapshot, previous)
+    except DatabaseTooNewError as error:
+        report.add(Level.UNSAFE, "database", str(error))
+        return True
+    except (DamagedDataError, StorageError) as error:
+        report.wrong("database", str(error))
+        return True
+
+
+def _without_database(report: Report, snapshot: CheckedSnapshot) -> None:
+    if snapshot.there:
+        report.facts["entries"] = len(snapshot.table)
+        report.warning("database", f"not there: {SNAPSHOT} would be imported, without transcripts")
+    else:
+        report.wrong("database", f"not there, and no {SNAPSHOT} either")
+
+
+def _check_database(
+    report: Report, connection: Connection, snapshot: CheckedSnapshot, previous: CheckedSnapshot
+) -> bool:
+    pages = int(str(connection.execute("PRAGMA page_count").fetchall()[0][0]))
+    version = version_of(connection)
+    report.ok("database", f"integrity_check ok, {pages} pages, version {version}")
+    if version != NEWEST:
+        report.warning("database", f"the next start brings it to version {NEWEST}")
+    position = read_position(connection)
+    report.facts["sequence"] = max(position.last, snapshot.sequence)
+    fits = _check_position(report, position, snapshot, previous)
+    log = check_log(report, connection, position, after=snapshot.sequence)
+    if snapshot.sound and fits.usable and log.sound:
+        log.apply(connection, snapshot.table)
+        report.facts["entries"] = len(snapshot.table)
+        check_agreement(
+            report, connection, snapshot.table, taken=position.taken, boxes=version == NEWEST
+        )
+    else:
+        report.warning(
+            "agreement", "not checked: without the right entries there is nothing to compare"
+        )
+    return fits.settled
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """How snapshots and session log fit together."""
+
+    usable: bool
+    """Whether they make the present state."""
+    settled: bool
+    """False where a daemon's next snapshots, coming in between, would explain it."""
+
+
+def _check_position(
+    report: Report, position: LogPosition, snapshot: CheckedSnapshot, previous: CheckedSnapshot
+) -> _Fit:
+    """Check that the snapshots and the session log fit together."""
+    covered = f"{position.floor} to {position.last}"
+    if not snapshot.there and position.used:
+        report.wrong("sequence", f"{SNAPSHOT} is missing beside a database that was in use")
+        return _Fit(usable=False, settled=True)
+
+    if snapshot.sound and not position.covers(snapshot.sequence):
+        older = snapshot.sequence < position.floor
+        report.wrong(
+            "sequence",
+            f"{SNAPSHOT} ({snapshot.sequence}) is {'older' if older else 'newer'} than what the "
+            f"session log covers ({covered}); `gateway store adopt` takes it as the truth",
+        )
+        return _Fit(usable=False, settled=False)
+
+    if snapshot.sound:
+        text = f"{SNAPSHOT} at {snapshot.sequence}, the session log covers {covered}"
+        report.ok("sequence", text)
+    if previous.there and previous.sound and not position.covers(previous.sequence):
+        report.warning(
+            "sequence",
+            f"{PREVIOUS} ({previous.sequence}) could not stand in: "
+            f"the session log covers {covered}",
+        )
+        return _Fit(usable=snapshot.sound, settled=False)
+
+    return _Fit(usable=snapshot.sound, settled=True)

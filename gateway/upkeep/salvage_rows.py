@@ -1,0 +1,246 @@
+"""The rows that can still be read of a database, each checked for what it must mean.
+
+A damaged page may be read without an error and give nonsense: what would break the gateway that
+reads it later is given up here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from gateway.durable.connection import Connection
+from gateway.durable.disk import SYSTEM_DISK
+from gateway.durable.inspecting import NEWEST, readable_frames, version_of
+from gateway.durable.salvaging import Row, TableReader, add_row, all_rows, columns_of
+from gateway.durable.wal import check_wal
+from gateway.errors import BadRequestError, DatabaseTooNewError, GatewayError
+from gateway.model import ChatType, Role, SessionSource
+from gateway.sessions.key import SESSION_ID, parse_key
+from gateway.upkeep.losses import Losses
+from gateway.upkeep.snapshots import member_problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOG: Final = "session_log"
+TABLES: Final = ("sessions", "messages", "model_calls", "inbox", "outbox")
+"""What is copied; the session log becomes part of the new snapshot."""
+_MEANINGS: Final = {
+    LOG: "changes of entries",
+    "sessions": "sessions under their keys",
+    "messages": "messages of transcripts",
+    "model_calls": "model calls",
+    "inbox": "messages that were accepted",
+    "outbox": "replies",
+}
+_ROLES: Final = frozenset(role.value for role in Role)
+_CHAT_TYPES: Final = frozenset(kind.value for kind in ChatType)
+
+Fields = dict[str, object]
+
+
+@dataclass(slots=True)
+class SalvagedLog:
+    """The changes that could be read of the session log."""
+
+    changes: dict[int, tuple[str, bytes | None]] = field(default_factory=dict)
+    """Key and entry, or None for a removal, by sequence."""
+    whole: bool = True
+    """Whether every row could be read."""
+    floor: int | None = None
+    """The change that the log begins after; None where that cannot be read."""
+    last: int = 0
+    """The newest change that anything tells of."""
+    taken: bool = False
+    """Whether entries were once taken from a file that was not written beside the database."""
+
+
+@dataclass(slots=True)
+class RowCopy:
+    """Copies rows from a damaged database into a new one."""
+
+    source: Connection
+    target: Connection
+    losses: Losses
+    counts: dict[str, int] = field(default_factory=dict)
+    """Rows that were kept, by table."""
+
+    def copy_all(self) -> None:
+        """Copy every table but the session log."""
+        for table in TABLES:
+            self.counts[table] = 0
+            columns = columns_of(self.target, table)
+            missing = set(columns) - set(columns_of(self.source, table))
+            if missing:
+                self.losses.add(f"gateway.db: {table}", f"all {_MEANINGS[table]}: no such table")
+                continue
+            self._copy(table, columns)
+
+    def read_log(self) -> SalvagedLog:
+        """Read the session log, and what the database knows of its reach."""
+        log = SalvagedLog()
+
+        def take(rowid: int, row: Row) -> None:
+            key, member = row
+            problem = _key_problem(key)
+            if not problem and member is not None:
+                problem = (
+                    member_problem(str(key), member)
+                    if isinstance(member, bytes)
+                    else "not an entry"
+                )
+            if problem:
+                log.whole = False
+                example = f"sequence {rowid}: {problem}"
+                self.losses.add(
+                    f"gateway.db: {LOG}", f"{_MEANINGS[LOG]} that are not valid", example
+                )
+            else:
+                log.changes[rowid] = (str(key), member if isinstance(member, bytes) else None)
+
+        columns = ("session_key", "member")
+        if set(columns) - set(columns_of(self.source, LOG)):
+            self.losses.add(f"gateway.db: {LOG}", f"all {_MEANINGS[LOG]}: no such table")
+            return SalvagedLog(whole=False)
+
+        log.whole = not self._read(LOG, columns, take) and log.whole
+        self._read_state(log)
+        log.last = max(log.last, *log.changes, 0)
+        return log
+
+    def _read_state(self, log: SalvagedLog) -> None:
+        rows = all_rows(self.source, "SELECT name, value FROM store_state")
+        if rows is None:
+            self.losses.note("gateway.db: store_state cannot be read; it is made anew")
+            return
+
+        state = {name: value for name, value in rows if isinstance(value, int)}
+        log.floor = state.get("floor", 0)
+        log.last = max(log.floor, state.get("last", 0))
+        log.taken = bool(state.get("taken"))
+
+    def _copy(self, table: str, columns: list[str]) -> None:
+        check = _CHECKS.get(table)
+
+        def take(rowid: int, row: Row) -> None:
+            fields = dict(zip(columns, row, strict=True))
+            problem = "" if check is None else check(fields)
+            if not problem and add_row(self.target, table, columns, tuple(fields.values())):
+                self.counts[table] += 1
+                return
+            example = f"row {rowid}: {problem or 'refused by the table'}"
+            self.losses.add(
+                f"gateway.db: {table}", f"{_MEANINGS[table]} that are not valid", example
+            )
+
+        self._read(table, columns, take)
+
+    def _read(
+        self, table: str, columns: list[str] | tuple[str, ...], take: Callable[[int, Row], None]
+    ) -> bool:
+        """Read a table; tell whether something of it could not be read."""
+        gaps = TableReader(self.source, table, columns, take).read()
+        place, what = f"gateway.db: {table}", _MEANINGS[table]
+        for gap in gaps:
+            if gap.open_ended:
+                what = f"{what}: every row from {gap.after + 1} on, how many nobody knows"
+                self.losses.add(place, what)
+            else:
+                example = f"rows {gap.after + 1} to {gap.before - 1}"
+                what = f"{what} at most, in rows that cannot be read"
+                self.losses.add(place, what, example, count=gap.at_most)
+        return bool(gaps)
+
+
+def version_to_read(connection: Connection, path: Path) -> int:
+    """Return the version of a damaged database's tables.
+
+    Raises:
+        DatabaseTooNewError: a newer gateway wrote it.
+    """
+    version = version_of(connection)
+    if 1 <= version <= NEWEST:
+        return version
+
+    if NEWEST < version <= NEWEST + 1000:
+        raise DatabaseTooNewError(f"{path}: version {version} was written by a newer gateway")
+
+    # The number itself is damaged: the tables tell.
+    return NEWEST if "message_id" in columns_of(connection, "outbox") else 1
+
+
+def wal_loss(connection: Connection, path: Path, losses: Losses) -> None:
+    """Note commits at the end of the WAL that were synced and cannot be read any more."""
+    try:
+        check_wal(path, readable_frames(connection, path, SYSTEM_DISK))
+    except GatewayError as error:
+        losses.add(f"{path.name}-wal", "the newest commits", str(error))
+
+
+def _key_problem(key: object) -> str:
+    try:
+        parse_key(str(key))
+    except BadRequestError:
+        return "not a session key"
+
+    return ""
+
+
+def _session(fields: Fields) -> str:
+    if not SESSION_ID.fullmatch(str(fields["session_id"])):
+        return "not a session id"
+
+    key, member = str(fields["session_key"]), fields["member"]
+    if isinstance(member, bytes) and member_problem(key, member):
+        # It only serves an undo; what was said in the session is worth more.
+        fields["member"] = None
+    return _key_problem(key)
+
+
+def _message(fields: Fields) -> str:
+    if fields["role"] not in _ROLES:
+        return "no role"
+
+    calls = fields["tool_calls"]
+    return "" if calls is None or _json(calls) else "tool calls that are no JSON"
+
+
+def _accepted(fields: Fields) -> str:
+    if not fields["turn_id"] or (fields["reset"] is not None and not _json(fields["reset"])):
+        return "not an accepted message"
+
+    try:
+        source = orjson.loads(str(fields["source"]))
+        fine = source["chat_type"] in _CHAT_TYPES
+        SessionSource(**source)
+    except (orjson.JSONDecodeError, KeyError, TypeError, UnicodeEncodeError):
+        fine = False
+    return _key_problem(fields["session_key"]) if fine else "not a source"
+
+
+def _reply(fields: Fields) -> str:
+    if not _json(fields["reply"]):
+        return "a reply that is no JSON"
+
+    return _key_problem(fields["session_key"])
+
+
+def _json(text: object) -> bool:
+    try:
+        orjson.loads(str(text))
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return False
+
+    return True
+
+
+_CHECKS: Final[dict[str, Callable[[Fields], str]]] = {
+    "sessions": _session,
+    "messages": _message,
+    "inbox": _accepted,
+    "outbox": _reply,
+}

@@ -1,0 +1,129 @@
+"""`sessions.json` as an open file: which change it reaches to, and a copy that is proved whole.
+
+An open file stays what it is whatever takes its name meanwhile, so it can be compared with the
+database first and copied afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from gateway.durable.disk import SYSTEM_DISK, Disk
+from gateway.durable.files import Replacement, write_whole
+from gateway.errors import DamagedDataError
+from gateway.sessions.entry import VERSION
+from gateway.sessions.snapshot import _FOOT, _HEAD, _read_unchecked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import BinaryIO
+
+_PIECE_BYTES: Final = 262_144
+
+
+def open_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> BinaryIO | None:
+    """Open a snapshot; None where there is no such file.
+
+    Raises:
+        DamagedDataError: it cannot be opened, or is no file.
+    """
+    try:
+        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
+
+    if not stat.S_ISREG(disk.stat(descriptor).st_mode):
+        disk.close(descriptor)
+        raise DamagedDataError(path, "not a regular file")
+
+    return disk.reader(descriptor)
+
+
+def sequence_of(path: Path, file: BinaryIO) -> int:
+    """Return the sequence that an open snapshot reaches to, as its first line says.
+
+    Raises:
+        DamagedDataError: it is no snapshot.
+    """
+    file.seek(0)
+    head = _HEAD.fullmatch(file.readline())
+    if head is not None and int(head[1]) == VERSION:
+        return int(head[2])
+
+    file.seek(0)
+    return _read_unchecked(path, file.read()).sequence
+
+
+def copy_snapshot(
+    path: Path,
+    file: BinaryIO,
+    target: Path,
+    changed: Mapping[str, bool],
+    disk: Disk = SYSTEM_DISK,
+) -> int:
+    """Copy an open snapshot that is whole; return how many entries there are with a log's changes.
+
+    Durability: on return the copy survives power loss.
+
+    Args:
+        path: Its name, for errors.
+        file: The open file.
+        target: The name of the copy.
+        changed: Each key that changed since, and whether it has an entry.
+        disk: Where both are.
+
+    Raises:
+        DamagedDataError: its check sum is wrong, or it is no snapshot.
+    """
+    replacement = Replacement(target, disk=disk)
+    try:
+        file.seek(0)
+        unchanged = _copy_checked(file, replacement, changed)
+        if unchanged is not None:
+            replacement.commit()
+            return unchanged + sum(changed.values())
+    finally:
+        replacement.discard()
+    file.seek(0)
+    data = file.read()
+    keys = _read_unchecked(path, data).sessions.keys()
+    write_whole(target, data, disk=disk)
+    return len(keys - changed.keys()) + sum(changed.values())
+
+
+def _copy_checked(file: BinaryIO, target: Replacement, changed: Mapping[str, bool]) -> int | None:
+    """Copy the exact format of a snapshot; None where it is not that, or the sum differs.
+
+    Returns the number of entries that did not change since.
+    """
+    head = file.readline()
+    if _HEAD.fullmatch(head) is None:
+        return None
+
+    unchanged = 0
+    crc, piece = zlib.crc32(head), [head]
+    size = len(head)
+    for entries, line in enumerate(file):
+        piece.append(line)
+        size += len(line)
+        if not line.startswith(b'"'):
+            foot = _FOOT.fullmatch(line)
+            right = foot is not None and (int(foot[1]), int(foot[2], 16)) == (entries, crc)
+            if not right or file.read(1):
+                return None
+
+            target.write(b"".join(piece))
+            return unchanged
+
+        crc = zlib.crc32(line, crc)
+        unchanged += line[1 : line.find(b'":')].decode(errors="replace") not in changed
+        if size >= _PIECE_BYTES:
+            target.write(b"".join(piece))
+            piece, size = [], 0
+    return None
