@@ -15,8 +15,7 @@ from gateway.api.form import Form
 from gateway.api.problems import Problem, ProblemError, bad_request
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import Receive
+    from starlette.types import Receive, Scope
 
     from gateway.api.settings import HttpSettings
     from gateway.clock import Clock
@@ -41,17 +40,24 @@ _ESCAPE = re.compile(
 )
 
 
-async def read_form(request: Request, settings: HttpSettings, clock: Clock) -> Form:
+async def read_form(scope: Scope, receive: Receive, settings: HttpSettings, clock: Clock) -> Form:
     """Return the fields of the request's JSON object; no body at all has none.
 
     Raises:
         ProblemError: it is not JSON, too large, too slow, or not an object.
     """
-    check_length(request.headers.get("content-length"), settings.max_body_bytes)
-    body = await _body(request, settings, clock)
+    body = await _body(scope, receive, settings, clock)
     if body:
-        _check_type(request)
+        _check_type(scope)
     return Form(parse_object(body) if body else {}, "field")
+
+
+def header_of(scope: Scope, name: bytes) -> str:
+    """Return a header of a request, empty where it is not there; its name is in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return ""
 
 
 def check_length(content_length: str | None, most: int) -> None:
@@ -90,15 +96,15 @@ def parse_object(body: bytes) -> dict[str, object]:
     return value
 
 
-async def _body(request: Request, settings: HttpSettings, clock: Clock) -> bytes:
+async def _body(scope: Scope, receive: Receive, settings: HttpSettings, clock: Clock) -> bytes:
     # No connection has brought a request that comes from this process.
-    state = request.scope.get("state", {})
+    state = scope.get("state", {})
     if WHOLE in state:
         # Nothing to wait for, as with nearly every request: a deadline would cost more than it.
-        return await _read(request.receive, settings.max_body_bytes)
+        return await _read(receive, settings.max_body_bytes)
 
     with clock.move_on_after(settings.request_timeout_s - state.get(HEAD_S, 0.0)):
-        return await _read(request.receive, settings.max_body_bytes)
+        return await _read(receive, settings.max_body_bytes)
     raise ProblemError(_too_slow(settings.request_timeout_s))
 
 
@@ -120,10 +126,10 @@ async def _read(receive: Receive, most: int) -> bytes:
             return b"".join(chunks)
 
 
-def _check_type(request: Request) -> None:
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+def _check_type(scope: Scope) -> None:
+    media_type, _, parameters = header_of(scope, b"content-type").partition(";")
     charset = parameters.strip().lower()
-    plain = request.headers.get("content-encoding", "identity").lower() == "identity"
+    plain = header_of(scope, b"content-encoding").lower() in {"", "identity"}
     json = media_type.strip().lower() == "application/json"
     if not json or charset not in {"", "charset=utf-8", 'charset="utf-8"'} or not plain:
         raise ProblemError(

@@ -10,11 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from starlette.requests import Request
 from starlette.routing import Route
 
-from gateway.api.answers import json_response, to_json
-from gateway.api.bodies import read_form
+from gateway.api.answers import send_json, to_json
+from gateway.api.bodies import header_of, read_form
 from gateway.api.problems import problem_of, stopping, unexpected
 from gateway.errors import GatewayError
 from gateway.log import get_logger
@@ -49,15 +48,14 @@ class Messages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept one message and answer with its reply."""
-        context, request = self._context, Request(scope, receive)
-        inbound = inbound_of(await read_form(request, context.settings, context.clock))
+        context = self._context
+        inbound = inbound_of(await read_form(scope, receive, context.settings, context.clock))
         ticket = await context.turns.submit(inbound)
-        if EVENT_STREAM in request.headers.get("accept", ""):
+        if EVENT_STREAM in header_of(scope, b"accept"):
             await _Stream(ticket, context.clock, receive, send).run()
         else:
             reply = await ticket.progress.reply()
-            answer = json_response(reply_object(reply, duplicate=ticket.duplicate))
-            await answer(scope, receive, send)
+            await send_json(send, reply_object(reply, duplicate=ticket.duplicate))
 
 
 def inbound_of(form: Form) -> Inbound:

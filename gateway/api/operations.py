@@ -51,7 +51,7 @@ class Operations:
         Cancellation: a client that goes away does not end it.
         """
         context = self._context
-        form = await read_form(request, context.settings, context.clock)
+        form = await read_form(request.scope, request.receive, context.settings, context.clock)
         max_age_days, dry_run = form.number("max_age_days"), form.flag("dry_run")
         form.finish()
         query_form(request).finish()

@@ -194,7 +194,11 @@ class Sessions:
         """Return the key of a request whose path says it all."""
         key = _key(request)
         query_form(request).finish()
-        (await read_form(request, self._context.settings, self._context.clock)).finish()
+        (
+            await read_form(
+                request.scope, request.receive, self._context.settings, self._context.clock
+            )
+        ).finish()
         return key
 
     async def _idle(self, request: Request) -> SessionKey:

@@ -46,12 +46,16 @@ class Workers(Generic[T]):
 
     async def _run(self) -> None:
         while self._tasks <= self.most:
-            while self._ready and self._tasks <= self.most:
-                item = self._ready.popleft()
-                self.busy += 1
-                try:
-                    await self._work(item)
-                finally:
-                    self.busy -= 1
-            await self._idle.wait()
+            if not self._ready:
+                await self._idle.wait()
+                continue
+            item = self._ready.popleft()
+            self.busy += 1
+            try:
+                await self._work(item)
+            finally:
+                self.busy -= 1
         self._tasks -= 1
+        if self._ready:
+            # This one was woken, but is one too many.
+            self._idle.wake_one()
