@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gateway.durable.connection import STORAGE_ERRORS, translated
+from gateway.durable.connection import STORAGE_ERRORS, as_ours
 from gateway.errors import GatewayError, StorageBusyError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
@@ -85,13 +85,14 @@ def commit_batch(connection: apsw.Connection, path: Path, batch: list[Job]) -> G
     full disk and another program's lock: after a failed sync no later one can be trusted.
     """
     try:
-        with translated(path):
-            if not _run_all(connection, batch):
-                _run_apart(connection, batch)
-            connection.execute("COMMIT")
-    except GatewayError as error:
-        _roll_back(connection, batch, error)
-        return error
+        if not _run_all(connection, batch):
+            _run_apart(connection, batch)
+        connection.execute("COMMIT")
+    except STORAGE_ERRORS as error:
+        refusal = as_ours(path, error)
+        refusal.__cause__ = error
+        _roll_back(connection, batch, refusal)
+        return refusal
     except BaseException as error:  # noqa: BLE001 - a thread that dies silently hangs all waiters
         failure = StorageError(f"{path}: the writer failed: {error!r}")
         failure.__cause__ = error

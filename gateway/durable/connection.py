@@ -28,6 +28,7 @@ from gateway.durable.wal import (
 from gateway.errors import (
     DamagedDataError,
     DatabaseTooNewError,
+    GatewayError,
     StorageBusyError,
     StorageError,
     StorageFullError,
@@ -79,15 +80,22 @@ def translated(path: Path) -> Generator[None]:
     """
     try:
         yield
-    except apsw.FullError as exc:
-        raise StorageFullError(f"{path}: no space left on the disk") from exc
-    except (apsw.BusyError, apsw.LockedError) as exc:
-        raise StorageBusyError(f"{path}: another program holds the database ({exc})") from exc
-    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as exc:
-        reason = f"the database is damaged ({exc}); {WAY_OUT}"
-        raise DamagedDataError(path, reason) from exc
-    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError) as exc:
-        raise StorageError(f"{path}: the storage failed ({exc})") from exc
+    except (*STORAGE_ERRORS, UnicodeDecodeError) as exc:
+        raise as_ours(path, exc) from exc
+
+
+def as_ours(path: Path, error: Exception) -> GatewayError:
+    """Return one of SQLite's storage errors as ours; see `translated`."""
+    if isinstance(error, apsw.FullError):
+        return StorageFullError(f"{path}: no space left on the disk")
+
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return StorageBusyError(f"{path}: another program holds the database ({error})")
+
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError):
+        return DamagedDataError(path, f"the database is damaged ({error}); {WAY_OUT}")
+
+    return StorageError(f"{path}: the storage failed ({error})")
 
 
 def open_writer(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:

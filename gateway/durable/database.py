@@ -244,11 +244,9 @@ class Database:
     def _run(self) -> None:
         while (first := self._jobs.get()) is not None:
             batch, stop = [first], False
-            while len(batch) < MAX_BATCH and not stop:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
+            # Nobody else takes from the queue: what is in it can be had.
+            while len(batch) < MAX_BATCH and not stop and not self._jobs.empty():
+                job = self._jobs.get_nowait()
                 if job is None:
                     stop = True
                 else:
