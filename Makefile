@@ -97,7 +97,7 @@ fmt: .venv/.stamp ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: .venv/.stamp ## measure this machine and print ratios
+bench: .venv/.bench ## measure every goal for about ten minutes: a table, JSON, docs/growth.svg
 	$(BIN)/python -m tests.bench
 
 .PHONY: install
@@ -148,10 +148,11 @@ lock: ## pin the dependencies anew in requirements/ (UPGRADE=--upgrade for newer
 	"$$dir/bin/python" $(PIP) install uv==$(UV_VERSION)
 	compile() {
 	  "$$dir/bin/uv" pip compile --quiet --no-config --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    --universal --python-version 3.11 $(UPGRADE) --extra openai "$$@" pyproject.toml
+	    --universal --python-version 3.11 $(UPGRADE) "$$@"
 	}
-	compile --output-file requirements/runtime.txt
-	compile --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt
+	compile --extra openai --output-file requirements/runtime.txt pyproject.toml
+	compile --extra openai --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml
+	compile --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 .PHONY: clean
 clean: ## remove what make and the tools built; state/ stays
@@ -173,6 +174,11 @@ endif
 	$(BIN)/python $(PIP) install --require-hashes -r requirements/dev.txt
 	$(BIN)/python $(PIP) install --no-deps --no-build-isolation --editable .
 	echo "$(CURDIR)" > $@
+
+.venv/.bench: .venv/.stamp requirements/bench.txt
+	@echo "make: installing requirements/bench.txt ..." >&2
+	$(BIN)/python $(PIP) install --require-hashes -r requirements/bench.txt
+	touch $@
 
 .PHONY: FORCE
 FORCE:

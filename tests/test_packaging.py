@@ -84,15 +84,22 @@ def test_every_declared_dependency_is_imported() -> None:
 
 
 def test_every_declared_dependency_is_pinned() -> None:
-    groups = _project()["dependency-groups"].values()
-    tools = _names(text for group in groups for text in group if isinstance(text, str))
+    groups = _project()["dependency-groups"]
+    drawing = _names(groups.pop("bench"))
+    tools = _names(text for group in groups.values() for text in group if isinstance(text, str))
 
     assert _declared() - set(_pins("runtime.txt")) == set()
     assert tools - set(_pins("dev.txt")) == set()
+    assert drawing - set(_pins("bench.txt")) == set()
 
 
 def test_development_runs_on_the_versions_that_are_installed() -> None:
-    assert _pins("runtime.txt").items() <= _pins("dev.txt").items()
+    development, drawing = _pins("dev.txt"), _pins("bench.txt")
+
+    assert _pins("runtime.txt").items() <= development.items()
+    assert {name: drawing[name] for name in drawing.keys() & development.keys()}.items() <= (
+        development.items()
+    )
 
 
 def test_requirements_hold_hashed_pins_and_name_no_place() -> None:

@@ -68,7 +68,7 @@ def salvage(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a new state directory from whatever can be read of a damaged one.
+    """Write a new state directory from what is left of a damaged one.
 
     The damaged one stays as it is. The exit status is 0 where nothing was given up, and 65 where
     something was: the new directory is there then as well, with a report in salvage.json.
@@ -98,7 +98,8 @@ def _show_salvaged(screen: Screen, saved: Salvaged) -> None:
         screen.line(safe_name(f"note      {note}"))
     for loss in saved.given_up:
         examples = f" ({'; '.join(loss.examples[:3])})" if loss.examples else ""
-        screen.line(safe_name(f"given up  {loss.place}: {loss.count} {loss.what}{examples}"))
+        count = f"{loss.count} " if loss.count > 1 else ""
+        screen.line(safe_name(f"given up  {loss.place}: {count}{loss.what}{examples}"))
     if saved.complete:
         screen.line("nothing was given up")
     screen.note(f"start from it with: gateway run --state-dir {saved.path}")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-_ATTEMPTS: Final = 1_000
+_ATTEMPTS: Final = 10_000
 """How often the lock is tried while those who only ask for its holder are in the way."""
 
 
@@ -122,6 +122,8 @@ def hold(
             _give(disk, path, dashboard_group_id)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(path / "lock", flags, 0o600)
+        # Whoever may open it could hold it.
+        os.fchmod(descriptor, 0o600)
     try:
         _take_lock(path, descriptor)
         directory = StateDirectory(path, descriptor, started_at, disk)
@@ -185,7 +187,8 @@ def _take_lock(path: Path, descriptor: int) -> None:
         except BlockingIOError:
             holder = read_holder(path)
             if holder is None:
-                # Somebody asked who holds it, and shared the lock for that instant.
+                # Somebody asked who holds it, and shared the lock for that instant: let them end.
+                os.sched_yield()
                 continue
             raise AlreadyRunningError(path / "lock", _describe(holder)) from None
 

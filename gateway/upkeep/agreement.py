@@ -37,8 +37,8 @@ def check_agreement(
         boxes: Whether inbox and outbox are of the present version.
     """
     level = Level.WARNING if taken else Level.WRONG
-    foreign = _check_entries(report, connection, table, level)
-    _check_open(report, connection, table, level)
+    foreign, running = _check_entries(report, connection, table, level)
+    _check_open(report, connection, table, level, running=running)
     _check_ended(report, connection)
     _check_messages(report, connection, foreign, level)
     if boxes:
@@ -56,9 +56,13 @@ def entries_of(table: EntryTable) -> Iterator[SessionEntry]:
 
 def _check_entries(
     report: Report, connection: Connection, table: EntryTable, level: Level
-) -> set[str]:
-    """Check each entry's session and turns; return the session ids that have no row here."""
+) -> tuple[set[str], int]:
+    """Check each entry's session and turns.
+
+    Returns the session ids that have no row here, and how many have one that has not ended.
+    """
     foreign: set[str] = set()
+    running = 0
     shared = Tally("session ids belong to two keys")
     ended = Tally("entries go on with a session that has ended")
     fewer = Tally("entries count fewer turns than their transcript has")
@@ -75,6 +79,8 @@ def _check_entries(
             shared.add(f"{entry.session_id} ({entry.session_key}, {row[0]})")
         elif row[1] is not None:
             ended.add(entry.session_key)
+        else:
+            running += 1
         turns = _turns(connection, entry.session_id)
         place = f"{entry.session_key} ({entry.turns}, {turns})"
         if entry.turns < turns:
@@ -88,7 +94,7 @@ def _check_entries(
         report.warning(
             "turns", f"{len(foreign)} entries came from a file; what was said before is not here"
         )
-    return foreign
+    return foreign, running
 
 
 def _turns(connection: Connection, session_id: str) -> int:
@@ -98,8 +104,15 @@ def _turns(connection: Connection, session_id: str) -> int:
     return int(str(found[0][0]))
 
 
-def _check_open(report: Report, connection: Connection, table: EntryTable, level: Level) -> None:
+def _check_open(
+    report: Report, connection: Connection, table: EntryTable, level: Level, *, running: int
+) -> None:
     """Check that every session that has not ended is the one its key's entry goes on with."""
+    count = connection.execute("SELECT count(*) FROM sessions WHERE ended_at IS NULL").fetchall()
+    if count[0][0] == running:
+        report.ok("sessions", "every open one has its entry")
+        return
+
     lost = Tally("sessions have neither ended nor an entry")
     for session_id, key in connection.execute(
         "SELECT session_id, session_key FROM sessions WHERE ended_at IS NULL"

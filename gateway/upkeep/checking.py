@@ -79,6 +79,9 @@ def _check_content(report: Report, state_dir: Path, disk: Disk, *, live: bool) -
     # The snapshot before is read first and forgotten: one table in memory at a time.
     previous = check_snapshot(report, state_dir / PREVIOUS, disk)
     previous.forget()
+    if live:
+        # By the time the database is read, the daemon may have replaced it, and shortened the log.
+        previous = CheckedSnapshot()
     snapshot = check_snapshot(report, state_dir / SNAPSHOT, disk)
     database = state_dir / DATABASE
     if not database.exists():

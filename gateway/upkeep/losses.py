@@ -18,7 +18,8 @@ class Loss:
     what: str
     """What they were, and what is missing without them."""
     count: int = 0
-    """How many; of rows that cannot be read, how many there were at most."""
+    """How many; of rows that cannot be read, how many there were at most. One thing as a whole, a
+    file or the end of a table, counts as 1."""
     examples: list[str] = field(default_factory=list)
 
 

@@ -81,7 +81,7 @@ def settle(
     Messages that nobody can be found for any more go to `keep`.
     """
     transaction = Transaction(connection)
-    for entry in list(entries_of(table)):
+    for entry in entries_of(table):
         owner = owner_of(connection, entry.session_id)
         if owner in {None, entry.session_key}:
             record_started(transaction, entry)
@@ -91,16 +91,10 @@ def settle(
     _adopt_orphans(connection, losses, now, keep)
     removed = {key for key, member in log.changes.values() if member is None}
     rebuilt = 0
-    for session_id, key, started_at in connection.execute(
-        "SELECT session_id, session_key, started_at FROM sessions WHERE ended_at IS NULL "
-        "ORDER BY position DESC"
-    ).fetchall():
-        current = table.get(str(key))
-        if current is not None and current.session_id == session_id:
-            continue
+    for session_id, key, started_at in _without_entry(connection, table):
         lost = None
-        if current is None and key not in removed:
-            lost = _rebuilt(connection, str(key), str(session_id), str(started_at))
+        if table.member(key) is None and key not in removed:
+            lost = _rebuilt(connection, key, session_id, started_at)
         if lost is not None:
             table.put(lost.session_key, encode_member(lost))
             rebuilt += 1
@@ -114,6 +108,19 @@ def settle(
         "inbox.session_key AND outbox.message_id = inbox.message_id)"
     )
     return rebuilt
+
+
+def _without_entry(connection: Connection, table: EntryTable) -> list[tuple[str, SessionKey, str]]:
+    """Return the open sessions that no entry goes on with, newest first."""
+    found = []
+    for session_id, key, started_at in connection.execute(
+        "SELECT session_id, session_key, started_at FROM sessions WHERE ended_at IS NULL "
+        "ORDER BY position DESC"
+    ):
+        current = table.get(SessionKey(str(key)))
+        if current is None or current.session_id != session_id:
+            found.append((str(session_id), SessionKey(str(key)), str(started_at)))
+    return found
 
 
 def set_position(connection: Connection, sequence: int, *, taken: bool) -> None:

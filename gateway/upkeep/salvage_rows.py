@@ -147,12 +147,12 @@ class RowCopy:
         place, what = f"gateway.db: {table}", _MEANINGS[table]
         for gap in gaps:
             if gap.open_ended:
-                what = f"{what}: every row from {gap.after + 1} on, how many nobody knows"
-                self.losses.add(place, what)
+                end = f"{what} from row {gap.after + 1} on; nobody knows how many"
+                self.losses.add(place, end)
             else:
                 example = f"rows {gap.after + 1} to {gap.before - 1}"
-                what = f"{what} at most, in rows that cannot be read"
-                self.losses.add(place, what, example, count=gap.at_most)
+                most = f"{what} at most, in rows that cannot be read"
+                self.losses.add(place, most, example, count=gap.at_most)
         return bool(gaps)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+import pytest
 
+from gateway.clock import SystemClock
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
 from tests.cli.processes import PATIENCE_S, gateway
@@ -16,6 +21,7 @@ from tests.support.daemon import Daemon, running_daemon
 from tests.support.upkeep import change, found, used_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CLIENTS: Final = 8
@@ -26,7 +32,6 @@ async def test_a_backup_under_load_has_every_acknowledged_message_and_starts(
     tmp_path: Path,
 ) -> None:
     said: list[dict[str, str]] = []
-    owed: list[list[dict[str, str]]] = []
     stop = anyio.Event()
 
     async def talk(daemon: Daemon, client: int) -> None:
@@ -37,33 +42,30 @@ async def test_a_backup_under_load_has_every_acknowledged_message_and_starts(
             answer = await daemon.say(f"text {message_id}", f"c{client}", message_id)
             said.append({"chat": f"c{client}", "id": message_id, "turn": answer["turn_id"]})
 
+    copy = tmp_path / "copy"
     async with running_daemon(tmp_path / "state", CONFIG) as daemon:
         async with anyio.create_task_group() as group:
             for client in range(CLIENTS):
                 group.start_soon(talk, daemon, client)
-            for copy in ("one", "two"):
-                while len(said) < 200 * (1 + len(owed)):
-                    await daemon.get("/v1/status")
-                owed.append(list(said))
-                outcome = await anyio.to_thread.run_sync(
-                    gateway, "backup", tmp_path / copy, "--state-dir", tmp_path / "state", "--json"
-                )
-                assert outcome.status == 0, outcome.stderr
-                assert outcome.document["beside_daemon"] is True
+            while len(said) < 200:
+                await daemon.get("/v1/status")
+            owed = list(said)
+            outcome = await anyio.to_thread.run_sync(
+                gateway, "backup", copy, "--state-dir", tmp_path / "state", "--json"
+            )
             stop.set()
-        assert len(said) > len(owed[-1]), "nothing was said during the last copy"
-        assert await daemon.terminate() == 0
+        assert outcome.status == 0, outcome.stderr
+        assert outcome.document["beside_daemon"] is True
+        assert len(said) > len(owed), "nothing was said meanwhile"
 
-    for copy, wanted in zip(("one", "two"), owed, strict=True):
-        assert {one.level for one in check_store(tmp_path / copy).findings} == {Level.OK}
-        async with running_daemon(tmp_path / copy) as again:
-            for one in wanted[:: len(wanted) // 40]:
-                answer = await again.say("again", one["chat"], one["id"])
-                assert (answer["duplicate"], answer["turn_id"]) == (True, one["turn"])
-            for client in range(CLIENTS):
-                texts = {text for _, text in await again.said(f"agent:main:http::dm:c{client}::")}
-                mine = {f"text {one['id']}" for one in wanted if one["chat"] == f"c{client}"}
-                assert mine <= texts
+    assert {one.level for one in check_store(copy).findings} == {Level.OK}
+    async with running_daemon(copy) as again:
+        for one in owed[:: len(owed) // 40]:
+            answer = await again.say("again", one["chat"], one["id"])
+            assert (answer["duplicate"], answer["turn_id"]) == (True, one["turn"])
+        for client in range(CLIENTS):
+            texts = {text for _, text in await again.said(f"agent:main:http::dm:c{client}::")}
+            assert {f"text {one['id']}" for one in owed if one["chat"] == f"c{client}"} <= texts
 
 
 async def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(tmp_path: Path) -> None:
@@ -93,19 +95,45 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(tmp_pa
     assert found(check_store(state), Level.WRONG) == []
 
 
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_backup_killed_at_any_moment_is_whole_or_not_there(
+    tmp_path: Path, torture_count: Callable[[str, int], None], seed: int
+) -> None:
+    state, target = await used_state(tmp_path / "state"), tmp_path / "copy"
+    aside = tmp_path / "copy.incomplete"
+    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(20000000))")
+    command = [sys.executable, "-m", "gateway", "backup", str(target), "--state-dir", str(state)]
+    clock, dice, seen = SystemClock(), random.Random(seed), Counter[str]()
+    for _ in range(40):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+            while not aside.exists() and child.poll() is None:
+                await anyio.lowlevel.checkpoint()
+            await clock.sleep(dice.uniform(0.0, 0.25))
+            child.kill()
+        if target.exists():
+            seen["whole"] += 1
+            assert not aside.exists()
+            assert {one.level for one in check_store(target).findings} == {Level.OK}
+            shutil.rmtree(target)
+        else:
+            seen["not there"] += 1
+            shutil.rmtree(aside)
+        torture_count("backups killed", 1)
+    assert seen["whole"], (seed, seen)
+    assert seen["not there"], (seed, seen)
+
+
 async def test_a_backup_says_what_it_holds(tmp_path: Path) -> None:
     state = await used_state(tmp_path / "state")
 
     told = gateway("backup", tmp_path / "one", "--state-dir", state)
-    document = gateway("backup", tmp_path / "two", "--state-dir", state, "--json").document
 
     assert told.status == 0
     head, _, tail = told.stdout.partition(": ")
     assert head == str(tmp_path / "one")
     assert tail.startswith("3 sessions up to change 12, 12 messages, ")
     assert told.stderr == f"start from it with: gateway run --state-dir {tmp_path}/one\n"
-    assert document["path"] == str(tmp_path / "two")
-    assert document["beside_daemon"] is False
 
 
 async def test_a_damaged_state_ends_with_65_and_leaves_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from gateway.durable.directory import LockHolder, hold, read_holder
+from gateway.durable.directory import LockHolder, hold, hold_unchanged, read_holder
 from gateway.errors import AlreadyRunningError, StorageError, UnsafeStateDirectoryError
 from tests.support.state import START
 
@@ -314,3 +314,22 @@ def test_the_lock_file_is_json(tmp_path: Path) -> None:
         fields = orjson.loads((directory.path / "lock").read_bytes())
 
     assert fields == {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "url": ""}
+
+
+def test_it_can_be_kept_from_others_without_a_byte_written(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with hold(path, started_at=START), pytest.raises(AlreadyRunningError), hold_unchanged(path):
+        pass
+    before = (path / "lock").read_bytes(), (path / "lock").stat().st_mtime_ns
+
+    with hold_unchanged(path), pytest.raises(AlreadyRunningError), hold(path, started_at=START):
+        pass
+
+    assert ((path / "lock").read_bytes(), (path / "lock").stat().st_mtime_ns) == before
+    with hold(path, started_at=START):
+        pass
+
+
+def test_nobody_needs_keeping_from_what_was_never_held(tmp_path: Path) -> None:
+    with hold_unchanged(tmp_path):
+        assert list(tmp_path.iterdir()) == []

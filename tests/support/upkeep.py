@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -13,18 +15,34 @@ from tests.support.turns import running_turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from gateway.upkeep.findings import Level, Report
 
 Look = dict[str, tuple[int, int, int, int]]
 
 
+_MADE: Final[dict[str, dict[str, bytes]]] = {}
+"""The files of the states that `used_state` gives, made once."""
+
+
 async def used_state(path: Path, *, killed: bool = False) -> Path:
-    """Make a state of three chats: one talked in, one reset and undone, one reset.
+    """Give a state of three chats: one talked in, one reset and undone, one reset.
 
     `killed` leaves it as a process that died would, its newest changes in no snapshot.
     """
+    if not _MADE:
+        with TemporaryDirectory() as folder:
+            await _make(Path(folder) / "state")
+            for left in Path(folder).iterdir():
+                _MADE[left.name] = {one.name: one.read_bytes() for one in left.iterdir()}
+    path.mkdir(mode=0o700)
+    for name, data in _MADE["state-killed" if killed else "state"].items():
+        (path / name).write_bytes(data)
+        (path / name).chmod(0o600)
+    return path
+
+
+async def _make(path: Path) -> None:
     async with running_turns(path) as bench:
         for number, chat in enumerate(("ann", "bob", "cid", "ann")):
             await bench.say(f"hello {number}", chat, message_id=f"m{number}")
@@ -36,8 +54,7 @@ async def used_state(path: Path, *, killed: bool = False) -> Path:
         await store.snapshots.write()
         await store.reset(bench.entry("cid").session_key)
         await bench.say("last", "ann", message_id="last")
-        left = power_cut(bench.state, path.with_name(f"{path.name}-killed"))
-    return left if killed else path
+        power_cut(bench.state, path.with_name("state-killed"))
 
 
 async def shown_entries(path: Path) -> dict[str, tuple[str, int]]:
