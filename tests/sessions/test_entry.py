@@ -246,6 +246,33 @@ def test_a_poisoned_member_is_an_entry_or_an_entry_error(junk: bytes, place: int
         return
 
 
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_a_written_entry_with_one_wrong_value_is_refused_by_the_name_of_its_field(
+    name: str,
+) -> None:
+    raw = orjson.loads(orjson.dumps(entry_to_dict(entry())))
+
+    with pytest.raises(EntryError, match=f"^{name}"):
+        decode_entry(orjson.dumps(raw | {name: [1]}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updated_at": "2026-01-01T02:00:00+02:00"},
+        {"context_measured_at": "2026-01-01T00:00:00+00:00"},
+        {"total_tokens": 0, "context_tokens": 9},
+        {"unknown": 1},
+    ],
+)
+def test_what_was_not_written_here_is_read_as_carefully_as_an_import(
+    change: dict[str, object],
+) -> None:
+    raw = entry_to_dict(entry()) | change
+
+    assert decode_entry(orjson.dumps(raw)) == entry_from_dict(raw)
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
