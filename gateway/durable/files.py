@@ -46,7 +46,9 @@ def sync_directory(path: Path, disk: Disk = SYSTEM_DISK) -> None:
     try:
         _sync(path, descriptor, disk.sync)
     finally:
-        disk.close(descriptor)
+        # Closing tells nothing that the sync has not, and must not hide that it failed.
+        with suppress(OSError):
+            disk.close(descriptor)
 
 
 def _sync(path: Path, descriptor: int, sync: Callable[[int], None]) -> None:

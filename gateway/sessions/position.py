@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gateway.errors import DamagedDataError
 
 if TYPE_CHECKING:
     from gateway.durable.connection import Connection
@@ -30,9 +33,16 @@ class LogPosition:
 
 
 def read_position(connection: Connection) -> LogPosition:
-    """Return where the session log stands."""
-    rows = connection.execute("SELECT name, value FROM store_state")
-    state = {str(name): int(str(value)) for name, value in rows}
+    """Return where the session log stands.
+
+    Raises:
+        DamagedDataError: SQLite reads what was never written.
+    """
+    rows = connection.execute("SELECT name, value FROM store_state").fetchall()
+    state = {str(name): value for name, value in rows if isinstance(value, int)}
+    if len(state) < len(rows):
+        raise DamagedDataError(Path(connection.filename), "the database is damaged (store_state)")
+
     newest = connection.execute("SELECT max(sequence) FROM session_log").fetchall()[0][0]
     floor = state.get("floor", 0)
     return LogPosition(

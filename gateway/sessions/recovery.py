@@ -7,7 +7,6 @@ with the reason and the way out. Runs in a thread, before anybody else touches t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -17,11 +16,13 @@ from gateway.log import get_logger
 from gateway.model import SessionId, SessionKey
 from gateway.sessions.entry import FIELDS, EntryError, SessionEntry, encode_member, entry_from_dict
 from gateway.sessions.history import owner_of
+from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
 from gateway.sessions.table import EntryTable
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from gateway.durable.connection import Connection
     from gateway.durable.directory import StateDirectory
@@ -34,7 +35,8 @@ _WAY_OUT: Final = (
 )
 _PUT_BACK: Final = (
     f"put a good one in its place ({PREVIOUS}, or one of a backup) and start again; one that is "
-    "older than the session log reaches needs `gateway store adopt`"
+    "older than the session log reaches needs `gateway store adopt`; `gateway store salvage` "
+    "writes a new state directory from whatever can be read"
 )
 _ELSEWHERE: Final = "nested too deeply to be written here; the whole file is kept beside this one"
 
@@ -75,69 +77,48 @@ def recover(connection: Connection, directory: StateDirectory, now: datetime) ->
     Raises:
         DamagedDataError: nothing trustworthy is there, or the files do not fit the database.
     """
-    state = _state(connection)
-    used, floor = bool(state.get("used")), state.get("floor", 0)
-    newest = connection.execute("SELECT max(sequence) FROM session_log").fetchone()
-    logged = int(str(newest[0])) if newest is not None and newest[0] is not None else 0
-    last = max(floor, state.get("last", 0), logged)
-    base = _base(connection, directory, now, used=used, floor=floor, last=last)
+    position = read_position(connection)
+    base = _base(connection, directory, now, position)
     replayed = _replay(connection, base)
     return Recovered(
         table=base.table,
-        sequence=max(last, base.sequence),
+        sequence=max(position.last, base.sequence),
         previous_sequence=base.sequence,
-        clean=bool(state.get("clean")) and base.checked and not base.from_previous and not replayed,
+        clean=position.clean and base.checked and not base.from_previous and not replayed,
         snapshot_usable=not base.from_previous,
         replayed=replayed,
         quarantined=base.quarantined,
-        taken=not base.checked or (not used and len(base.table) > 0),
+        taken=not base.checked or (not position.used and len(base.table) > 0),
     )
 
 
-def _state(connection: Connection) -> dict[str, int]:
-    rows = connection.execute("SELECT name, value FROM store_state").fetchall()
-    state = {str(name): value for name, value in rows if isinstance(value, int)}
-    if len(state) < len(rows):
-        # SQLite reads what it would never have written: no row there is without a number.
-        raise DamagedDataError(Path(connection.filename), "the database is damaged (store_state)")
-
-    return state
-
-
 def _base(
-    connection: Connection,
-    directory: StateDirectory,
-    now: datetime,
-    *,
-    used: bool,
-    floor: int,
-    last: int,
+    connection: Connection, directory: StateDirectory, now: datetime, position: LogPosition
 ) -> _Base:
     path = directory.path / SNAPSHOT
     try:
         found = read_snapshot(path, directory.disk)
     except DamagedDataError as damage:
-        if not used:
+        if not position.used:
             raise DamagedDataError(
                 damage.path,
                 f"{damage.reason}; mend the file, or take it away to begin without sessions",
                 offset=damage.offset,
             ) from damage
 
-        return _from_previous(directory, damage, now, floor=floor, last=last)
+        return _from_previous(directory, damage, now, position)
 
     if found is None:
-        if used:
+        if position.used:
             raise DamagedDataError(path, f"missing beside a database that was in use; {_PUT_BACK}")
 
         return _Base(EntryTable(), 0)
 
-    if used:
-        _check_range(path, found.sequence, floor=floor, last=last)
+    if position.used:
+        _check_range(path, found.sequence, position)
     else:
-        get_logger().warning(
-            "store.imported", path=str(path), transcripts="none: there was no database beside it"
-        )
+        kept = "as they are" if position.taken else "none: there was no database beside it"
+        get_logger().warning("store.imported", path=str(path), transcripts=kept)
     if isinstance(found, Trusted):
         return _Base(found.table, found.sequence)
 
@@ -145,7 +126,7 @@ def _base(
 
 
 def _from_previous(
-    directory: StateDirectory, damage: DamagedDataError, now: datetime, *, floor: int, last: int
+    directory: StateDirectory, damage: DamagedDataError, now: datetime, position: LogPosition
 ) -> _Base:
     """Fall back to the snapshot before, loudly; the damaged one is kept in quarantine."""
     path = directory.path / PREVIOUS
@@ -153,7 +134,7 @@ def _from_previous(
         found = read_snapshot(path, directory.disk)
     except DamagedDataError:
         found = None
-    stands_in = isinstance(found, Trusted) and floor <= found.sequence <= last
+    stands_in = isinstance(found, Trusted) and position.covers(found.sequence)
     # A directory in the file's place cannot be set aside by a link, nor replaced.
     if not isinstance(found, Trusted) or not stands_in or damage.path.is_dir():
         raise DamagedDataError(
@@ -174,18 +155,19 @@ def _from_previous(
     return _Base(found.table, found.sequence, from_previous=True)
 
 
-def _check_range(path: Path, sequence: int, *, floor: int, last: int) -> None:
-    if sequence < floor:
+def _check_range(path: Path, sequence: int, position: LogPosition) -> None:
+    if sequence < position.floor:
         raise DamagedDataError(
             path,
-            f"older (sequence {sequence}) than what the session log still covers (from {floor}); "
-            f"{_WAY_OUT}",
+            f"older (sequence {sequence}) than what the session log still covers "
+            f"(from {position.floor}); {_WAY_OUT}",
         )
 
-    if sequence > last:
+    if sequence > position.last:
         raise DamagedDataError(
             path,
-            f"newer (sequence {sequence}) than the database beside it (up to {last}); {_WAY_OUT}",
+            f"newer (sequence {sequence}) than the database beside it (up to {position.last}); "
+            f"{_WAY_OUT}",
         )
 
 

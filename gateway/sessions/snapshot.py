@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 
 SLICE_ENTRIES: Final = 512
 """Entries joined on the event loop at once; about 0.2 ms."""
-_HEAD = re.compile(rb'\{"version":(\d+),"sequence":(\d+),"written_at":"[^"]*","sessions":\{\n')
-_FOOT = re.compile(rb'\},"check":\{"entries":(\d+),"crc32":"([0-9a-f]{8})"\}\}\n')
+HEAD: Final = re.compile(
+    rb'\{"version":(\d+),"sequence":(\d+),"written_at":"[^"]*","sessions":\{\n'
+)
+FOOT: Final = re.compile(rb'\},"check":\{"entries":(\d+),"crc32":"([0-9a-f]{8})"\}\}\n')
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +89,41 @@ def read_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> Trusted | Unchecked |
     Raises:
         DamagedDataError: it cannot be read, is no such file, or its check sum is wrong.
     """
-    try:
-        with _opened(path, disk) as file:
+    file = open_snapshot(path, disk)
+    if file is None:
+        return None
+
+    with file:
+        try:
             trusted = _read_trusted(file)
             if trusted is not None:
                 return trusted
 
             file.seek(0)
-            return _read_unchecked(path, file.read())
+            return read_unchecked(path, file.read())
+        except OSError as exc:
+            raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
+
+
+def open_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> BinaryIO | None:
+    """Open a snapshot; None where there is no such file.
+
+    Raises:
+        DamagedDataError: it cannot be opened, or is no regular file.
+    """
+    try:
+        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as exc:
         raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
 
-
-def _opened(path: Path, disk: Disk) -> BinaryIO:
-    descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         regular = stat.S_ISREG(disk.stat(descriptor).st_mode)
         reader = disk.reader(descriptor) if regular else None
-    except BaseException:
+    except OSError as exc:
         disk.close(descriptor)
-        raise
+        raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
 
     if reader is None:
         disk.close(descriptor)
@@ -136,20 +151,25 @@ def _write(replacement: Replacement, piece: bytes, crc: int) -> int:
 def _read_trusted(file: BinaryIO) -> Trusted | None:
     """Read the exact format of `write_snapshot`; None where it is not that, or the sum differs."""
     head = file.readline()
-    match = _HEAD.fullmatch(head)
+    match = HEAD.fullmatch(head)
     if match is None or int(match[1]) != VERSION:
         return None
 
     table = EntryTable()
     last, crc = table.load(file, zlib.crc32(head))
-    foot = _FOOT.fullmatch(last)
+    foot = FOOT.fullmatch(last)
     if foot is None or (int(foot[1]), int(foot[2], 16)) != (len(table), crc) or file.read(1):
         return None
 
     return Trusted(int(match[2]), table)
 
 
-def _read_unchecked(path: Path, data: bytes) -> Unchecked:
+def read_unchecked(path: Path, data: bytes) -> Unchecked:
+    """Read a file of any formatting that has no check sum.
+
+    Raises:
+        DamagedDataError: it is no such file, or it has a check sum that is wrong.
+    """
     try:
         raw = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError as exc:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
+from gateway.clock import SystemClock
 from gateway.durable.disk import remove
 from gateway.durable.files import Replacement, old_name, shrink, storage_errors
 from gateway.errors import ConfigurationError, SyncFailedError
@@ -219,7 +220,8 @@ class Snapshots:
         """Free the file before `.prev`, in steps, so that no commit waits for the disk."""
         old = old_name(self._previous)
         while await anyio.to_thread.run_sync(shrink, old):
-            await self._clock.sleep(SHRINK_PAUSE_S)
+            # The disk needs this time, whatever the gateway's clock says.
+            await SystemClock().sleep(SHRINK_PAUSE_S)
         with storage_errors(old):
             await anyio.to_thread.run_sync(remove, self._disk, old)
 

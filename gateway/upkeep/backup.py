@@ -20,7 +20,8 @@ from gateway.durable.inspecting import Footprint, reading
 from gateway.errors import DamagedDataError, StorageBusyError
 from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.recovery import SNAPSHOT
-from gateway.upkeep.snapshot_file import copy_snapshot, open_snapshot, sequence_of
+from gateway.sessions.snapshot import open_snapshot
+from gateway.upkeep.snapshot_file import copy_snapshot, sequence_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,8 @@ import orjson
 from gateway.errors import DamagedDataError
 from gateway.model import SessionKey
 from gateway.sessions.entry import EntryError, encode_member, entry_from_dict
-from gateway.sessions.snapshot import Trusted, read_snapshot
+from gateway.sessions.snapshot import Trusted, open_snapshot, read_snapshot
 from gateway.sessions.table import SHARDS, EntryTable
-from gateway.upkeep.snapshot_file import open_snapshot
 from gateway.upkeep.snapshots import member_problem
 
 if TYPE_CHECKING:

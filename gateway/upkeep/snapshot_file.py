@@ -6,16 +6,13 @@ database first and copied afterwards.
 
 from __future__ import annotations
 
-import os
-import stat
 import zlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import Replacement, write_whole
-from gateway.errors import DamagedDataError
 from gateway.sessions.entry import VERSION
-from gateway.sessions.snapshot import _FOOT, _HEAD, _read_unchecked
+from gateway.sessions.snapshot import FOOT, HEAD, read_unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,26 +22,6 @@ if TYPE_CHECKING:
 _PIECE_BYTES: Final = 262_144
 
 
-def open_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> BinaryIO | None:
-    """Open a snapshot; None where there is no such file.
-
-    Raises:
-        DamagedDataError: it cannot be opened, or is no file.
-    """
-    try:
-        descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as exc:
-        raise DamagedDataError(path, f"cannot be read ({exc.strerror})") from exc
-
-    if not stat.S_ISREG(disk.stat(descriptor).st_mode):
-        disk.close(descriptor)
-        raise DamagedDataError(path, "not a regular file")
-
-    return disk.reader(descriptor)
-
-
 def sequence_of(path: Path, file: BinaryIO) -> int:
     """Return the sequence that an open snapshot reaches to, as its first line says.
 
@@ -52,12 +29,12 @@ def sequence_of(path: Path, file: BinaryIO) -> int:
         DamagedDataError: it is no snapshot.
     """
     file.seek(0)
-    head = _HEAD.fullmatch(file.readline())
+    head = HEAD.fullmatch(file.readline())
     if head is not None and int(head[1]) == VERSION:
         return int(head[2])
 
     file.seek(0)
-    return _read_unchecked(path, file.read()).sequence
+    return read_unchecked(path, file.read()).sequence
 
 
 def copy_snapshot(
@@ -92,7 +69,7 @@ def copy_snapshot(
         replacement.discard()
     file.seek(0)
     data = file.read()
-    keys = _read_unchecked(path, data).sessions.keys()
+    keys = read_unchecked(path, data).sessions.keys()
     write_whole(target, data, disk=disk)
     return len(keys - changed.keys()) + sum(changed.values())
 
@@ -103,7 +80,7 @@ def _copy_checked(file: BinaryIO, target: Replacement, changed: Mapping[str, boo
     Returns the number of entries that did not change since.
     """
     head = file.readline()
-    if _HEAD.fullmatch(head) is None:
+    if HEAD.fullmatch(head) is None:
         return None
 
     unchanged = 0
@@ -113,7 +90,7 @@ def _copy_checked(file: BinaryIO, target: Replacement, changed: Mapping[str, boo
         piece.append(line)
         size += len(line)
         if not line.startswith(b'"'):
-            foot = _FOOT.fullmatch(line)
+            foot = FOOT.fullmatch(line)
             right = foot is not None and (int(foot[1]), int(foot[2], 16)) == (entries, crc)
             if not right or file.read(1):
                 return None

@@ -89,6 +89,7 @@ async def _live_through(path: Path, start: datetime, hours: list[tuple[timedelta
             else:
                 prunes += 1
                 known = {n: at for n, at in known.items() if at >= clock.now() - MAX_AGE}
+            await watched.until(lambda: watched.watcher.statistics().next_prune_in_s > 0)
             await watched.pruned(prunes)
             left = {one.source.chat_id for one in watched.state.store.entries()}
             assert left == known.keys()
@@ -121,7 +122,7 @@ def _check(start: datetime, hours: list[tuple[timedelta, str]]) -> None:
         assert not _negative(line), line
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.sampled_from(STARTS[1:]), HOURS)
 def test_whatever_the_clock_does_the_watcher_prunes_by_age_and_never_early(
     start: datetime, hours: list[tuple[timedelta, str]]
@@ -133,7 +134,7 @@ def test_whatever_the_clock_does_the_watcher_prunes_by_age_and_never_early(
 def test_whatever_the_clock_does_many_times_over(torture_count: Count) -> None:
     ran = 0
 
-    @settings(max_examples=1_000)
+    @settings(max_examples=150)
     @given(st.sampled_from(STARTS[1:]), HOURS)
     def live(start: datetime, hours: list[tuple[timedelta, str]]) -> None:
         nonlocal ran
@@ -164,7 +165,7 @@ async def test_every_year_from_1970_to_2106_is_stored_found_again_and_pruned(
 
 
 @pytest.mark.parametrize(
-    "count", [100, pytest.param(1_000, marks=pytest.mark.torture)], ids="{} times".format
+    "count", [100, pytest.param(450, marks=pytest.mark.torture)], ids="{} times".format
 )
 async def test_a_clock_that_goes_back_a_second_again_and_again_resets_and_reorders_nothing(
     tmp_path: Path, count: int
