@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -48,7 +48,7 @@ from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
     from pathlib import Path
 
     from gateway.agents.base import Agent
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from gateway.model import AgentId
 
 DATABASE: Final = "gateway.db"
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REPLY_TIMEOUT_S: Final = 2.0
 """How long the server may go on sending replies once the turns have ended."""
 
@@ -136,25 +137,31 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
 
 async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
     config, clock, notifier = loaded.config, SystemClock(), Notifier(os.environ)
-    async with AsyncExitStack() as stack:
-        _check_here(loaded)
-        agents = await stack.enter_async_context(open_agents(config.agents, clock))
-        parts = await _open(stack, config, clock, agents)
-        listener = bind(config.http)
-        stack.callback(listener.close)
-        parts.url = url_of(listener)
-        await parts.turns.recover()
-        spare_the_collector()
-        async with anyio.create_task_group() as keepers:
-            keepers.start_soon(_guard_storage, parts)
-            await keepers.start(parts.watcher.run)
-            keepers.start_soon(_feed_watchdog, parts, notifier)
-            await _serve(parts, listener, notifier, reload)
-            keepers.cancel_scope.cancel()
+    # Closed last: a signal that comes while the last snapshot is written must not cut it.
+    with ExitStack() as last:
+        async with AsyncExitStack() as stack:
+            _check_here(loaded)
+            agents = await stack.enter_async_context(open_agents(config.agents, clock))
+            parts = await _open(stack, config, clock, agents)
+            listener = bind(config.http)
+            stack.callback(listener.close)
+            parts.url = url_of(listener)
+            await parts.turns.recover()
+            spare_the_collector()
+            async with anyio.create_task_group() as keepers:
+                keepers.start_soon(_guard_storage, parts)
+                await keepers.start(parts.watcher.run)
+                keepers.start_soon(_feed_watchdog, parts, notifier)
+                signals = last.enter_context(anyio.open_signal_receiver(*SIGNALS))
+                await _serve(parts, listener, notifier, partial(_heed, signals, reload=reload))
+                keepers.cancel_scope.cancel()
 
 
 async def _serve(
-    parts: Parts, listener: socket.socket, notifier: Notifier, reload: Callable[[], Loaded]
+    parts: Parts,
+    listener: socket.socket,
+    notifier: Notifier,
+    heed: Callable[[Parts, Notifier, anyio.Event], Coroutine[object, object, None]],
 ) -> None:
     """Run turns and intake until a signal, then let them end in order."""
     stop, turns_ended = anyio.Event(), anyio.Event()
@@ -162,7 +169,7 @@ async def _serve(
     async with anyio.create_task_group() as turns:
         await turns.start(parts.turns.run)
         async with anyio.create_task_group() as intake:
-            intake.start_soon(_watch_signals, parts, notifier, stop, reload)
+            intake.start_soon(heed, parts, notifier, stop)
             intake.start_soon(_wind_down, parts, notifier, stop, turns_ended)
             _announce(parts, notifier)
             await serve(
@@ -198,21 +205,24 @@ async def _wind_down(
     turns_ended.set()
 
 
-async def _watch_signals(
-    parts: Parts, notifier: Notifier, stop: anyio.Event, reload: Callable[[], Loaded]
+async def _heed(
+    signals: AsyncIterator[signal.Signals],
+    parts: Parts,
+    notifier: Notifier,
+    stop: anyio.Event,
+    *,
+    reload: Callable[[], Loaded],
 ) -> None:
     """End on SIGTERM and SIGINT, at once on the second; read the configuration anew on SIGHUP."""
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with anyio.open_signal_receiver(*wanted) as signals:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(parts.clock.monotonic() * 1e6)}")
-                _reload(parts, reload)
-                notifier.send("READY=1")
-            elif stop.is_set():
-                parts.turns.stop()
-            else:
-                stop.set()
+    async for number in signals:
+        if number == signal.SIGHUP:
+            notifier.send("RELOADING=1", f"MONOTONIC_USEC={int(parts.clock.monotonic() * 1e6)}")
+            _reload(parts, reload)
+            notifier.send("READY=1")
+        elif stop.is_set():
+            parts.turns.stop()
+        else:
+            stop.set()
 
 
 def _reload(parts: Parts, reload: Callable[[], Loaded]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from gateway.errors import ConflictError
+from gateway.durable.batch import PASSING
+from gateway.errors import ConflictError, UnavailableError
 from gateway.sessions.history import stamp
 from gateway.transcripts import outbox
 
@@ -32,6 +33,9 @@ _OF_KEY: Final = (
     "DELETE FROM session_log WHERE session_key = ? AND member IS NOT NULL",
 )
 
+_ERASING: Final = "INSERT OR REPLACE INTO store_state (name, value) VALUES ('erasing', 1)"
+_ERASED: Final = "DELETE FROM store_state WHERE name = 'erasing'"
+
 
 async def discard_delivered(database: Database, clock: Clock) -> int:
     """Delete replies that were delivered long ago; return how many went."""
@@ -56,6 +60,7 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> boo
 
     Raises:
         ConflictError: the key has an entry; remove it first.
+        UnavailableError: a full or busy disk left traces of it; asked again, it takes them away.
     """
 
     def work(transaction: Transaction) -> None:
@@ -64,9 +69,30 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> boo
 
         for statement in _OF_KEY:
             transaction.execute(statement, (key,))
+        transaction.execute(_ERASING)
 
     await database.write(work)
-    # Two snapshots: the entry must leave `.prev` as well.
-    await store.snapshots.write()
-    await store.snapshots.write()
-    return await database.compact(COMPACT_BYTES)
+    try:
+        # Two snapshots: the entry must leave `.prev` as well.
+        await store.snapshots.write()
+        await store.snapshots.write()
+        rewritten = await database.compact(COMPACT_BYTES)
+    except PASSING as error:
+        raise UnavailableError(
+            f"The session is removed, but traces of it may still be on disk: {error}. "
+            "Ask again to erase it once this has passed."
+        ) from error
+
+    await database.write(lambda transaction: transaction.execute(_ERASED))
+    return rewritten
+
+
+async def is_erasure_unfinished(database: Database) -> bool:
+    """Return whether an erasure has left traces of a session, which the next one takes away."""
+    return bool(
+        await database.read(
+            lambda connection: connection.execute(
+                "SELECT 1 FROM store_state WHERE name = 'erasing'"
+            ).fetchall()
+        )
+    )

@@ -19,7 +19,7 @@ from gateway.api.form import query_form
 from gateway.errors import BadRequestError, ConflictError, NotFoundError
 from gateway.log import get_logger
 from gateway.model import SessionId, SessionKey
-from gateway.retention import erase
+from gateway.retention import erase, is_erasure_unfinished
 from gateway.sessions.entry import entry_to_dict
 from gateway.sessions.key import parse_key
 from gateway.transcripts.reading import read_transcript, sessions_of
@@ -171,13 +171,18 @@ class Sessions:
         removed = self._store.get(key) is not None
         if removed:
             await self._store.remove(key)
-        elif not (erasing and await sessions_of(self._database, key)):
+        elif not (erasing and await self._has_traces(key)):
             raise _not_found()
         rewritten = await erase(self._database, self._store, key) if erasing else None
         get_logger().info(
             "session.removed", session_key=key, erased=erasing, database_rewritten=rewritten
         )
         return json_response({"removed": removed, "erased": erasing})
+
+    async def _has_traces(self, key: SessionKey) -> bool:
+        return bool(await sessions_of(self._database, key)) or await is_erasure_unfinished(
+            self._database
+        )
 
     async def _conversation(self, key: SessionKey, wanted: str) -> SessionId:
         """Return the session id to read: the one asked for, else the one that runs or ran last."""

@@ -118,6 +118,11 @@ class Lanes(Generic[T]):
         self.waiting -= 1
         return lane.waiting.popleft()
 
+    def items(self, key: SessionKey | None = None) -> list[T]:
+        """Return what waits for its turn in a lane, or in all of them."""
+        lanes = self._lanes.values() if key is None else filter(None, [self._lanes.get(key)])
+        return [item for lane in lanes for item in lane.waiting]
+
     def idle_keys(self) -> list[SessionKey]:
         """Return the keys whose messages wait for a worker after `admit`."""
         return [key for key, lane in self._lanes.items() if lane.waiting]

@@ -34,7 +34,7 @@ from gateway.turns.acceptance import Acceptance, Stored, before
 from gateway.turns.checking import checked
 from gateway.turns.lanes import Lanes
 from gateway.turns.records import PAUSED
-from gateway.turns.runner import Accepted, TurnRunner
+from gateway.turns.runner import LATE, Accepted, TurnRunner
 from gateway.turns.ticket import Progress, Reply, Ticket
 from gateway.turns.workers import Workers
 
@@ -107,6 +107,9 @@ class Turns:
         self._draining = False
         self._drained = anyio.Event()
         self._runner = TurnRunner(database, store, agents, clock, settings.turn_deadline_s)
+        self._runner.on_stalled = self._tell_stalled
+        self._stalled: set[SessionKey] = set()
+        """Sessions whose turn waits for the storage."""
         self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
         # Unique over restarts by its first part, within a run by its second.
         run_id = secrets.token_hex(6)
@@ -318,6 +321,8 @@ class Turns:
             raise UnavailableError(STOPPING)
 
         accepted = self._accepted(row)
+        if key in self._stalled or self._is_all_stalled():
+            accepted.progress.fail(UnavailableError(LATE))
         if self._lanes.join(key, accepted):
             self._workers.add(key)
         return accepted.progress
@@ -325,6 +330,15 @@ class Turns:
     def _accepted(self, row: InboxRow) -> Accepted:
         progress = self._progress[row.turn_id] = Progress()
         return Accepted(row, progress, self._clock.monotonic())
+
+    def _tell_stalled(self, key: SessionKey) -> None:
+        """Tell who waits behind a turn that waits for the storage; all, if none can be run."""
+        self._stalled.add(key)
+        for accepted in self._lanes.items(None if self._is_all_stalled() else key):
+            accepted.progress.fail(UnavailableError(LATE))
+
+    def _is_all_stalled(self) -> bool:
+        return len(self._stalled) >= self._workers.most
 
     async def _work(self, key: SessionKey) -> None:
         """Run a lane's next turn; the one after it waits behind those of other lanes."""
@@ -344,6 +358,7 @@ class Turns:
             )
             accepted.progress.fail(UnavailableError(LOST))
         finally:
+            self._stalled.discard(row.session_key)
             self._progress.pop(row.turn_id, None)
             accepted.progress.fail(UnavailableError(STOPPING))
             if not self._progress:

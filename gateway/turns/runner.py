@@ -23,12 +23,12 @@ from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_t
 from gateway.turns.ticket import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.durable.database import Database
-    from gateway.model import AgentId, SessionId
+    from gateway.model import AgentId, SessionId, SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.turns.ticket import Reply
@@ -69,6 +69,8 @@ class TurnRunner:
         self._clock = clock
         self.deadline_s = deadline_s
         """How long an agent may take; may be changed at any time."""
+        self.on_stalled: Callable[[SessionKey], None] = lambda _: None
+        """Called each time a turn could not be stored and waits to try again."""
         self._memory = ContextMemory()
 
     def begin(self, session_id: SessionId) -> None:
@@ -139,6 +141,7 @@ class TurnRunner:
                 return await commit_turn(self._database, self._store, commit)
             except (StorageFullError, StorageBusyError) as error:
                 progress.fail(UnavailableError(LATE))
+                self.on_stalled(commit.row.session_key)
                 get_logger().warning(
                     "turn.waiting_for_storage", turn_id=commit.row.turn_id, error=str(error)
                 )

@@ -241,7 +241,6 @@ async def test_a_start_on_a_full_disk_says_so_loses_nothing_and_works_with_the_s
             assert await daemon.said(key_of()) == [("user", "hello"), ("assistant", "hello")]
 
 
-@pytest.mark.xfail(reason="the message is kept, but who sent it waits until there is space")
 async def test_who_waits_behind_a_turn_that_waits_for_space_is_told_too(tmp_path: Path) -> None:
     gate, long = Gate(), "first " + "x" * 50_000
     async with running_turns(tmp_path / "state", PlayedAgent(gate.play)) as bench:

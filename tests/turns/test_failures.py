@@ -10,10 +10,12 @@ import pytest
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.errors import AgentError, StorageFullError, UnavailableError
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
+from gateway.turns.acceptance import before
 from gateway.turns.runner import RETRY_S
 from gateway.turns.running import FAILED
 from gateway.turns.settings import TurnSettings
-from tests.support.state import START
+from gateway.turns.ticket import Reply
+from tests.support.state import START, key_of
 from tests.support.turns import PlayedAgent, answer, echo, full_disk, reply_of, running_turns
 
 if TYPE_CHECKING:
@@ -228,11 +230,19 @@ async def test_no_space_at_the_end_of_a_turn_keeps_the_message(tmp_path: Path) -
             assert await bench.said() == []
 
         later = await bench.submit("and then?", message_id="m2")
+        with pytest.raises(UnavailableError, match="send the same message id again"):
+            await reply_of(later)
         await bench.clock.advance(RETRY_S)
-        assert (await reply_of(later)).text == "re: and then?"
-        again = await bench.submit("hello", message_id="m1")
-        assert again.duplicate
-        assert (await reply_of(again)).text == "x" * 100_000
+        with anyio.fail_after(5):
+            await bench.turns.drain()
+        replies = [
+            await bench.state.database.read(lambda conn, one=one: before(conn, key_of(), one))  # type: ignore[misc]
+            for one in ("m1", "m2")
+        ]
+        assert [reply.text for reply in replies if isinstance(reply, Reply)] == [
+            "x" * 100_000,
+            "re: and then?",
+        ]
         assert [text[:9] for _, text in await bench.said()] == [
             "hello",
             "xxxxxxxxx",
