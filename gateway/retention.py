@@ -64,7 +64,7 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> boo
     """
 
     def work(transaction: Transaction) -> None:
-        if store.find_staged(key) is not None:
+        if store.has_staged(key):
             raise ConflictError("the session is there again; remove it first")
 
         for statement in _OF_KEY:

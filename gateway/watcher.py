@@ -261,7 +261,7 @@ class ExpiryWatcher:
             change = partial(apply_measurement, session_id=session_id, measurement=measurement)
             try:
                 # A measurement never makes an entry.
-                if self._store.find_staged(key) is not None:
+                if self._store.has_staged(key):
                     self._store.stage_update(transaction, key, change)
             except EntryError as error:
                 # One damaged entry must not keep the measurements of all others waiting.

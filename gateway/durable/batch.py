@@ -15,7 +15,6 @@ from gateway.durable.connection import STORAGE_ERRORS, as_ours
 from gateway.errors import GatewayError, StorageBusyError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import apsw
@@ -36,17 +35,15 @@ class Queries(Protocol):
 class Transaction:
     """One unit of work in the writer thread; valid only inside the work it was handed to."""
 
-    __slots__ = ("_aborts", "_commits", "connection")
+    __slots__ = ("_aborts", "_commits", "connection", "execute")
 
     def __init__(self, connection: apsw.Connection) -> None:
         """Wrap the writing connection."""
         self.connection = connection
+        self.execute = connection.execute
+        """Run one statement."""
         self._commits: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._aborts: list[tuple[Callable[..., None], tuple[object, ...]]] = []
-
-    def execute(self, sql: str, bindings: Sequence[object] = ()) -> apsw.Cursor:
-        """Run one statement."""
-        return self.connection.execute(sql, bindings)
 
     def on_commit(self, action: Callable[..., None], *arguments: object) -> None:
         """Run an action in the writer thread once the work is durable; it must not raise."""

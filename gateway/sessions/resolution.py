@@ -31,4 +31,6 @@ class View:
     """What a decision was based on, so that it is only carried out if it still holds."""
 
     decision: Decision
+    entry: SessionEntry | None
     member: bytes | None
+    """The entry's bytes."""

@@ -131,13 +131,11 @@ class SessionStore:
             after = keys[-1]
         return found
 
-    def view(
-        self, key: SessionKey, policy: ResetPolicy, guard: Guard
-    ) -> tuple[SessionEntry | None, View]:
+    def view(self, key: SessionKey, policy: ResetPolicy, guard: Guard) -> View:
         """Decide what a message now would do with a session, without doing it."""
         member = self._table.member(key)
-        entry = None if member is None else self._table.get(key)
-        return entry, View(decide(entry, policy, self._clock.now(), guard), member)
+        entry = None if member is None else self._table.decoded(key, member)
+        return View(decide(entry, policy, self._clock.now(), guard), entry, member)
 
     async def resolve(
         self, key: SessionKey, source: SessionSource, policy: ResetPolicy, guard: Guard
@@ -147,7 +145,7 @@ class SessionStore:
         Durability: a new or reset entry survives power loss on return.
         """
         while True:
-            _, view = self.view(key, policy, guard)
+            view = self.view(key, policy, guard)
             try:
                 return await self._database.write(
                     lambda transaction, view=view: self.stage_resolution(  # type: ignore[misc]
@@ -168,12 +166,14 @@ class SessionStore:
         if self._staging.member(key) != view.member:
             raise MovedOnError
 
-        entry = self._staging.get(key)
+        entry = view.entry
         if view.decision.action is Action.RESET and entry is not None:
             fresh = self._stage_reset(transaction, entry, view.decision.reason or "manual")
             return Resolution(fresh, view.decision, entry.session_id, view.decision.reason)
 
-        if entry is not None:
+        if entry is not None and view.member is not None:
+            # The turn that follows will ask for it.
+            self._table.keep_decoded(key, view.member, entry)
             return Resolution(entry, view.decision)
 
         ended = history.last_ended(transaction, key)
@@ -204,6 +204,10 @@ class SessionStore:
     ) -> SessionEntry:
         """Replace an entry inside a transaction; see `update`. No change writes nothing."""
         return self._staging.update(transaction, key, change)
+
+    def has_staged(self, key: SessionKey) -> bool:
+        """Return whether a key has an entry as of this point in the writer thread's order."""
+        return self._staging.member(key) is not None
 
     def find_staged(self, key: SessionKey) -> SessionEntry | None:
         """Return an entry as of this point in the writer thread's order of changes."""

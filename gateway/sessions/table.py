@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SHARDS: Final = 1024
 """Dictionaries the entries are spread over: growing one of them is never felt."""
 LIVE_ENTRIES: Final = 2048
-"""Decoded entries kept, the longest in use leaving first; a full garbage collection looks at them
+"""Decoded entries kept, those kept longest leaving first; a full garbage collection looks at them
 all, which takes 0.4 ms for each thousand and several times that where memory is cold."""
 
 
@@ -59,14 +59,14 @@ class EntryTable:
     def keep_decoded(self, key: str, member: bytes, entry: SessionEntry) -> None:
         """Spare the next readers of some bytes the decoding."""
         live = self._live
-        live.pop(key, None)
-        live[key] = (member, entry)
-        if len(live) > LIVE_ENTRIES:
+        if key not in live and len(live) >= LIVE_ENTRIES:
             live.pop(next(iter(live)), None)
+        live[key] = (member, entry)
 
     def member(self, key: str) -> bytes | None:
         """Return an entry's bytes, `"<key>":{...}`."""
-        return self._shard(key).get(key)
+        # Called several times for every change, so it calls nothing of its own.
+        return self._shards[zlib.crc32(key.encode()) % SHARDS].get(key)
 
     def members_of(self, keys: Iterable[SessionKey]) -> list[tuple[SessionKey, bytes]]:
         """Return keys with their entries' bytes, those that have none left out."""
@@ -112,13 +112,15 @@ class EntryTable:
 
     def put(self, key: SessionKey, member: bytes) -> None:
         """Set an entry's bytes."""
-        shard = self._shard(key)
+        shard = self._shards[zlib.crc32(key.encode()) % SHARDS]
         old = shard.get(key)
-        hour = updated_hour(member)
+        start = member.index(UPDATED_AT)
+        end = start + len(UPDATED_AT) + HOUR_CHARS
+        hour = member[end - HOUR_CHARS : end]
         if old is None:
             self._count += 1
             self._hours.setdefault(hour, set()).add(key)
-        elif (old_hour := updated_hour(old)) != hour:
+        elif old[start:end] != member[start:end] and (old_hour := updated_hour(old)) != hour:
             self._leave(old_hour, key)
             self._hours.setdefault(hour, set()).add(key)
         shard[key] = member

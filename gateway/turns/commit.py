@@ -60,7 +60,7 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
         outbox.add(transaction, row, reply=encode_reply(reply), at=at)
         inbox.remove(transaction, row)
         # The entry of a session that was removed or reset meanwhile is not this turn's to change.
-        if store.find_staged(row.session_key) is not None:
+        if store.has_staged(row.session_key):
             store.stage_update(transaction, row.session_key, lambda entry: counted(entry, turn))
 
     await database.write_through(work)

@@ -261,7 +261,7 @@ class Turns:
         joined = False
         try:
             while True:
-                _, view = self._store.view(key, policy, self._guard)
+                view = self._store.view(key, policy, self._guard)
                 first = not self._lanes.has_turn(key)
                 work = Acceptance(
                     self._store, inbound, agent, key, turn_id, view, self._clock, first

@@ -133,7 +133,7 @@ class Client:
 
     async def _accept(self, chat_id: str, turn_id: str) -> Stored | None:
         store, key = self.state.store, key_of(chat_id)
-        before, view = store.view(key, NEVER_RESET, lambda _: False)
+        view = store.view(key, NEVER_RESET, lambda _: False)
         inbound = Inbound(source(chat_id), f"question {turn_id}", message_id=turn_id)
         acceptance = Acceptance(
             store=store,
@@ -151,10 +151,10 @@ class Client:
             found.append(await self.state.database.write(acceptance.run))
 
         rows = frozenset({f"accepted:{turn_id}"})
-        if before is None:
+        if view.entry is None:
             await self._change_to_new(key, None, accept, rows=rows)
         else:
-            await self._change(key, encode_member(before), accept, rows=rows)
+            await self._change(key, encode_member(view.entry), accept, rows=rows)
         stored = found[0] if found else None
         return stored if isinstance(stored, Stored) else None
 

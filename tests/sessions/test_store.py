@@ -200,7 +200,7 @@ async def test_concurrent_messages_to_a_session_that_is_due_reset_it_once(tmp_pa
 async def test_a_decision_about_an_entry_that_moved_on_is_not_carried_out(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
         await state.store.create(entry())
-        _, view = state.store.view(KEY, NEVER_RESET, lambda _: False)
+        view = state.store.view(KEY, NEVER_RESET, lambda _: False)
         await state.store.update(KEY, _one_turn)
 
         with pytest.raises(MovedOnError):
