@@ -35,6 +35,8 @@ VERSION: Final = 1
 """Version of the entry's fields and of `sessions.json`."""
 HOUR_CHARS: Final = 13
 """`2026-11-20T15`: the part of an instant that names its hour."""
+NOT_SUSPENDED: Final = b'"suspended_at":null'
+"""What stands in the bytes of an entry that is not suspended."""
 UPDATED_AT: Final = b'"updated_at":"'
 """What stands before the instant in an entry's bytes."""
 
@@ -223,15 +225,19 @@ def identity(member: bytes) -> tuple[SessionId, str]:
         raise EntryError("session_id, created_at: missing or not text") from exc
 
 
-def is_surely_not_suspended(member: bytes) -> bool:
-    """Return True for a member that says so; False where only decoding it tells."""
-    return b'"suspended_at":null' in member
-
-
 def updated_hour(member: bytes) -> bytes:
     """Return the hour of a member's `updated_at`; see `updated_at_text`."""
     start = member.index(UPDATED_AT) + len(UPDATED_AT)
     return member[start : start + HOUR_CHARS]
+
+
+def is_suspended(key: str, member: bytes) -> bool:
+    """Return whether a member's session is paused.
+
+    Raises:
+        EntryError: it does not say so in the usual way, and cannot be decoded.
+    """
+    return NOT_SUSPENDED not in member and decode_member(key, member).suspended_at is not None
 
 
 def _cut(member: bytes, name: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """Dropping old entries from the store: who is due, who is protected, what was done.
 
 The age is tested first, the callback only for stale entries and outside any lock. The last check of
-an entry and handing over its drop are one step without an await; the drop then happens only if the
-entry is still, byte for byte, the one that was checked. Entries are looked at as their bytes:
-decoding them would take ten times as long.
+an entry and handing over its drop are one step without an await; the writer, which puts all changes
+in order, drops it only if it was neither used nor suspended since. The loop goes by the index of
+hours, the writer by the entry's bytes: decoding them would take ten times as long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from gateway.model import SessionId, SessionKey
 from gateway.sessions.entry import (
     HOUR_CHARS,
     EntryError,
-    decode_member,
     identity,
-    is_surely_not_suspended,
+    is_suspended,
     updated_at_text,
 )
 from gateway.sessions.history import record_pruned, stamp
@@ -42,8 +41,6 @@ SLICE: Final = 256
 """Entries looked at before the event loop gets its turn, and dropped in one transaction; about
 0.3 ms with a quick callback, and a few ms of the writer."""
 
-Candidate = tuple[SessionKey, bytes]
-"""A key and the bytes its entry had when it was looked at."""
 _Dropped = tuple[list[tuple[SessionKey, SessionId]], list[tuple[SessionKey, EntryError]]]
 """What was pruned, and what could not be read."""
 
@@ -104,12 +101,11 @@ class PruneRun:
 
         # As text that sorts by time: without its Z, for fractions vary.
         end = stamp(cutoff).encode()[:-1]
-        for hour, keys in self.table.oldest_first(before=end):
-            for part in _sliced(keys):
-                # Only the last hour has entries of either side.
-                whole = hour < end[:HOUR_CHARS]
-                found = self.table.members_of(part) if whole else self._older(part, end)
-                await self._drop(self._due(found))
+        for hour, keys, paused in self.table.oldest_first(before=end):
+            # Only the last hour has entries of either side.
+            than = end if hour == end[:HOUR_CHARS] else None
+            for part in self._parts(keys, paused, than):
+                await self._drop(self._due(part), hour, end)
 
     async def by_count(self, max_entries: int) -> None:
         """Drop the oldest unprotected entries beyond a number; 0 drops nothing."""
@@ -121,66 +117,86 @@ class PruneRun:
             return
 
         most = self.pruned + surplus
-        for _, keys in self.table.oldest_first():
-            for part in _sliced(keys if len(keys) <= most - self.pruned else self._sorted(keys)):
+        for hour, keys, paused in self.table.oldest_first():
+            ordered = keys if len(keys) <= most - self.pruned else self._sorted(keys)
+            for part in self._parts(ordered, paused, None):
                 if self.pruned >= most:
                     return
-                found = self.table.members_of(part)
-                await self._drop(self._due(found, limit=most - self.pruned))
+                await self._drop(self._due(part, limit=most - self.pruned), hour, None)
 
-    def _older(self, keys: Sequence[SessionKey], than: bytes) -> list[Candidate]:
-        return [one for one in self.table.members_of(keys) if updated_at_text(one[1])[:-1] < than]
+    def _parts(
+        self, keys: Sequence[SessionKey], paused: Sequence[SessionKey], than: bytes | None
+    ) -> Iterator[Sequence[SessionKey]]:
+        """Yield whom to look at, in parts; who is suspended is counted and left out.
 
-    def _due(self, found: list[Candidate], *, limit: int = SLICE) -> list[Candidate]:
-        """Return up to `limit` entries to drop, counting the others by why they stay."""
-        due: list[Candidate] = []
+        Args:
+            keys: Whose entries are surely not suspended.
+            paused: Whose entries may be.
+            than: Only entries last updated before; None: all.
+        """
+        for part in _sliced(paused):
+            yield self._not_suspended(part if than is None else self._older(part, than))
+        for part in _sliced(keys):
+            yield part if than is None else self._older(part, than)
+
+    def _older(self, keys: Sequence[SessionKey], than: bytes) -> list[SessionKey]:
+        found = self.table.members_of(keys)
+        return [key for key, member in found if updated_at_text(member)[:-1] < than]
+
+    def _not_suspended(self, keys: Sequence[SessionKey]) -> list[SessionKey]:
+        """Return those that are not suspended after all, counting the others."""
+        free = []
+        for key, member in self.table.members_of(keys):
+            try:
+                reason = "suspended" if is_suspended(key, member) else None
+            except EntryError as error:
+                reason = self._log_kept("unreadable", key, error)
+            if reason is None:
+                free.append(key)
+            elif key not in self.counted:
+                self._keep(key, reason)
+        return free
+
+    def _due(self, keys: Sequence[SessionKey], *, limit: int = SLICE) -> list[SessionKey]:
+        """Return up to `limit` keys whose entries may be dropped, counting the others."""
+        due: list[SessionKey] = []
         counted, is_busy, has_active = self.counted, self.is_busy, self.has_active
         # One loop with few calls of its own: a prune looks at hundreds of thousands of entries.
-        for candidate in found:
-            key, member = candidate
+        for key in keys:
             if key in counted:
                 continue
             if len(due) == limit:
                 break
-            reason = None if is_surely_not_suspended(member) else self._suspended(key, member)
-            if reason is None:
-                try:
-                    if is_busy(key):
-                        reason = "busy"
-                    elif has_active(key):
-                        reason = "active_process"
-                except Exception as error:  # noqa: BLE001 - boundary around a callback: failing protects
-                    reason = self._log_kept("callback_error", key, error)
-            if reason is None:
-                due.append(candidate)
-            else:
-                self.kept[reason] += 1
-                self.scanned += 1
-                counted.add(key)
+            try:
+                if is_busy(key):
+                    self._keep(key, "busy")
+                elif has_active(key):
+                    self._keep(key, "active_process")
+                else:
+                    due.append(key)
+            except Exception as error:  # noqa: BLE001 - boundary around a callback: failing protects
+                self._keep(key, self._log_kept("callback_error", key, error))
         self.scanned += len(due)
         if self.dry_run:
-            counted.update(key for key, _ in due)
+            counted.update(due)
         return due
 
-    def _suspended(self, key: SessionKey, member: bytes) -> str | None:
-        try:
-            suspended_at = decode_member(key, member).suspended_at
-        except EntryError as error:
-            return self._log_kept("unreadable", key, error)
-
-        return None if suspended_at is None else "suspended"
+    def _keep(self, key: SessionKey, reason: str) -> None:
+        self.scanned += 1
+        self.kept[reason] += 1
+        self.counted.add(key)
 
     def _log_kept(self, reason: str, key: str, error: Exception) -> str:
         get_logger().warning("store.prune_kept", session_key=key, reason=reason, error=repr(error))
         return reason
 
-    async def _drop(self, due: list[Candidate]) -> None:
+    async def _drop(self, due: list[SessionKey], hour: bytes, end: bytes | None) -> None:
         if not due or self.dry_run:
             self.pruned += len(due)
             await anyio.lowlevel.checkpoint()
             return
 
-        pruned, unreadable = await self._submit(due)
+        pruned, unreadable = await self._submit(due, hour, end)
         for key, session_id in pruned:
             self.on_dropped(key, session_id)
         for key, error in unreadable:
@@ -189,15 +205,20 @@ class PruneRun:
         self.pruned += len(pruned)
         self.kept["touched"] += len(due) - len(pruned) - len(unreadable)
 
-    def _submit(self, due: list[Candidate]) -> asyncio.Future[_Dropped]:
+    def _submit(
+        self, due: list[SessionKey], hour: bytes, end: bytes | None
+    ) -> asyncio.Future[_Dropped]:
         at = stamp(self.now)
 
         def drop(transaction: Transaction) -> _Dropped:
             pruned, unreadable = [], []
-            for key, member in due:
-                if self.staging.member(key) != member:
+            for key in due:
+                member = self.staging.member(key)
+                if member is None or not _is_as_old(member, hour, end):
                     continue
                 try:
+                    if is_suspended(key, member):
+                        continue
                     session_id, created_at = identity(member)
                 except EntryError as error:
                     unreadable.append((key, error))
@@ -224,6 +245,12 @@ def cutoff_at(now: datetime, max_age_days: float) -> datetime | None:
         return now - timedelta(days=max_age_days)
     except OverflowError:
         return None
+
+
+def _is_as_old(member: bytes, hour: bytes, end: bytes | None) -> bool:
+    """Return whether an entry was not used since it was looked at."""
+    updated_at = updated_at_text(member)[:-1]
+    return updated_at[:HOUR_CHARS] == hour and (end is None or updated_at < end)
 
 
 def _sliced(keys: Sequence[SessionKey]) -> Iterator[Sequence[SessionKey]]:

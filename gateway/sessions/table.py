@@ -11,7 +11,13 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.model import SessionKey
-from gateway.sessions.entry import HOUR_CHARS, UPDATED_AT, decode_member, updated_hour
+from gateway.sessions.entry import (
+    HOUR_CHARS,
+    NOT_SUSPENDED,
+    UPDATED_AT,
+    decode_member,
+    updated_hour,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,6 +38,8 @@ class EntryTable:
         """Start empty."""
         self._shards: list[dict[str, bytes]] = [{} for _ in range(SHARDS)]
         self._hours: dict[bytes, set[SessionKey]] = {}
+        self._paused: dict[bytes, set[SessionKey]] = {}
+        """As `_hours`, of the entries that may be suspended, so that a prune need not look."""
         self._live: dict[str, tuple[bytes, SessionEntry]] = {}
         self._count = 0
 
@@ -89,6 +97,7 @@ class EntryTable:
         # One loop without calls of its own: a million entries are to be there in seconds.
         shards, hours, crc32 = self._shards, self._hours, zlib.crc32
         quote, field, line = b'"', UPDATED_AT, b""
+        mark = NOT_SUSPENDED
         try:
             for line in lines:
                 if line[:1] != quote:
@@ -100,10 +109,11 @@ class EntryTable:
                 member = line[:-2] if line[-2:] == b",\n" else line[:-1]
                 shards[crc32(name) % SHARDS][key] = member
                 crc = crc32(line, crc)
+                index = hours if mark in line else self._paused
                 try:
-                    hours[line[hour : hour + HOUR_CHARS]].add(key)
+                    index[line[hour : hour + HOUR_CHARS]].add(key)
                 except KeyError:
-                    hours[line[hour : hour + HOUR_CHARS]] = {key}
+                    index[line[hour : hour + HOUR_CHARS]] = {key}
         except ValueError:  # a line without these fields, or not of UTF-8
             return line, crc
         finally:
@@ -114,15 +124,17 @@ class EntryTable:
         """Set an entry's bytes."""
         shard = self._shards[zlib.crc32(key.encode()) % SHARDS]
         old = shard.get(key)
-        start = member.index(UPDATED_AT)
-        end = start + len(UPDATED_AT) + HOUR_CHARS
-        hour = member[end - HOUR_CHARS : end]
+        start = member.index(UPDATED_AT) + len(UPDATED_AT)
+        hour = member[start : start + HOUR_CHARS]
+        index = self._hours if NOT_SUSPENDED in member else self._paused
         if old is None:
             self._count += 1
-            self._hours.setdefault(hour, set()).add(key)
-        elif old[start:end] != member[start:end] and (old_hour := updated_hour(old)) != hour:
-            self._leave(old_hour, key)
-            self._hours.setdefault(hour, set()).add(key)
+        elif key in index.get(hour, ()):
+            shard[key] = member
+            return
+        else:
+            self._leave(old, key)
+        index.setdefault(hour, set()).add(key)
         shard[key] = member
 
     def drop(self, key: SessionKey) -> None:
@@ -131,7 +143,7 @@ class EntryTable:
         old = self._shard(key).pop(key, None)
         if old is not None:
             self._count -= 1
-            self._leave(updated_hour(old), key)
+            self._leave(old, key)
 
     def members(self, shard: int) -> list[bytes]:
         """Return the bytes of all entries of a shard, as they are at this instant."""
@@ -150,26 +162,33 @@ class EntryTable:
             shard, after = shard + 1, ""
         return found[:limit]
 
-    def oldest_first(self, before: bytes | None = None) -> Iterator[tuple[bytes, list[SessionKey]]]:
+    def oldest_first(
+        self, before: bytes | None = None
+    ) -> Iterator[tuple[bytes, list[SessionKey], list[SessionKey]]]:
         """Yield each hour with the keys last updated in it, oldest hour first.
 
         Args:
             before: An RFC 3339 instant in UTC; the hour it lies in is the last one. None: all.
+
+        Yields the hour, the keys whose entries are surely not suspended, and those that may be.
         """
         end = None if before is None else before[:HOUR_CHARS]
-        for hour in sorted(self._hours):
+        for hour in sorted(self._hours.keys() | self._paused.keys()):
             if end is not None and hour > end:
                 return
-            yield hour, list(self._hours.get(hour, ()))
+            yield hour, list(self._hours.get(hour, ())), list(self._paused.get(hour, ()))
 
     def _shard(self, key: str) -> dict[str, bytes]:
         return self._shards[_number(key)]
 
-    def _leave(self, hour: bytes, key: SessionKey) -> None:
-        keys = self._hours[hour]
+    def _leave(self, old: bytes, key: SessionKey) -> None:
+        """Take a key out of the index, where its old bytes have put it."""
+        index = self._hours if NOT_SUSPENDED in old else self._paused
+        hour = updated_hour(old)
+        keys = index[hour]
         keys.discard(key)
         if not keys:
-            del self._hours[hour]
+            del index[hour]
 
 
 def _number(key: str) -> int:

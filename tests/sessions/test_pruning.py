@@ -34,9 +34,11 @@ from tests.support.state import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway.model import SessionId, SessionKey
+    from gateway.sessions.entry import SessionEntry
     from gateway.sessions.pruning import PruneReport
 
 DAY = timedelta(days=1)
@@ -171,16 +173,23 @@ async def test_the_callback_is_asked_for_stale_entries_only_and_outside_any_lock
     assert (report.scanned, report.pruned) == (4, 3)
 
 
-async def test_an_entry_touched_between_the_check_and_the_drop_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda one: replace(one, updated_at=START), id="used"),
+        pytest.param(lambda one: replace(one, suspended_at=START), id="suspended"),
+    ],
+)
+async def test_an_entry_touched_between_the_check_and_the_drop_stays(
+    tmp_path: Path, change: Callable[[SessionEntry], SessionEntry]
+) -> None:
     async with open_state(tmp_path / "state") as state:
         store = state.store
         await create_all(store, [aged("touched", 2 * DAY), aged("gone", 2 * DAY)])
 
         def active(key: SessionKey) -> bool:
             if key == key_of("touched"):
-                state.database.submit(
-                    lambda tx: store.stage_update(tx, key, lambda one: replace(one, turns=1))
-                )
+                state.database.submit(lambda tx: store.stage_update(tx, key, change))
             return False
 
         store.has_active_processes = active

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sessions.entry import encode_member
+from gateway.model import SessionKey
+from gateway.sessions.entry import HOUR_CHARS, encode_member
 from gateway.sessions.history import stamp
 from gateway.sessions.table import LIVE_ENTRIES, EntryTable
 from tests.support.state import START, entry, key_of
@@ -41,7 +42,7 @@ def test_the_index_finds_exactly_what_may_be_as_old(
 
     hours = list(table.oldest_first(stamp(START + timedelta(minutes=cutoff_minute)).encode()))
 
-    found = [sorted(keys) for _, keys in hours]
+    found = [sorted(keys + paused) for _, keys, paused in hours]
     last_hour = cutoff_minute // 60
     wanted: dict[int, list[str]] = {}
     for name, minute in minutes.items():
@@ -84,3 +85,27 @@ def test_an_entry_kept_before_its_change_was_durable_is_not_shown() -> None:
     table.keep_decoded(new.session_key, encode_member(new), new)
 
     assert table.get(old.session_key) == old
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 240), st.booleans())))
+def test_who_may_be_suspended_is_indexed_apart(changes: list[tuple[str, int, bool]]) -> None:
+    table, last = EntryTable(), dict[str, tuple[int, bool]]()
+    for name, minute, suspended in changes:
+        last[key_of(name)] = (minute // 60, suspended)
+        at = START + timedelta(minutes=minute)
+        _put(table, entry(name, updated_at=at, suspended_at=START if suspended else None))
+
+    found = {
+        key: (hour, suspended)
+        for hour, keys, paused in table.oldest_first()
+        for suspended, group in ((False, keys), (True, paused))
+        for key in group
+    }
+    wanted = {
+        key: (stamp(START + timedelta(hours=hour)).encode()[:HOUR_CHARS], suspended)
+        for key, (hour, suspended) in last.items()
+    }
+    assert found == wanted
+    for key in last:
+        table.drop(SessionKey(key))
+    assert list(table.oldest_first()) == []
