@@ -51,7 +51,7 @@ test: .venv/.stamp ## run the whole test suite
 
 .PHONY: torture
 torture: .venv/.stamp ## crash, kill and damage the store for about an hour, and count
-	$(BIN)/python -m pytest -m torture
+	$(BIN)/python -m pytest -m torture -o faulthandler_timeout=3600
 
 .PHONY: coverage
 coverage: .venv/.stamp ## run the suite and show which branches no test takes

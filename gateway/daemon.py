@@ -137,8 +137,10 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
 
 async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
     config, clock, notifier = loaded.config, SystemClock(), Notifier(os.environ)
-    # Closed last: a signal that comes while the last snapshot is written must not cut it.
+    # Closed last: a signal that comes while the last snapshot is written must not cut it, nor
+    # change the exit code after it.
     with ExitStack() as last:
+        last.callback(_ignore_signals)
         async with AsyncExitStack() as stack:
             _check_here(loaded)
             agents = await stack.enter_async_context(open_agents(config.agents, clock))
@@ -203,6 +205,11 @@ async def _wind_down(
         await parts.turns.drain()
     parts.turns.stop()
     turns_ended.set()
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _heed(
