@@ -15,10 +15,13 @@ import orjson
 from gateway.durable.disk import exists, remove
 from gateway.durable.files import storage_errors
 from gateway.errors import DamagedDataError
+from gateway.sessions.entry import EntryError, identity
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
-from gateway.sessions.snapshot import Trusted, read_snapshot
+from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
+from gateway.sessions.table import SHARDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from gateway.durable.batch import Transaction
@@ -62,7 +65,13 @@ async def adopt(directory: StateDirectory, database: Database, now: datetime) ->
     if previous_there:
         reason = f"{SNAPSHOT} was adopted; this was the snapshot before"
         directory.set_aside_link(previous, reason=reason, at=now)
-    await database.write(_forget_log)
+    lives = _session_ids(found)
+    ended = await database.read(
+        lambda connection: connection.execute(
+            "SELECT session_id FROM sessions WHERE ended_at IS NOT NULL"
+        ).fetchall()
+    )
+    await database.write(lambda tx: _take(tx, [one for (one,) in ended if one in lives]))
     with storage_errors(previous):
         remove(directory.disk, previous)
     return Adopted(
@@ -94,8 +103,34 @@ def _entry_of(key: str, member: object) -> dict[str, object]:
         return {"unreadable": member.decode(errors="backslashreplace")}
 
 
-def _forget_log(transaction: Transaction) -> None:
-    """Let the next start read the file as an import, with higher numbers than any before."""
+def _session_ids(found: Trusted | Unchecked) -> set[object]:
+    """Return the session ids of a file's entries; the next start looks at whether they are any."""
+    if isinstance(found, Trusted):
+        members = [member for shard in range(SHARDS) for member in found.table.members(shard)]
+        return {one for member in members if (one := _session_id(member)) is not None}
+
+    ids = (raw.get("session_id") for raw in found.sessions.values() if isinstance(raw, dict))
+    return {one for one in ids if isinstance(one, str)}
+
+
+def _session_id(member: bytes) -> str | None:
+    try:
+        return identity(member)[0]
+    except EntryError:
+        return None
+
+
+def _take(transaction: Transaction, reopened: Sequence[object]) -> None:
+    """Let the next start read the file as an import, with higher numbers than any before.
+
+    A session of the file that had ended since goes on.
+    """
+    for session_id in reopened:
+        transaction.execute(
+            "UPDATE sessions SET ended_at = NULL, end_reason = NULL, member = NULL "
+            "WHERE session_id = ?",
+            (session_id,),
+        )
     transaction.execute(
         "INSERT INTO store_state (name, value) "
         "SELECT 'last', coalesce(max(sequence), 0) FROM session_log WHERE true "

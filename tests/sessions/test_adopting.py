@@ -12,6 +12,7 @@ from gateway.durable.database import Database
 from gateway.durable.directory import hold
 from gateway.errors import DamagedDataError
 from gateway.sessions.adopting import Adopted, adopt
+from gateway.sessions.entry import entry_to_dict
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.transcripts import inbox
 from tests.support.messages import inbox_row
@@ -123,3 +124,27 @@ async def test_changes_that_cannot_be_read_are_set_aside_as_they_are(tmp_path: P
 
     (log,) = (path / "quarantine").glob("*-session_log.jsonl")
     assert orjson.loads(log.read_bytes())["unreadable"] == "{\\xff"
+
+
+@pytest.mark.parametrize("checked", [True, False])
+async def test_a_session_that_had_ended_since_goes_on(tmp_path: Path, checked: bool) -> None:  # noqa: FBT001 - a column
+    async with open_state(tmp_path / "state") as state:
+        await create_all(state.store, [entry("a"), entry("b")])
+        await state.store.snapshots.write()
+        old = (state.path / SNAPSHOT).read_bytes()
+        await state.store.remove(key_of("a"))
+        await state.store.remove(key_of("b"))
+        path = power_cut(state, tmp_path / "left")
+    one = {"version": 1, "sessions": {key_of("a"): entry_to_dict(entry("a"))}}
+    (path / SNAPSHOT).write_bytes(old if checked else orjson.dumps(one))
+
+    await _adopt(path)
+
+    async with open_state(path) as state:
+        rows = await state.database.read(
+            lambda conn: conn.execute(
+                "SELECT session_key FROM sessions WHERE ended_at IS NULL ORDER BY 1"
+            ).fetchall()
+        )
+        assert {key for (key,) in rows} == {one.session_key for one in state.store.entries()}
+        assert len(rows) == (2 if checked else 1)
