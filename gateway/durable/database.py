@@ -251,11 +251,21 @@ class Database:
                     stop = True
                 else:
                     batch.append(job)
-            self._commit(batch)
+            self._guarded(lambda batch=batch: self._commit(batch), batch)  # type: ignore[misc]
             self._settle(batch)
             if stop:
                 return
-            self._checkpoint_if_due()
+            self._guarded(self._checkpoint_if_due, [])
+
+    def _guarded(self, action: Callable[[], None], batch: list[Job]) -> None:
+        """Do a step of the writer; whatever it raises ends the daemon and not just the thread."""
+        try:
+            action()
+        except BaseException as error:  # noqa: BLE001 - a thread that dies silently hangs all waiters
+            failure = StorageError(f"{self.path}: the writer failed: {error!r}")
+            failure.__cause__ = error
+            fail_all(batch, failure)
+            self.fail(failure)
 
     def _commit(self, batch: list[Job]) -> None:
         """Run and commit a batch; every job leaves with a result or an error."""

@@ -126,6 +126,8 @@ CREATE TABLE outbox (
     UNIQUE (session_key, message_id)
 ) STRICT;
 
+CREATE INDEX old_inbox_by_turn ON old_inbox (session_key, turn_id);
+
 INSERT INTO inbox
 SELECT position, session_key, message_id, turn_id, agent, source, text, reset, accepted_at,
     recoveries

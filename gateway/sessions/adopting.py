@@ -65,13 +65,13 @@ async def adopt(directory: StateDirectory, database: Database, now: datetime) ->
     if previous_there:
         reason = f"{SNAPSHOT} was adopted; this was the snapshot before"
         directory.set_aside_link(previous, reason=reason, at=now)
-    lives = _session_ids(found)
+    lives = _sessions(found)
     ended = await database.read(
         lambda connection: connection.execute(
-            "SELECT session_id FROM sessions WHERE ended_at IS NOT NULL"
+            "SELECT session_id, session_key FROM sessions WHERE ended_at IS NOT NULL"
         ).fetchall()
     )
-    await database.write(lambda tx: _take(tx, [one for (one,) in ended if one in lives]))
+    await database.write(lambda tx: _take(tx, [one for one in ended if one in lives]))
     with storage_errors(previous):
         remove(directory.disk, previous)
     return Adopted(
@@ -103,14 +103,17 @@ def _entry_of(key: str, member: object) -> dict[str, object]:
         return {"unreadable": member.decode(errors="backslashreplace")}
 
 
-def _session_ids(found: Trusted | Unchecked) -> set[object]:
-    """Return the session ids of a file's entries; the next start looks at whether they are any."""
+def _sessions(found: Trusted | Unchecked) -> set[tuple[object, ...]]:
+    """Return session ids and keys of a file's entries, valid or not: the next start looks."""
     if isinstance(found, Trusted):
-        members = [member for shard in range(SHARDS) for member in found.table.members(shard)]
-        return {one for member in members if (one := _session_id(member)) is not None}
+        members = (member for shard in range(SHARDS) for member in found.table.members(shard))
+        return {(_session_id(member), member[1:].partition(b'"')[0].decode()) for member in members}
 
-    ids = (raw.get("session_id") for raw in found.sessions.values() if isinstance(raw, dict))
-    return {one for one in ids if isinstance(one, str)}
+    return {
+        (raw["session_id"], key)
+        for key, raw in found.sessions.items()
+        if isinstance(raw, dict) and isinstance(raw.get("session_id"), str)
+    }
 
 
 def _session_id(member: bytes) -> str | None:
@@ -120,16 +123,16 @@ def _session_id(member: bytes) -> str | None:
         return None
 
 
-def _take(transaction: Transaction, reopened: Sequence[object]) -> None:
+def _take(transaction: Transaction, reopened: Sequence[tuple[object, ...]]) -> None:
     """Let the next start read the file as an import, with higher numbers than any before.
 
     A session of the file that had ended since goes on.
     """
-    for session_id in reopened:
+    for one in reopened:
         transaction.execute(
             "UPDATE sessions SET ended_at = NULL, end_reason = NULL, member = NULL "
-            "WHERE session_id = ?",
-            (session_id,),
+            "WHERE session_id = ? AND session_key = ?",
+            one,
         )
     transaction.execute(
         "INSERT INTO store_state (name, value) "

@@ -195,7 +195,7 @@ def _as_written(raw: object) -> SessionEntry | None:
         return None
 
     in_utc = all(at.tzinfo is UTC for at in instants.values())
-    if not in_utc or raw["total_tokens"] < raw["context_tokens"]:
+    if not (in_utc and _has_accepted_values(raw, fields_of_source)):
         return None
 
     raw.update(instants, context_source=context_source)
@@ -205,6 +205,19 @@ def _as_written(raw: object) -> SessionEntry | None:
     entry = object.__new__(SessionEntry)
     object.__setattr__(entry, "__dict__", raw)
     return entry
+
+
+def _has_accepted_values(raw: dict[str, Any], fields_of_source: dict[str, Any]) -> bool:
+    """Return whether the values that a type alone does not make right are."""
+    previous = raw["previous_session_id"]
+    return bool(
+        min(raw[name] for name in _COUNTS) >= 0
+        and raw["total_tokens"] >= raw["context_tokens"]
+        and SESSION_ID.fullmatch(raw["session_id"])
+        and (previous is None or SESSION_ID.fullmatch(previous))
+        and raw["session_key"].startswith(f"agent:{raw['agent']}:")
+        and fields_of_source["platform"]
+    )
 
 
 def updated_at_text(member: bytes) -> bytes:

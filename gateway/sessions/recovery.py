@@ -7,6 +7,7 @@ with the reason and the way out. Runs in a thread, before anybody else touches t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -22,7 +23,6 @@ from gateway.sessions.table import EntryTable
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from gateway.durable.connection import Connection
     from gateway.durable.directory import StateDirectory
@@ -38,6 +38,7 @@ _PUT_BACK: Final = (
     "older than the session log reaches needs `gateway store adopt`; `gateway store salvage` "
     "writes a new state directory from whatever can be read"
 )
+_SALVAGE: Final = "`gateway store salvage` writes a new state directory from what can be read"
 _ELSEWHERE: Final = "nested too deeply to be written here; the whole file is kept beside this one"
 
 
@@ -238,14 +239,18 @@ def _own(connection: Connection, owners: dict[SessionId, str], entry: SessionEnt
 
 def _replay(connection: Connection, base: _Base) -> int:
     count = 0
-    for _, key, member in connection.execute(
+    for sequence, key, member in connection.execute(
         "SELECT sequence, session_key, member FROM session_log "
         "WHERE sequence > ? ORDER BY sequence",
         (base.sequence,),
     ):
-        if member is None:
-            base.table.drop(SessionKey(str(key)))
-        else:
-            base.table.put(SessionKey(str(key)), bytes(member))
+        try:
+            if member is None:
+                base.table.drop(SessionKey(str(key)))
+            else:
+                base.table.put(SessionKey(str(key)), bytes(member))
+        except (TypeError, ValueError) as exc:
+            place = f"the session log is damaged (sequence {sequence}); {_SALVAGE}"
+            raise DamagedDataError(Path(connection.filename), place) from exc
         count += 1
     return count

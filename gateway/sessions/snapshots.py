@@ -173,8 +173,9 @@ class Snapshots:
                 size_bytes=size,
                 duration_ms=round(self._duration_s * 1000, 3),
             )
-            await self._trim(covered)
+            # First what needs no space and gives some.
             await self._take_old_away()
+            await self._trim(covered)
 
     def statistics(self) -> SnapshotStatistics:
         """Return the snapshot in place."""

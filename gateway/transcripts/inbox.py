@@ -7,10 +7,12 @@ outbox its reply.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
+from gateway.errors import DamagedDataError
 from gateway.model import AgentId, ChatType, SessionKey, SessionSource, TurnId
 
 if TYPE_CHECKING:
@@ -79,7 +81,14 @@ def unfinished(connection: Connection) -> list[InboxRow]:
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM inbox ORDER BY position"  # noqa: S608 - constant column names
     )
-    return [_row(row) for row in rows]
+    found = []
+    for row in rows:
+        try:
+            found.append(_row(row))
+        except (KeyError, TypeError, ValueError) as exc:
+            place = f"the inbox is damaged (turn {row[0]}); `gateway store check` says more"
+            raise DamagedDataError(Path(connection.filename), place) from exc
+    return found
 
 
 def note_recovery(transaction: Transaction, row: InboxRow) -> None:

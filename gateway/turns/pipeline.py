@@ -173,7 +173,7 @@ class Turns:
         self._sessions = sessions
         self._policies.clear()
         self._agent_for = agent_for
-        self._workers.most = settings.max_running
+        self._workers.allow(settings.max_running)
 
     def is_busy(self, key: SessionKey) -> bool:
         """Return whether the session has a running, queued or unfinished turn."""

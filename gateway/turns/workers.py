@@ -29,7 +29,7 @@ class Workers(Generic[T]):
         self._idle = Waiters()
         self._tasks = 0
         self.most = most
-        """How many items may be worked on at once; may be changed at any time."""
+        """How many items may be worked on at once."""
         self.busy = 0
         """How many items are worked on."""
 
@@ -40,7 +40,17 @@ class Workers(Generic[T]):
     def add(self, item: T) -> None:
         """Let an item be worked on, after those that were added before."""
         self._ready.append(item)
-        if not self._idle.wake_one() and self._tasks < self.most and self._group is not None:
+        if not self._idle.wake_one():
+            self._start_one()
+
+    def allow(self, most: int) -> None:
+        """Let more or fewer items be worked on at once, from now on."""
+        self.most = most
+        for _ in range(len(self._ready)):
+            self._start_one()
+
+    def _start_one(self) -> None:
+        if self._tasks < self.most and self._group is not None:
             self._tasks += 1
             self._group.start_soon(self._run)
 

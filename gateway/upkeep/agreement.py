@@ -1,6 +1,6 @@
 """Whether entries, transcripts, inbox and outbox tell the same story.
 
-A turn's messages, its reply, its finished inbox row and its entry's count are one commit, so they
+A turn's messages, its reply, the end of its inbox row and its entry's count are one commit, so they
 can never disagree by a crash. They may where entries were taken from a file (an import, `store
 adopt`, an edit by hand): the file says what it says, and the transcript is what was said here.
 """
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
-
+from gateway.errors import DamagedDataError
 from gateway.sessions.table import SHARDS
 from gateway.transcripts import inbox
 from gateway.upkeep.findings import Level, Report, Tally, tell
@@ -178,8 +177,8 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
         unreadable.add(str(turn_id))
     try:
         waiting = len(inbox.unfinished(connection))
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        report.wrong("inbox", f"unanswered messages cannot be read ({error})")
+    except DamagedDataError as error:
+        report.wrong("inbox", f"unanswered messages cannot be read ({error.reason})")
     else:
         fine = f"{waiting} messages wait for an answer"
         tell(report, "inbox", [both], level=Level.WRONG, fine=fine)

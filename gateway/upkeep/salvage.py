@@ -85,7 +85,9 @@ async def salvage(
             homeless_messages(aside / HOMELESS, disk) as keep,
         ):
             rebuilt = settle(connection, table, log, losses, clock.now(), keep)
-            set_position(connection, sequence, taken=log.taken or bool(losses.losses))
+            set_position(
+                connection, sequence, taken=log.taken or bool(losses.losses) or bool(rebuilt)
+            )
         if not len(table) and not any(rows.values()):
             raise DamagedDataError(state_dir, "nothing in it can be read; nothing was written")
 

@@ -303,3 +303,17 @@ async def test_a_ping_reaches_the_writer_and_writes_nothing(tmp_path: Path) -> N
         assert after.transactions == before.transactions + 1
         assert after.wal_pages == before.wal_pages
         assert (tmp_path / "gateway.db-wal").stat().st_size == 0
+
+
+async def test_an_action_that_raises_ends_the_database_and_leaves_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    def boom() -> None:
+        raise ZeroDivisionError
+
+    async with opened_database(tmp_path) as database:
+        with pytest.raises(StorageError, match="ZeroDivisionError"):
+            await database.write(lambda tx: tx.on_commit(boom))
+        with pytest.raises(StorageError):
+            await database.write(add("later"))
+        assert isinstance(await database.wait_failed(), StorageError)

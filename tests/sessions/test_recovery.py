@@ -341,3 +341,19 @@ async def test_a_poisoned_entry_of_a_trusted_snapshot_stops_nothing(tmp_path: Pa
         await store.update(key_of("a"), _one_turn)
         await store.snapshots.write()
     assert len(shown(path)) == 4
+
+
+async def test_a_damaged_row_of_the_log_refuses_the_start_and_names_it(tmp_path: Path) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await state.store.create(entry("a"))
+        await state.database.write(
+            lambda tx: tx.execute(
+                "UPDATE session_log SET member = CAST(replace(CAST(member AS TEXT), "
+                "'updated_at', 'updated_au') AS BLOB)"
+            )
+        )
+        path = power_cut(state, tmp_path / "left")
+
+    with pytest.raises(DamagedDataError, match=r"session log is damaged \(sequence 1\)"):
+        async with open_state(path):
+            pass

@@ -80,7 +80,7 @@ async def test_a_worker_that_waits_takes_what_comes_later() -> None:
 async def test_the_bound_may_change_while_they_run(change: int, running: int) -> None:
     async with working(2) as (workers, items):
         await _add(workers, 0, 1)
-        workers.most = change
+        workers.allow(change)
         await _add(workers, 2, 3)
         assert workers.busy == max(2, running)
         await items.end(0, 1)
@@ -94,10 +94,10 @@ async def test_after_the_bound_fell_and_rose_again_nothing_is_left_lying() -> No
     async with working(3) as (workers, items):
         await _add(workers, 0, 1, 2)
         await items.end(0, 1, 2)
-        workers.most = 1
+        workers.allow(1)
         await _add(workers, 3, 4)
         await items.end(3, 4)
-        workers.most = 3
+        workers.allow(3)
         await _add(workers, 5, 6, 7)
 
         assert workers.busy == 3
@@ -125,3 +125,13 @@ async def test_a_waiter_that_left_is_not_woken_in_anothers_place() -> None:
             await anyio.wait_all_tasks_blocked()
             assert not waiters.wake_one()
     assert woken == ["stays"]
+
+
+async def test_a_higher_bound_lets_what_waits_begin() -> None:
+    async with working(1) as (workers, items):
+        await _add(workers, 0, 1, 2)
+        workers.allow(3)
+        await anyio.wait_all_tasks_blocked()
+
+        assert workers.busy == 3
+        await items.end(0, 1, 2)
