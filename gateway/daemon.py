@@ -40,7 +40,7 @@ from gateway.errors import (
 from gateway.log import configure, get_logger, set_level
 from gateway.processes.registry import ProcessRegistry
 from gateway.retention import discard_delivered
-from gateway.sessions.snapshots import dashboard_group_id
+from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
 from gateway.sessions.store import SessionStore
 from gateway.systemd import Notifier
 from gateway.turns.pipeline import Turns
@@ -323,6 +323,7 @@ async def _open(
         )
     )
     token = bearer_token(config.http, directory.path)
+    discard_leftovers(directory)
     database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
     store = await stack.enter_async_context(
         SessionStore.open(directory, database, clock, config.store)

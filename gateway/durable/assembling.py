@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors, sync_directory
-from gateway.errors import ConflictError
+from gateway.errors import ConflictError, GatewayError, SyncFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -31,6 +31,8 @@ def assembled(target: Path, source: Path, disk: Disk = SYSTEM_DISK) -> Generator
     Raises:
         ConflictError: the target is there and not an empty directory, or one that was broken off
             is in the way.
+        SyncFailedError: it is there and whole, but its name may not survive power loss.
+        StorageError: the disk refused; nothing of it is there.
     """
     target = target.absolute()
     if source.resolve() in target.resolve().parents:
@@ -53,10 +55,19 @@ def assembled(target: Path, source: Path, disk: Disk = SYSTEM_DISK) -> Generator
             for folder, _, _ in os.walk(aside):
                 sync_directory(aside / folder, disk)
             disk.rename(aside, target)
-            sync_directory(target.parent, disk)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+    try:
+        with storage_errors(target.parent):
+            sync_directory(target.parent, disk)
+    except GatewayError as exc:
+        # It is not taken away: what it holds is whole and synced, only its name may be lost.
+        raise SyncFailedError(
+            f"{target}: is there and whole, but may not survive power loss ({exc}); "
+            "mend the disk, then make it again under another name"
+        ) from exc
 
 
 def _check_free(target: Path) -> None:

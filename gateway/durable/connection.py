@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors, write_whole
-from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
+from gateway.durable.pages import (
+    CHECK_SUM_BYTES,
+    add_check_sums,
+    has_check_sums,
+    open_checked,
+    with_check_sum,
+)
+from gateway.durable.schema import APPLICATION_ID, CHECKED_FROM, MIGRATIONS
 from gateway.durable.wal import (
     WAY_OUT,
     Counted,
@@ -50,6 +57,9 @@ PRAGMA wal_autocheckpoint = 0;
 
 MAX_CHECKED_BYTES: Final = 4_294_967_296
 """The largest database that is checked before it is served after an end that was not orderly."""
+_ALTERED: Final = (
+    "a page is not as it was written: its check sum is wrong, or another program has written it"
+)
 Connection = apsw.Connection
 """What work and queries are handed; only its `execute` is used outside this room."""
 
@@ -92,6 +102,9 @@ def as_ours(path: Path, error: Exception) -> GatewayError:
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StorageBusyError(f"{path}: another program holds the database ({error})")
 
+    if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+        return DamagedDataError(path, f"the database is damaged ({_ALTERED}); {WAY_OUT}")
+
     if isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError):
         return DamagedDataError(path, f"the database is damaged ({error}); {WAY_OUT}")
 
@@ -99,35 +112,49 @@ def as_ours(path: Path, error: Exception) -> GatewayError:
 
 
 def open_writer(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
-    """Open or create the database for writing, migrated to the newest version."""
+    """Open or create the database for writing, migrated to the newest version.
+
+    One of an older gateway is rewritten once, for the check sums of its pages.
+    """
     check_room(path)
     check_not_emptied(path, disk)
     counted = read_count(path)
     create_private(path, disk)
     with translated(path):
-        connection = apsw.Connection(
-            str(path),
-            flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE,
-            vfs=disk.vfs,
-        )
+        connection = _opened(path, counted, disk)
+        if not has_check_sums(connection):
+            with closing(connection):
+                add_check_sums(connection)
+            connection = _opened(path, None, disk)
         try:
-            # Until it is known to be whole, everything stays as it is, the WAL too.
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            connection.execute(PRAGMAS).fetchall()
-            check_ours(connection, path)
-            _check_whole(connection, path, counted, disk)
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-            _use_wal(connection, path)
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA journal_size_limit = 67108864")
-            # What is deleted is overwritten with zeros, long before anybody asks to erase it.
-            connection.execute("PRAGMA secure_delete = ON")
             _migrate(connection, path)
             reserve_index(path)
             _checkpoint(connection)
         except BaseException:
             connection.close()
             raise
+
+    return connection
+
+
+def _opened(path: Path, counted: Counted | None, disk: Disk) -> apsw.Connection:
+    """Open a database that is whole and ours, with a WAL."""
+    connection = open_checked(path, apsw.SQLITE_OPEN_READWRITE, disk)
+    try:
+        # Until it is known to be whole, everything stays as it is, the WAL too.
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.execute(PRAGMAS).fetchall()
+        check_ours(connection, path)
+        _check_whole(connection, path, counted, disk)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        _use_wal(connection, path)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        # What is deleted is overwritten with zeros, long before anybody asks to erase it.
+        connection.execute("PRAGMA secure_delete = ON")
+    except BaseException:
+        connection.close()
+        raise
 
     return connection
 
@@ -164,7 +191,7 @@ def _checkpoint(connection: apsw.Connection) -> None:
 def open_reader(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
     """Open the database for reading; it never checkpoints."""
     with translated(path):
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.vfs)
+        connection = open_checked(path, apsw.SQLITE_OPEN_READWRITE, disk)
         connection.execute(PRAGMAS).fetchall()
         connection.execute("PRAGMA query_only = ON")
 
@@ -200,8 +227,9 @@ def create_private(path: Path, disk: Disk) -> None:
 def _empty_database() -> bytes:
     connection = apsw.Connection(":memory:")
     try:
+        connection.reserve_bytes("main", CHECK_SUM_BYTES)
         connection.pragma("application_id", APPLICATION_ID)
-        return connection.serialize("main")
+        return with_check_sum(connection.serialize("main"))
     finally:
         connection.close()
 
@@ -212,6 +240,9 @@ def check_ours(connection: apsw.Connection, path: Path) -> None:
     version = connection.pragma("user_version")
     if found not in {0, APPLICATION_ID} or (found == 0 and connection.pragma("schema_version")):
         raise DamagedDataError(path, "a SQLite database of another program")
+
+    if isinstance(version, int) and version >= CHECKED_FROM and not has_check_sums(connection):
+        raise DamagedDataError(path, f"the header of the database is not as written; {WAY_OUT}")
 
     if isinstance(version, int) and version > len(MIGRATIONS):
         raise DatabaseTooNewError(

@@ -10,14 +10,16 @@ not held up; what they write meanwhile stays in the WAL until the copy is done.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from gateway.durable.connection import translated
+from gateway.durable.connection import create_private, translated
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors
-from gateway.durable.inspecting import integrity_problems, opened
+from gateway.durable.inspecting import integrity_problems, opened, page_problems
+from gateway.durable.pages import open_checked
 from gateway.errors import DamagedDataError, StorageFullError
 
 if TYPE_CHECKING:
@@ -37,14 +39,20 @@ def copy_database(source: Connection, path: Path, target: Path, disk: Disk = SYS
     Args:
         source: A connection inside a read transaction.
         path: Its file, named where the source turns out damaged.
-        target: Where the copy goes; a file of this name is overwritten.
+        target: Where the copy goes; nothing has this name yet.
         disk: Where both are.
 
     Raises:
         DamagedDataError: a page cannot be read, or the copy does not pass the integrity check.
     """
+    # Written anew, a page gets a check sum that says nothing of what it was read from.
+    if problems := page_problems(source, path, disk):
+        raise DamagedDataError(path, f"the database is damaged ({problems[0]})")
+
+    # From its header SQLite knows that each page is to get its check sum.
+    create_private(target, disk)
     with storage_errors(target):
-        descriptor = disk.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        descriptor = disk.open(target, os.O_RDWR | os.O_NOFOLLOW)
     try:
         with translated(path), storage_errors(target):
             _copy_pages(source, target, descriptor, disk)
@@ -52,9 +60,11 @@ def copy_database(source: Connection, path: Path, target: Path, disk: Disk = SYS
             disk.sync(descriptor)
             size = disk.stat(descriptor).st_size
     finally:
-        disk.close(descriptor)
+        # Closing tells nothing that the sync has not.
+        with suppress(OSError):
+            disk.close(descriptor)
     with translated(path), opened(target, live=False, disk=disk) as copy:
-        problems = integrity_problems(copy, path)
+        problems = integrity_problems(copy, target, disk)
     if problems:
         raise DamagedDataError(path, f"the database is damaged ({'; '.join(problems[:3])})")
 
@@ -62,7 +72,7 @@ def copy_database(source: Connection, path: Path, target: Path, disk: Disk = SYS
 
 
 def _copy_pages(source: Connection, target: Path, descriptor: int, disk: Disk) -> None:
-    copy = apsw.Connection(str(target), flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.vfs)
+    copy = open_checked(target, apsw.SQLITE_OPEN_READWRITE, disk)
     try:
         # A half-done copy is thrown away as a whole, so it needs no journal.
         copy.execute("PRAGMA journal_mode = OFF; PRAGMA cache_size = -1024").fetchall()

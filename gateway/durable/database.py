@@ -150,7 +150,8 @@ class Database:
     async def write_through(self, work: Callable[[Transaction], T]) -> T:
         """Run work and wait until it is durable, also when cancelled meanwhile; see `submit`.
 
-        Cancellation: comes through at the caller's next wait, when the work is done.
+        Cancellation: of an anyio scope, comes through at the caller's next wait, when the work is
+        done; a bare `task.cancel()` is not told again.
         """
         future = self._hand_over(work, _KeptFuture(loop=self._loop))
         try:

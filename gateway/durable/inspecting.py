@@ -17,8 +17,9 @@ import apsw
 from gateway.durable.connection import PRAGMAS, check_ours, translated
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors
+from gateway.durable.pages import damaged_pages, open_checked
 from gateway.durable.schema import MIGRATIONS
-from gateway.durable.wal import check_wal, count_frames
+from gateway.durable.wal import check_wal, count_frames, pages_in
 from gateway.errors import DamagedDataError, GatewayError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def opened(
 
 def _connect(path: Path, disk: Disk, *, live: bool, with_wal: bool) -> Connection:
     if live:
-        return apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.vfs)
+        return open_checked(path, apsw.SQLITE_OPEN_READWRITE, disk)
 
     flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
     wal = path.with_name(path.name + "-wal")
@@ -126,8 +127,8 @@ def readable_frames(connection: Connection, path: Path, disk: Disk) -> int:
     """Return how many frames of the WAL SQLite reads, once it has read something."""
     try:
         return max(0, connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0])
-    except apsw.ReadOnlyError:
-        # A read-only file system: SQLite does not say, so the frames are counted here.
+    except (apsw.ReadOnlyError, apsw.LockedError):
+        # On a read-only file system, and within a transaction, SQLite does not say.
         return count_frames(path, disk)
 
 
@@ -136,13 +137,30 @@ def version_of(connection: Connection) -> int:
     return int(str(connection.pragma("user_version")))
 
 
-def integrity_problems(connection: Connection, path: Path) -> list[str]:
-    """Return what SQLite's own check of every page finds wrong; empty where nothing is."""
+def integrity_problems(connection: Connection, path: Path, disk: Disk = SYSTEM_DISK) -> list[str]:
+    """Return what the check sums and SQLite's own check of every page find wrong."""
+    problems = page_problems(connection, path, disk)
     try:
         with translated(path):
             rows = connection.execute(f"PRAGMA integrity_check({MAX_PROBLEMS})").fetchall()
     except GatewayError as error:
-        return [str(error)]
+        return [*problems, str(error)]
 
     found = [line for row in rows for line in str(row[0]).splitlines()]
-    return [] if found == ["ok"] else found
+    return problems + ([] if found == ["ok"] else found)
+
+
+def page_problems(connection: Connection, path: Path, disk: Disk = SYSTEM_DISK) -> list[str]:
+    """Return which pages fail their check sum; of an open database of ours that nobody writes.
+
+    Beside its writer every page is checked as it is read, and nothing is to be looked for here.
+    """
+    if connection.pragma("checksum_verification") is not None:
+        return []
+
+    pages = damaged_pages(path, pages_in(path, readable_frames(connection, path, disk), disk), disk)
+    if not pages:
+        return []
+
+    named = ", ".join(map(str, pages[:MAX_PROBLEMS])) + (", ..." if pages[MAX_PROBLEMS:] else "")
+    return [f"pages that are not as they were written: {len(pages)} (number {named})"]

@@ -17,6 +17,7 @@ import apsw
 from gateway.durable.connection import create_private, open_writer, translated
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors
+from gateway.durable.pages import open_checked
 from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def new_database(path: Path, version: int, disk: Disk = SYSTEM_DISK) -> Generato
     """Make a database with the tables of a version, to be filled at once; see `finish_database`."""
     create_private(path, disk)
     with translated(path):
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=disk.vfs)
+        connection = open_checked(path, apsw.SQLITE_OPEN_READWRITE, disk)
         try:
             # Half-done it is thrown away as a whole.
             connection.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").fetchall()
@@ -191,11 +192,12 @@ def finish_database(path: Path, disk: Disk = SYSTEM_DISK) -> Generator[Connectio
     Durability: on return it survives power loss.
     """
     connection = open_writer(path, disk)
-    try:
-        with translated(path), connection:
-            yield connection
-    finally:
-        connection.close()
+    with translated(path):
+        try:
+            with connection:
+                yield connection
+        finally:
+            connection.close()
     with storage_errors(path):
         descriptor = disk.open(path, 0)
         try:

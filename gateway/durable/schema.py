@@ -144,5 +144,10 @@ DROP TABLE old_outbox;
 CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND)
+# Nothing in the tables: from here on the pages have check sums, which only this tells for certain.
+_THIRD = ""
+CHECKED_FROM: Final = 3
+"""The first version that is never without them."""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD)
 """The script at index n leads from version n to n + 1."""

@@ -71,9 +71,9 @@ def read_count(path: Path) -> Counted | None:
     if len(head) < _INDEX.size:
         return None
 
-    initialised, _, frames, salts, check_sum = _INDEX.unpack(head)
+    initialised, _, frames, salts, summed = _INDEX.unpack(head)
     order = "<" if sys.byteorder == "little" else ">"
-    right = _check_sum(head[:40], order, (0, 0)) == struct.unpack("=2I", check_sum)
+    right = check_sum(head[:40], order, (0, 0)) == struct.unpack("=2I", summed)
     return Counted(salts, frames) if initialised and right else None
 
 
@@ -174,12 +174,25 @@ def count_frames(path: Path, disk: Disk = SYSTEM_DISK) -> int:
             return _count(file, head, order)
 
 
+def pages_in(path: Path, frames: int, disk: Disk = SYSTEM_DISK) -> set[int]:
+    """Return which pages of a database the first frames of its WAL hold."""
+    if not frames:
+        return set()
+
+    with (
+        storage_errors(wal_of(path)),
+        disk.reader(disk.open(wal_of(path), os.O_RDONLY | os.O_NOFOLLOW)) as file,
+    ):
+        frame_bytes = _FRAME_HEAD_BYTES + int.from_bytes(file.read(_HEAD_BYTES)[8:12], "big")
+        return {int.from_bytes(file.read(frame_bytes)[:4], "big") for _ in range(frames)}
+
+
 def _count(file: BinaryIO, head: bytes, order: str) -> int:
     frame_bytes = _FRAME_HEAD_BYTES + int.from_bytes(head[8:12], "big")
     read = committed = 0
     seed = _words(head[24:])
     while len(frame := file.read(frame_bytes)) == frame_bytes and frame[8:16] == head[16:24]:
-        seed = _check_sum(frame[_FRAME_HEAD_BYTES:], order, _check_sum(frame[:8], order, seed))
+        seed = check_sum(frame[_FRAME_HEAD_BYTES:], order, check_sum(frame[:8], order, seed))
         if seed != _words(frame[16:24]):
             break
 
@@ -200,7 +213,7 @@ def _lost_from(file: BinaryIO, readable_frames: int, counted: Counted | None) ->
     head = file.read(_HEAD_BYTES)
     order = _MAGIC.get(int.from_bytes(head[:4], "big"), "")
     whole = len(head) == _HEAD_BYTES and order
-    if not whole or _check_sum(head[:24], order, (0, 0)) != _words(head[24:]):
+    if not whole or check_sum(head[:24], order, (0, 0)) != _words(head[24:]):
         # The header is synced before the first frame is written.
         return 0 if file.read(1) else None
 
@@ -223,8 +236,8 @@ def _lost_from(file: BinaryIO, readable_frames: int, counted: Counted | None) ->
 
 def _follows(frame: bytes, before: bytes, order: str) -> bool:
     """Tell whether a frame is whole, and was written right after another."""
-    seed = _check_sum(frame[:8], order, _words(before[16:24]))
-    return _check_sum(frame[_FRAME_HEAD_BYTES:], order, seed) == _words(frame[16:24])
+    seed = check_sum(frame[:8], order, _words(before[16:24]))
+    return check_sum(frame[_FRAME_HEAD_BYTES:], order, seed) == _words(frame[16:24])
 
 
 def _words(data: bytes) -> tuple[int, int]:
@@ -232,7 +245,14 @@ def _words(data: bytes) -> tuple[int, int]:
     return first, second
 
 
-def _check_sum(data: bytes, order: str, seed: tuple[int, int]) -> tuple[int, int]:
+def check_sum(data: bytes, order: str, seed: tuple[int, int]) -> tuple[int, int]:
+    """Return SQLite's check sum of some bytes, a multiple of 8, going on from another.
+
+    Args:
+        data: What to sum up.
+        order: The byte order of its words, as `struct` has it.
+        seed: The check sum of what came before; two zeros at the beginning.
+    """
     first, second = seed
     words = struct.unpack(f"{order}{len(data) // 4}I", data)
     for one, other in zip(words[::2], words[1::2], strict=True):

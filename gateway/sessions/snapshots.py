@@ -198,8 +198,11 @@ class Snapshots:
             keep = self._previous if self._keep_previous else None
             await anyio.to_thread.run_sync(lambda: replacement.commit(keep_previous=keep))
             self._keep_previous = True
-        finally:
-            replacement.discard()
+        except BaseException:
+            # A large file takes its time to go, also where the caller was cancelled.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(replacement.discard)
+            raise
         return replacement.written_bytes
 
     async def _trim(self, covered: int) -> None:
@@ -240,6 +243,15 @@ class Snapshots:
         except RuntimeError:
             # The loop is closed: there is nobody left to write a snapshot.
             return
+
+
+def discard_leftovers(directory: StateDirectory) -> None:
+    """Take away what a crash left aside: a database on a full disk may need the room to open."""
+    previous = directory.path / PREVIOUS
+    aside = (directory.path / f"{SNAPSHOT}.tmp", directory.path / f"{PREVIOUS}.tmp")
+    for path in (*aside, old_name(previous)):
+        with storage_errors(path):
+            remove(directory.disk, path)
 
 
 def dashboard_group_id(settings: StoreSettings) -> int | None:

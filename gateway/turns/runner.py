@@ -6,7 +6,7 @@ The pipeline above decides what runs when; a runner knows no queue.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
 from gateway.errors import StorageBusyError, StorageFullError, UnavailableError
@@ -23,7 +23,7 @@ from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_t
 from gateway.turns.ticket import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from gateway.model import AgentId, SessionId, SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
-    from gateway.turns.ticket import Reply
+
+T = TypeVar("T")
 
 LATE: Final = (
     "The answer cannot be stored at the moment. It is kept and will be there as soon as it can: "
@@ -87,7 +88,7 @@ class TurnRunner:
         Durability: on return reply, transcript and entry survive power loss together.
         """
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
-        entry = await self._entry(row)
+        entry = await self._stored(accepted, lambda: self._entry(row))
         agent = self._agents.get(row.agent)
         reset = decode_reset(row.reset)
         notice = reset_text(row.session_key, reset)
@@ -98,7 +99,7 @@ class TurnRunner:
         else:
             if row.recoveries:
                 # Counted when it begins: what only waits while the gateway stops is not given up.
-                await self._database.write(lambda tx: inbox.note_recovery(tx, row))
+                await self._stored(accepted, lambda: self._note_recovery(row))
             earlier = await self._earlier(entry.session_id, agent)
             outcome = await run_turn(
                 agent, earlier, message, accepted.progress, clock, self.deadline_s
@@ -108,7 +109,9 @@ class TurnRunner:
         commit = TurnCommit(
             row, entry.session_id, message, outcome, reset, notice, context, clock.now()
         )
-        reply = await self._commit(commit, accepted.progress)
+        reply = await self._stored(
+            accepted, lambda: commit_turn(self._database, self._store, commit)
+        )
         self._remember(commit, agent)
         accepted.progress.finish(reply)
         get_logger().info(
@@ -134,18 +137,21 @@ class TurnRunner:
             known.add(commit.messages(), _window_chars(agent))
             self._memory.keep(commit.session_id, known)
 
-    async def _commit(self, commit: TurnCommit, progress: Progress) -> Reply:
-        """Commit a turn, as often as it takes while the storage refuses for a time."""
+    async def _stored(self, accepted: Accepted, write: Callable[[], Awaitable[T]]) -> T:
+        """Store something of a turn, as often as it takes while the storage refuses for a time."""
         while True:
             try:
-                return await commit_turn(self._database, self._store, commit)
+                return await write()
             except (StorageFullError, StorageBusyError) as error:
-                progress.fail(UnavailableError(LATE))
-                self.on_stalled(commit.row.session_key)
+                accepted.progress.fail(UnavailableError(LATE))
+                self.on_stalled(accepted.row.session_key)
                 get_logger().warning(
-                    "turn.waiting_for_storage", turn_id=commit.row.turn_id, error=str(error)
+                    "turn.waiting_for_storage", turn_id=accepted.row.turn_id, error=str(error)
                 )
                 await self._clock.sleep(RETRY_S)
+
+    async def _note_recovery(self, row: InboxRow) -> None:
+        await self._database.write(lambda transaction: inbox.note_recovery(transaction, row))
 
     async def _entry(self, row: InboxRow) -> SessionEntry:
         """Return the session of an accepted message as it is now that its turn begins."""

@@ -57,6 +57,17 @@ async def test_twenty_messages_survive_a_kill_with_their_ids_and_counters(tmp_pa
         assert len(await daemon.said(again["session_key"])) == 14
 
 
+async def test_what_a_kill_left_of_snapshots_is_taken_away(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path / "state"):
+        pass
+    left = [tmp_path / "state" / f"sessions.json{end}" for end in (".tmp", ".prev.old")]
+    for path in left:
+        path.write_bytes(bytes(1000))
+
+    async with running_daemon(tmp_path / "state"):
+        assert [path for path in left if path.exists()] == []
+
+
 async def test_the_same_message_id_twice_is_one_turn(tmp_path: Path) -> None:
     async with running_daemon(tmp_path / "state") as daemon:
         first = await daemon.say("hello", message_id="m1")

@@ -13,6 +13,7 @@ from gateway.durable.assembling import assembled
 from gateway.durable.connection import open_writer
 from gateway.durable.copying import copy_database
 from gateway.durable.inspecting import Footprint, integrity_problems, reading
+from gateway.durable.pages import with_check_sum
 from gateway.durable.wal import count_frames
 from gateway.errors import ConflictError, DamagedDataError, StorageError
 from tests.support.upkeep import look
@@ -146,6 +147,8 @@ def test_a_damaged_index_is_in_no_copy(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     place = data.index(b"session 20", (int(str(root)) - 1) * 4096)
     data[place : place + 10] = b"session 99"
+    page = slice(place // 4096 * 4096, place // 4096 * 4096 + 4096)
+    data[page] = with_check_sum(bytes(data[page]))
     path.write_bytes(data)
 
     with reading(path, live=False) as connection:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 import apsw
 
 from gateway.clock import FakeClock
+from gateway.durable.connection import create_private
 from gateway.durable.database import Database
-from gateway.durable.schema import APPLICATION_ID, MIGRATIONS
+from gateway.durable.disk import SYSTEM_DISK
+from gateway.durable.pages import open_checked
+from gateway.durable.schema import APPLICATION_ID, CHECKED_FROM, MIGRATIONS
 from gateway.transcripts import inbox, outbox
 from tests.support.messages import inbox_row
 from tests.support.state import key_of
@@ -20,8 +23,11 @@ KEY = key_of()
 
 
 def _old(path: Path, version: int) -> apsw.Connection:
-    path.touch(0o600)
-    connection = apsw.Connection(str(path))
+    if version < CHECKED_FROM:
+        path.touch(0o600)
+    else:
+        create_private(path, SYSTEM_DISK)
+    connection = open_checked(path, apsw.SQLITE_OPEN_READWRITE)
     connection.execute("PRAGMA journal_mode = WAL")
     for script in MIGRATIONS[:version]:
         connection.execute(script).fetchall()

@@ -35,6 +35,16 @@ async def test_of_too_many_the_oldest_unprotected_go_first(tmp_path: Path) -> No
     assert (report.pruned, report.kept_by_reason) == (51, {"suspended": 1})
 
 
+async def test_within_an_hour_and_a_second_the_oldest_go_first(tmp_path: Path) -> None:
+    step = timedelta(milliseconds=300)
+    entries = [aged(f"c{n:03}", DAY + n * step) for n in range(600)]
+
+    report, left = await pruned(tmp_path, entries, 0, max_entries=250)
+
+    assert left == {f"c{n:03}" for n in range(250)}
+    assert report.pruned == 350
+
+
 async def test_protected_entries_may_exceed_the_number(tmp_path: Path) -> None:
     entries = [aged(f"c{n}", DAY, suspended_at=START) for n in range(5)]
 

@@ -22,6 +22,7 @@ from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy
 from gateway.sessions.settings import SessionSettings, StoreSettings
 from gateway.sessions.snapshot import write_snapshot
+from gateway.sessions.snapshots import discard_leftovers
 from gateway.sessions.store import SessionStore
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ async def open_state(
     """Hold a state directory with its database and store."""
     clock = clock or FakeClock()
     with hold(path, started_at=clock.now(), disk=disk) as directory:
+        discard_leftovers(directory)
         async with (
             Database.open(path / "gateway.db", clock, disk) as database,
             kind.open(directory, database, clock, settings or StoreSettings()) as store,

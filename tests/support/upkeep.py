@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
+import apsw
 import orjson
 
+from gateway.durable.pages import open_checked
 from tests.support.state import open_state, power_cut
 from tests.support.turns import running_turns
 
@@ -67,7 +68,7 @@ async def shown_entries(path: Path) -> dict[str, tuple[str, int]]:
 
 def change(path: Path, *statements: str) -> None:
     """Change a database as nothing of ours would."""
-    with closing(sqlite3.connect(path / "gateway.db", isolation_level=None)) as connection:
+    with closing(open_checked(path / "gateway.db", apsw.SQLITE_OPEN_READWRITE)) as connection:
         for statement in statements:
             connection.execute(statement)
 
