@@ -206,7 +206,7 @@ def create_private(path: Path, disk: Disk) -> None:
     try:
         descriptor = disk.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        write_whole(path, _empty_database(), disk=disk)
+        write_whole(path, empty_database(APPLICATION_ID), disk=disk)
         return
     except OSError as exc:
         raise StorageError(f"{path}: cannot be opened for writing ({exc.strerror})") from exc
@@ -224,11 +224,12 @@ def create_private(path: Path, disk: Disk) -> None:
         raise DamagedDataError(path, f"the file is empty; {WAY_OUT}")
 
 
-def _empty_database() -> bytes:
+def empty_database(application_id: int) -> bytes:
+    """Return the file of a database without tables whose pages have check sums."""
     connection = apsw.Connection(":memory:")
     try:
         connection.reserve_bytes("main", CHECK_SUM_BYTES)
-        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("application_id", application_id)
         return with_check_sum(connection.serialize("main"))
     finally:
         connection.close()

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from gateway.durable.connection import create_private, translated
+from gateway.durable.connection import empty_database, translated
 from gateway.durable.disk import SYSTEM_DISK, Disk
-from gateway.durable.files import storage_errors
+from gateway.durable.files import storage_errors, write_whole
 from gateway.durable.inspecting import integrity_problems, opened, page_problems
 from gateway.durable.pages import open_checked
 from gateway.errors import DamagedDataError, StorageFullError
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 STEP_PAGES: Final = 256
 """Pages copied between two syncs (4 KiB each): no other sync of the disk waits long for ours."""
+
+
+UNFINISHED_ID: Final = 0x53474B3F
+"""Marks the file of a copy that is not whole yet (`PRAGMA application_id`): nobody starts on it."""
 
 
 def copy_database(source: Connection, path: Path, target: Path, disk: Disk = SYSTEM_DISK) -> int:
@@ -50,7 +54,7 @@ def copy_database(source: Connection, path: Path, target: Path, disk: Disk = SYS
         raise DamagedDataError(path, f"the database is damaged ({problems[0]})")
 
     # From its header SQLite knows that each page is to get its check sum.
-    create_private(target, disk)
+    write_whole(target, empty_database(UNFINISHED_ID), disk=disk)
     with storage_errors(target):
         descriptor = disk.open(target, os.O_RDWR | os.O_NOFOLLOW)
     try:

@@ -94,9 +94,10 @@ def damaged_pages(
 
     Returns None for a database whose pages have none.
     """
+    _checked_vfs(disk.vfs or "unix")
+    # Opened after it was loaded, this has its function too.
     checker = apsw.Connection(":memory:")
     try:
-        _checked_vfs(disk.vfs or "unix")
         with storage_errors(path), disk.reader(disk.open(path, os.O_RDONLY)) as file:
             head = file.read(_HEAD_BYTES)
             if len(head) < _HEAD_BYTES or head[_RESERVED] != CHECK_SUM_BYTES:
