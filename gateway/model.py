@@ -110,6 +110,16 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message."""
+
+    media_type: str
+    """`image/png`, ..."""
+    data: str
+    """Its bytes, in base64."""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One message of a transcript or a context."""
 
@@ -123,6 +133,8 @@ class Message:
     """The tool that a tool message comes from."""
     turn_id: TurnId = TurnId("")
     """The turn it belongs to; empty for a system prompt."""
+    images: tuple[Image, ...] = ()
+    """What a tool or a user shows beside the text, after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +144,14 @@ class Usage:
     input_tokens: int = 0
     """Uncached input."""
     output_tokens: int = 0
+    """All output, `reasoning_tokens` among it."""
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
+    """All input that was written to the prompt cache, `cache_write_1h_tokens` among it."""
+    cache_write_1h_tokens: int = 0
+    """What was written to live for an hour."""
+    reasoning_tokens: int = 0
+    """Output that nobody sees."""
 
     @property
     def context_tokens(self) -> int:
@@ -152,6 +170,8 @@ class Usage:
             self.output_tokens + other.output_tokens,
             self.cache_read_tokens + other.cache_read_tokens,
             self.cache_write_tokens + other.cache_write_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 

@@ -60,12 +60,16 @@ class Agent(Protocol):
         """How much of the window is kept free for the answer, in tokens."""
         ...
 
-    def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         """Answer the last user message of a context.
 
         Args:
             messages: The context, oldest first, a system prompt of the agent not included: an agent
                 adds its own.
+            cache_key: The same for all requests of a session: providers that have a use for it
+                then find its prompt cache. It says nothing of who talks.
 
         Raises:
             AgentError: It cannot answer; `user_text` is what the user may read.

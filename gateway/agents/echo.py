@@ -45,7 +45,9 @@ class EchoAgent:
         self.reserve_tokens = settings.reserve_tokens
         self._clock = clock
 
-    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    async def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         """Answer the last user message of a context."""
         started_at = self._clock.now()
         asked = next(message for message in reversed(messages) if message.role is Role.USER)

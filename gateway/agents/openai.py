@@ -86,7 +86,9 @@ class OpenAIAgent:
             ),
         )
 
-    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    async def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         """Answer the last user message of a context.
 
         Cancellation: the connection of the request is closed.

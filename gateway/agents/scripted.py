@@ -73,7 +73,9 @@ class ScriptedAgent:
         self._steps = cycle(steps)
         self._clock = clock
 
-    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    async def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         """Play the next step.
 
         Raises:
