@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from gateway.sessions.adopting import Adopted
     from gateway.upkeep.salvage import Salvaged
 
+_ROWS: Final = {
+    "sessions": "sessions that run or ended",
+    "messages": "messages",
+    "model_calls": "model calls",
+    "inbox": "messages that the next start answers",
+    "outbox": "stored replies",
+}
 app = typer.Typer(
     help="Check and mend a state directory.",
     no_args_is_help=True,
@@ -54,6 +61,12 @@ def check(
             for finding in report.findings:
                 text = f"{finding.level:<8} {finding.check:<18} {finding.text}"
                 screen.line(safe_name(text))
+        if code == ExitCode.DAMAGED_DATA and not as_json:
+            screen.note(
+                "where a start is refused: put a backup in its place; or, with the gateway "
+                "stopped, write a new state directory from what can be read: "
+                f"gateway store salvage DIR --state-dir {settings.state_dir}"
+            )
         if code:
             raise typer.Exit(code)
 
@@ -92,8 +105,8 @@ def salvage(
 
 
 def _show_salvaged(screen: Screen, saved: Salvaged) -> None:
-    rows = ", ".join(f"{count} {table}" for table, count in saved.rows.items())
-    screen.line(f"{saved.path}: {saved.entries} entries" + (f"; rows: {rows}" if rows else ""))
+    rows = ", ".join(f"{count} {_ROWS.get(table, table)}" for table, count in saved.rows.items())
+    screen.line(f"{saved.path}: {saved.entries} entries, {rows}")
     for note in saved.notes:
         screen.line(safe_name(f"note      {note}"))
     for loss in saved.given_up:
@@ -102,6 +115,8 @@ def _show_salvaged(screen: Screen, saved: Salvaged) -> None:
         screen.line(safe_name(f"given up  {loss.place}: {count}{loss.what}{examples}"))
     if saved.complete:
         screen.line("nothing was given up")
+    else:
+        screen.note(f"all of this stands in {saved.path}/salvage.json")
     screen.note(f"start from it with: gateway run --state-dir {saved.path}")
 
 

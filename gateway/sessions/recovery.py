@@ -18,7 +18,7 @@ from gateway.model import SessionId, SessionKey
 from gateway.sessions.entry import FIELDS, EntryError, SessionEntry, encode_member, entry_from_dict
 from gateway.sessions.history import owner_of
 from gateway.sessions.position import LogPosition, read_position
-from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot
+from gateway.sessions.snapshot import Trusted, Unchecked, read_snapshot, sequence_at
 from gateway.sessions.table import EntryTable
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _base(
     if position.used:
         _check_range(path, found.sequence, position)
     else:
+        _check_alone(path, directory, found.sequence, position)
         kept = "as they are" if position.taken else "none: there was no database beside it"
         get_logger().warning("store.imported", path=str(path), transcripts=kept)
     if isinstance(found, Trusted):
@@ -154,6 +155,19 @@ def _from_previous(
         kept=str(kept),
     )
     return _Base(found.table, found.sequence, from_previous=True)
+
+
+def _check_alone(
+    path: Path, directory: StateDirectory, sequence: int, position: LogPosition
+) -> None:
+    """Refuse an unused database beside two snapshots with changes between them: one is missing."""
+    before = sequence_at(directory.path / PREVIOUS, directory.disk)
+    if before is not None and before < sequence and not position.taken:
+        raise DamagedDataError(
+            path,
+            f"the database it was written beside is gone, for {PREVIOUS} tells of a store that was "
+            f"in use; {_WAY_OUT}",
+        )
 
 
 def _check_range(path: Path, sequence: int, position: LogPosition) -> None:

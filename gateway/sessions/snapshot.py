@@ -23,6 +23,7 @@ import anyio.to_thread
 import orjson
 
 from gateway.durable.disk import SYSTEM_DISK, Disk
+from gateway.durable.files import storage_errors
 from gateway.errors import DamagedDataError
 from gateway.sessions.entry import VERSION
 from gateway.sessions.history import stamp
@@ -41,6 +42,8 @@ SLICE_ENTRIES: Final = 512
 HEAD: Final = re.compile(
     rb'\{"version":(\d+),"sequence":(\d+),"written_at":"[^"]*","sessions":\{\n'
 )
+_MEMBERS: Final = frozenset({"version", "sequence", "written_at", "sessions"})
+_HEAD_BYTES: Final = 1_000
 FOOT: Final = re.compile(rb'\},"check":\{"entries":(\d+),"crc32":"([0-9a-f]{8})"\}\}\n')
 
 
@@ -132,6 +135,21 @@ def open_snapshot(path: Path, disk: Disk = SYSTEM_DISK) -> BinaryIO | None:
     return reader
 
 
+def sequence_at(path: Path, disk: Disk = SYSTEM_DISK) -> int | None:
+    """Return the sequence that a snapshot reaches to, as its first line says; None without one."""
+    try:
+        file = open_snapshot(path, disk)
+    except DamagedDataError:
+        return None
+
+    if file is None:
+        return None
+
+    with file, storage_errors(path):
+        head = HEAD.fullmatch(file.readline(_HEAD_BYTES))
+    return None if head is None else int(head[2])
+
+
 def _slices(table: EntryTable) -> Iterator[list[bytes]]:
     members: list[bytes] = []
     for shard in range(SHARDS):
@@ -187,6 +205,15 @@ def read_unchecked(path: Path, data: bytes) -> Unchecked:
             path,
             "the check sum does not fit the content; if you changed the file by hand, take out "
             'its member "check"',
+        )
+
+    strange = sorted(raw.keys() - _MEMBERS)
+    if strange:
+        # A flipped bit in the name of the check sum must not make an import of a snapshot.
+        raise DamagedDataError(
+            path,
+            f"member {strange[0][:40]!r}: accepted are {', '.join(sorted(_MEMBERS))}; where nobody "
+            "put it there, it is the check sum with its name damaged",
         )
 
     sequence, sessions = raw.get("sequence", 0), raw.get("sessions")

@@ -89,10 +89,13 @@ def _check_entries(
     tell(report, "session ids", [shared], level=Level.WRONG, fine="each belongs to one key")
     fine = f"{len(table)} entries agree with their transcripts"
     tell(report, "turns", [ended, fewer, more], level=level, fine=fine)
-    if foreign:
+    if foreign and level is Level.WARNING:
         report.warning(
             "turns", f"{len(foreign)} entries came from a file; what was said before is not here"
         )
+    elif foreign:
+        text = f"{len(foreign)} entries are of sessions that the database has never had"
+        report.wrong("turns", f"{text}, as in a file of another store")
     return foreign, running
 
 

@@ -19,6 +19,7 @@ from gateway.durable.inspecting import (
     reading,
     version_of,
 )
+from gateway.durable.wal import wal_of
 from gateway.errors import DamagedDataError, DatabaseTooNewError, StorageError
 from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from gateway.durable.connection import Connection
 
+_TWO: Final = f"{SNAPSHOT} and {PREVIOUS} tell of a store that was in use"
 TRIES: Final = 5
 """How often all is read again because a daemon went on meanwhile."""
 
@@ -81,11 +83,11 @@ def _check_content(report: Report, state_dir: Path, disk: Disk, *, live: bool) -
     previous.forget()
     if live:
         # By the time the database is read, the daemon may have replaced it, and shortened the log.
-        previous = CheckedSnapshot()
+        previous = CheckedSnapshot(known=False)
     snapshot = check_snapshot(report, state_dir / SNAPSHOT, disk)
     database = state_dir / DATABASE
     if not database.exists():
-        _without_database(report, snapshot)
+        _without_database(report, snapshot, previous, wal_of(database))
         return False
 
     try:
@@ -105,12 +107,19 @@ def _check_content(report: Report, state_dir: Path, disk: Disk, *, live: bool) -
         return True
 
 
-def _without_database(report: Report, snapshot: CheckedSnapshot) -> None:
+def _without_database(
+    report: Report, snapshot: CheckedSnapshot, previous: CheckedSnapshot, wal: Path
+) -> None:
+    if wal.exists() and wal.stat().st_size:
+        report.wrong("database", f"not there, though {wal.name} holds commits to it")
+    elif not snapshot.there:
+        report.wrong("database", f"not there, and no {SNAPSHOT} either")
+    elif previous.came_before(snapshot):
+        report.wrong("database", f"not there, though {_TWO}; transcripts and session log are gone")
+    else:
+        report.warning("database", f"not there: {SNAPSHOT} would be imported, without transcripts")
     if snapshot.there:
         report.facts["entries"] = len(snapshot.table)
-        report.warning("database", f"not there: {SNAPSHOT} would be imported, without transcripts")
-    else:
-        report.wrong("database", f"not there, and no {SNAPSHOT} either")
 
 
 def _check_database(
@@ -122,20 +131,42 @@ def _check_database(
     if version != NEWEST:
         report.warning("database", f"the next start brings it to version {NEWEST}")
     position = read_position(connection)
+    _check_use(report, position, snapshot, previous)
     report.facts["sequence"] = max(position.last, snapshot.sequence)
     fits = _check_position(report, position, snapshot, previous)
-    log = check_log(report, connection, position, after=snapshot.sequence)
-    if snapshot.sound and fits.usable and log.sound:
+    log = check_log(report, connection, position, after=snapshot.sequence if fits.usable else None)
+    if fits.usable and log.sound:
         log.apply(connection, snapshot.table)
         report.facts["entries"] = len(snapshot.table)
         check_agreement(
-            report, connection, snapshot.table, taken=position.taken, boxes=version == NEWEST
+            report,
+            connection,
+            snapshot.table,
+            taken=position.taken or not position.used,
+            boxes=version == NEWEST,
         )
     else:
         report.warning(
             "agreement", "not checked: without the right entries there is nothing to compare"
         )
     return fits.settled
+
+
+def _check_use(
+    report: Report, position: LogPosition, snapshot: CheckedSnapshot, previous: CheckedSnapshot
+) -> None:
+    """Check that a database that no store was ever opened on has no right to know more."""
+    if position.used or not snapshot.there:
+        return
+
+    if not position.taken and previous.came_before(snapshot):
+        report.wrong(
+            "database",
+            f"knows of no store, though {_TWO}: its WAL ({DATABASE}-wal) is gone, and with it what "
+            "was said",
+        )
+    else:
+        report.warning("database", f"not in use yet: the next start imports {SNAPSHOT}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +195,14 @@ def _check_position(
             f"{SNAPSHOT} ({snapshot.sequence}) is {'older' if older else 'newer'} than what the "
             f"session log covers ({covered}); `gateway store adopt` takes it as the truth",
         )
+        if previous.there and previous.sound and position.covers(previous.sequence):
+            text = f"{PREVIOUS} ({previous.sequence}) is one that fits, put in its place"
+            report.warning("sequence", text)
         return _Fit(usable=False, settled=False)
 
-    if snapshot.sound:
+    if not snapshot.sound and position.used:
+        _tell_stand_in(report, position, snapshot, previous)
+    elif snapshot.sound:
         text = f"{SNAPSHOT} at {snapshot.sequence}, the session log covers {covered}"
         report.ok("sequence", text)
     if previous.there and previous.sound and not position.covers(previous.sequence):
@@ -178,3 +214,19 @@ def _check_position(
         return _Fit(usable=snapshot.sound, settled=False)
 
     return _Fit(usable=snapshot.sound, settled=True)
+
+
+def _tell_stand_in(
+    report: Report, position: LogPosition, snapshot: CheckedSnapshot, previous: CheckedSnapshot
+) -> None:
+    """Say what a start does where the newest snapshot is damaged."""
+    if not previous.known:
+        # Beside a daemon, which writes the next one from memory.
+        return
+
+    usable = previous.there and previous.sound and previous.checked
+    if usable and position.covers(previous.sequence) and not snapshot.in_the_way:
+        text = f"a start takes {PREVIOUS} ({previous.sequence}) and the session log instead"
+        report.warning("sequence", f"{text}, which has every change since")
+    else:
+        report.wrong("sequence", f"no start: {PREVIOUS} cannot stand in for {SNAPSHOT} either")

@@ -25,7 +25,7 @@ class CheckedLog:
 
     sound: bool
     after: int
-    """The sequence that the snapshot reaches to."""
+    """The sequence that the snapshot reaches to; 0 where nobody knows."""
 
     def apply(self, connection: Connection, table: EntryTable) -> None:
         """Bring a snapshot's entries to the present, as a start would."""
@@ -39,24 +39,31 @@ class CheckedLog:
 
 
 def check_log(
-    report: Report, connection: Connection, position: LogPosition, *, after: int
+    report: Report, connection: Connection, position: LogPosition, *, after: int | None
 ) -> CheckedLog:
-    """Check every row; numbers may have gaps, for work that was rolled back leaves some."""
+    """Check every row; numbers may have gaps, for work that was rolled back leaves some.
+
+    Args:
+        report: Where the findings go.
+        connection: The database.
+        position: Where its log stands.
+        after: The change that the snapshot reaches to; None where there is none that fits.
+    """
     bad = Tally("rows of the session log cannot be read")
     count = later = 0
     for sequence, key, member in _rows(connection):
         count += 1
-        later += sequence > after
+        later += after is not None and sequence > after
         problem = _row_problem(key, member)
         if problem:
             bad.add(f"sequence {sequence}, {key} ({problem})")
-    fine = f"{count} rows, {later} of them after the snapshot"
+    fine = f"{count} rows" + ("" if after is None else f", {later} of them after the snapshot")
     tell(report, "session log", [bad], level=Level.WRONG, fine=fine)
     if later and position.clean:
         report.warning(
             "session log", f"the last shutdown was orderly, yet {later} changes are in no snapshot"
         )
-    return CheckedLog(sound=not bad.count, after=after)
+    return CheckedLog(sound=not bad.count, after=after or 0)
 
 
 def _rows(connection: Connection) -> Iterator[tuple[int, str, bytes | None]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.durable.wal import WAY_OUT
+
 EXAMPLES: Final = 20
 """How many examples a loss names."""
 
@@ -36,12 +38,17 @@ class Losses:
         loss = self.losses.setdefault((place, what), Loss(place, what))
         loss.count += count
         if example and len(loss.examples) < EXAMPLES:
-            loss.examples.append(example)
+            loss.examples.append(without_way_out(example))
 
     def note(self, text: str) -> None:
         """Say what lost nothing."""
-        self.notes.append(text)
+        self.notes.append(without_way_out(text))
 
     def all(self) -> list[Loss]:
         """Return what was given up, in the order it was met."""
         return list(self.losses.values())
+
+
+def without_way_out(text: str) -> str:
+    """Return an error's text without the advice to do what is being done."""
+    return text.replace(f"; {WAY_OUT}", "")

@@ -26,12 +26,20 @@ from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.snapshot import write_snapshot
 from gateway.upkeep.backup import DATABASE, copy_others
 from gateway.upkeep.losses import Loss, Losses
-from gateway.upkeep.salvage_entries import Record, exact, merged, set_position, settle
-from gateway.upkeep.salvage_files import SalvagedSnapshot, salvage_snapshot
-from gateway.upkeep.salvage_rows import RowCopy, SalvagedLog, version_to_read, wal_loss
+from gateway.upkeep.salvage_entries import Record, Settling, set_position
+from gateway.upkeep.salvage_files import Fit, SalvagedSnapshot, salvage_snapshot
+from gateway.upkeep.salvage_merging import Merged, makes_up, merged, place
+from gateway.upkeep.salvage_rows import (
+    RowCopy,
+    SalvagedLog,
+    count_rows,
+    version_to_read,
+    wal_loss,
+)
+from gateway.upkeep.snapshot_file import lie_apart
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
     from gateway.clock import Clock
@@ -55,7 +63,7 @@ class Salvaged:
     """Those that no file and no log had any more, made from their transcripts."""
     sequence: int
     rows: dict[str, int] = field(default_factory=dict)
-    """Rows that were kept, by table."""
+    """Rows of the new database, by table."""
     given_up: list[Loss] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What was mended or went another way, and lost nothing."""
@@ -77,26 +85,21 @@ async def salvage(
     """
     losses = Losses()
     with hold_unchanged(state_dir), assembled(target, state_dir, disk) as aside:
-        log, rows = _copy_rows(state_dir / DATABASE, aside / DATABASE, losses, disk)
-        table, reached = _entries(state_dir, log, losses, disk)
-        sequence = max(log.last, reached)
+        log = _copy_rows(state_dir / DATABASE, aside / DATABASE, losses, disk)
         with (
             finish_database(aside / DATABASE, disk) as connection,
             homeless_messages(aside / HOMELESS, disk) as keep,
         ):
-            rebuilt = settle(connection, table, log, losses, clock.now(), keep)
-            set_position(
-                connection, sequence, taken=log.taken or bool(losses.losses) or bool(rebuilt)
-            )
-        if not len(table) and not any(rows.values()):
+            merged, reached = _entries(state_dir, log, connection, losses, disk)
+            rebuilt = Settling(connection, merged, log, losses, clock.now(), keep).settle()
+            sequence = max(log.last, reached)
+            taken = log.taken or bool(losses.losses) or not log.used
+            set_position(connection, sequence, taken=taken)
+            rows = count_rows(connection)
+        table = merged.table
+        if not (len(table) or any(rows.values()) or (aside / HOMELESS).exists()):
             raise DamagedDataError(state_dir, "nothing in it can be read; nothing was written")
 
-        if rebuilt:
-            losses.add(
-                "entries",
-                "entries rebuilt from their transcripts; pauses, names and context sizes are lost",
-                count=rebuilt,
-            )
         _try_others(state_dir, aside, losses, disk)
         await _write_entries(aside / SNAPSHOT, table, sequence, clock, disk)
         result = _result(target, table, losses, rows, rebuilt=rebuilt, sequence=sequence)
@@ -154,27 +157,44 @@ def _write_report(path: Path, state_dir: Path, result: Salvaged, clock: Clock, d
     write_whole(path, text, disk=disk)
 
 
-def _copy_rows(
-    path: Path, target: Path, losses: Losses, disk: Disk
-) -> tuple[SalvagedLog, dict[str, int]]:
+def _copy_rows(path: Path, target: Path, losses: Losses, disk: Disk) -> SalvagedLog:
     """Copy what can be read of a database to a new one; return its session log apart."""
     with ExitStack() as stack:
         source = _open(path, losses, disk, stack)
         if source is None:
             with new_database(target, NEWEST, disk):
                 pass
-            return SalvagedLog(whole=False), {}
+            return SalvagedLog(whole=False)
 
-        # A page that lost count of its rows is read without an error: only this tells.
-        for problem in integrity_problems(source, path):
-            what = "certainty: integrity_check fails, so rows may be missing that nothing tells of"
-            losses.add(path.name, what, problem)
+        cut = bool(losses.losses)
+        # A page that lost count of its rows is read without an error, an altered one mostly too.
+        what = "certainty: pages are damaged, so rows may be missing or altered without a trace"
+        for number, problem in enumerate(integrity_problems(source, path, disk)):
+            losses.add(path.name, what, problem, count=0 if number else 1)
         version = version_to_read(source, path)
         with new_database(target, version, disk) as fresh:
             copy = RowCopy(source, fresh, losses)
             log = copy.read_log()
             copy.copy_all()
-        return log, copy.counts
+        if not log.used and not log.taken:
+            _tell_unused(path, losses, disk)
+        log.cut = cut and log.whole
+        log.whole = log.whole and not cut
+        log.knows_sessions = not losses.losses and not log.taken and log.floor is not None
+        return log
+
+
+def _tell_unused(path: Path, losses: Losses, disk: Disk) -> None:
+    """Note a database that no store was opened on, where one must have been."""
+    snapshot, previous = path.with_name(SNAPSHOT), path.with_name(PREVIOUS)
+    if lie_apart(previous, snapshot, disk):
+        losses.add(
+            path.name,
+            f"all that was said: it knows of no store, though {SNAPSHOT} and {PREVIOUS} tell of "
+            f"one that was in use; its WAL ({path.name}-wal) is gone",
+        )
+    else:
+        losses.note(f"{path.name}: no store was in use yet; {SNAPSHOT} was taken as an import")
 
 
 def _open(path: Path, losses: Losses, disk: Disk, stack: ExitStack) -> Connection | None:
@@ -204,50 +224,75 @@ def _open(path: Path, losses: Losses, disk: Disk, stack: ExitStack) -> Connectio
 
 
 def _entries(
-    state_dir: Path, log: SalvagedLog, losses: Losses, disk: Disk
-) -> tuple[EntryTable, int]:
+    state_dir: Path, log: SalvagedLog, connection: Connection, losses: Losses, disk: Disk
+) -> tuple[Merged, int]:
     """Return the newest entry of each key, and the newest change that a snapshot tells of."""
-    own, before = Losses(), Losses()
-    snapshot = salvage_snapshot(state_dir / SNAPSHOT, disk, own)
-    previous = None
-    if snapshot is None or not snapshot.whole:
-        previous = salvage_snapshot(state_dir / PREVIOUS, disk, before)
-    _tell(snapshot, previous, log, losses, own, before)
-    reached = [one.sequence for one in (snapshot, previous) if one is not None and one.sequence]
-    return merged(snapshot, previous, log), max(reached, default=0)
+    found: list[SalvagedSnapshot] = []
+    told = {SNAPSHOT: Losses(), PREVIOUS: Losses()}
+    base = None
+    for name, own in told.items():
+        one = salvage_snapshot(state_dir / name, disk, own)
+        if one is None:
+            continue
+        place(one, log, connection)
+        found.insert(0, one)
+        # What is newest is the base if the log goes on from it; what was before only if all of it.
+        if one.whole and one.fit is Fit.RIGHT and (name == SNAPSHOT or makes_up(one, log)):
+            base = one
+            break
+    _tell(base, found, told, log, losses)
+    reached = max((one.sequence or 0 for one in found), default=0)
+    return merged(base, found, log), reached
 
 
 def _tell(
-    snapshot: SalvagedSnapshot | None,
-    previous: SalvagedSnapshot | None,
+    base: SalvagedSnapshot | None,
+    found: Sequence[SalvagedSnapshot],
+    told: Mapping[str, Losses],
     log: SalvagedLog,
     losses: Losses,
-    own: Losses,
-    before: Losses,
 ) -> None:
-    """Note what the snapshots lack, unless the one before and the log make up for all of it."""
-    losses.notes += own.notes + before.notes
-    if snapshot is not None and snapshot.whole:
-        losses.losses.update(own.losses)
+    """Note what the snapshots lack, unless one of them and the log make up for all of it."""
+    for own in told.values():
+        losses.notes += own.notes
+    newest = next((one for one in found if one.name == SNAPSHOT), None)
+    if base is not None and base is newest:
+        losses.losses.update(told[SNAPSHOT].losses)
         return
 
-    if previous is not None and exact(previous, log):
-        losses.note(f"{SNAPSHOT}: {PREVIOUS} and the session log made up for all of it")
+    if base is not None:
+        made_up = f"{PREVIOUS} and the session log made up for all of it"
+        if newest is not None and newest.fit is Fit.NEWER:
+            losses.add(SNAPSHOT, f"changes after {log.last}: it is {newest.misfit}")
+        elif newest is not None and newest.misfit:
+            losses.note(f"{SNAPSHOT}: it is {newest.misfit}; {made_up}")
+        else:
+            losses.note(f"{SNAPSHOT}: {made_up}")
         return
 
-    if snapshot is None:
+    if newest is None:
         losses.add(SNAPSHOT, "the newest snapshot: it is not there")
+    for one in found:
+        _tell_guess(one, told[one.name], losses)
+
+
+def _tell_guess(one: SalvagedSnapshot, own: Losses, losses: Losses) -> None:
+    """Note what is not sure of a snapshot that is not made up for."""
     losses.losses.update(own.losses)
-    losses.losses.update(before.losses)
-    if snapshot is not None and not own.losses:
-        losses.add(SNAPSHOT, "certainty: its check sum is wrong, so any entry may be")
+    if not len(one.table):
+        losses.add(one.name, "all of it: no entry can be found in it")
+    elif one.misfit:
+        losses.add(one.name, f"certainty: it is {one.misfit}: entries may be out of date")
+    elif one.name == SNAPSHOT and not own.losses:
+        losses.add(one.name, "certainty: its check sum is wrong, any entry may be altered")
 
 
 def _try_others(state_dir: Path, aside: Path, losses: Losses, disk: Disk) -> None:
     try:
         copy_others(state_dir, aside, disk)
     except GatewayError as error:
-        losses.add("token, archive", "files that cannot be read", str(error))
+        what = "files that cannot be read; without a token the next start makes a new one"
+        losses.add("token, archive", what, str(error))
 
 
 async def _write_entries(

@@ -1,126 +1,171 @@
-"""The newest valid entry of each key, of all that could be read, and its place in a database."""
+"""The entries of a salvage and the rows of its database, made to agree as a start expects them."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
 
 from gateway.durable.batch import Transaction
+from gateway.durable.connection import Connection
 from gateway.errors import GatewayError
 from gateway.model import AgentId, SessionId, SessionKey, SessionSource
 from gateway.sessions.entry import SessionEntry, display_name, encode_member
-from gateway.sessions.history import owner_of, record_started, stamp
+from gateway.sessions.history import record_started, stamp
 from gateway.sessions.key import parse_key
-from gateway.sessions.table import SHARDS, EntryTable
 from gateway.upkeep.agreement import entries_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from gateway.durable.connection import Connection
-    from gateway.upkeep.losses import Losses
-    from gateway.upkeep.salvage_files import SalvagedSnapshot
-    from gateway.upkeep.salvage_rows import SalvagedLog
+from gateway.upkeep.losses import Losses
+from gateway.upkeep.salvage_merging import Merged
+from gateway.upkeep.salvage_rows import SalvagedLog
 
 Record = dict[str, object]
+_MOST: Final = 2**63 - 1
+"""The largest number a column holds; a damaged one may add up to more."""
+_GROWING: Final = (
+    "updated_at",
+    "turns",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "total_tokens",
+)
+"""What a transcript tells of an entry, and never becomes less in a session."""
+_HOMELESS: Final = ("session_id", "turn_id", "role", "text", "tool_calls", "created_at")
 
 
-def merged(
-    snapshot: SalvagedSnapshot | None, previous: SalvagedSnapshot | None, log: SalvagedLog
-) -> EntryTable:
-    """Return the newest entry of each key.
+@dataclass(slots=True)
+class Settling:
+    """Settles the entries of a salvage in its new database."""
 
-    A whole snapshot is the base: a key it lacks has none but by a later change. Of one that is not
-    whole, the snapshot before fills the holes; the log, which reaches back to that, tells of keys
-    that were removed since.
-    """
-    bases = [one for one in (previous, snapshot) if one is not None]
-    if snapshot is not None and snapshot.whole:
-        bases = [snapshot]
-    elif previous is not None and exact(previous, log):
-        # With every change after it, this is what a start would come to.
-        bases = [previous]
-    table = EntryTable()
-    reached: dict[str, int] = {}
-    for base in bases:
-        for shard in range(SHARDS):
-            for member in base.table.members(shard):
-                key = member[1 : member.find(b'":')].decode()
-                table.put(SessionKey(key), member)
-                if not base.whole:
-                    reached[key] = base.sequence or 0
-    # Of a key that a snapshot with holes lacks, any change there is of use.
-    otherwise = (bases[0].sequence or 0) if bases and bases[0].whole else -1
-    for sequence in sorted(log.changes):
-        key, changed = log.changes[sequence]
-        if sequence <= reached.get(key, otherwise):
-            continue
-        if changed is None:
-            table.drop(SessionKey(key))
-        else:
-            table.put(SessionKey(key), changed)
-    return table
+    connection: Connection
+    merged: Merged
+    log: SalvagedLog
+    losses: Losses
+    now: datetime
+    keep: Callable[[Record], None]
+    """Takes the messages that nobody can be found for any more."""
 
-
-def exact(snapshot: SalvagedSnapshot, log: SalvagedLog) -> bool:
-    """Return whether a snapshot and the log make the present state without a guess."""
-    reaches = log.floor is not None and snapshot.sequence is not None
-    return bool(snapshot.whole and log.whole and reaches and log.floor <= snapshot.sequence)  # type: ignore[operator]
-
-
-def settle(
-    connection: Connection,
-    table: EntryTable,
-    log: SalvagedLog,
-    losses: Losses,
-    now: datetime,
-    keep: Callable[[Record], None],
-) -> int:
-    """Make entries and rows agree as a start expects them; return how many entries were rebuilt.
-
-    Messages that nobody can be found for any more go to `keep`.
-    """
-    transaction = Transaction(connection)
-    for entry in entries_of(table):
-        owner = owner_of(connection, entry.session_id)
-        if owner in {None, entry.session_key}:
-            record_started(transaction, entry)
-        else:
-            losses.add("entries", "entries whose session id is another key's", entry.session_key)
-            table.drop(entry.session_key)
-    _adopt_orphans(connection, losses, now, keep)
-    removed = {key for key, member in log.changes.values() if member is None}
-    rebuilt = 0
-    for session_id, key, started_at in _without_entry(connection, table):
-        lost = None
-        if table.member(key) is None and key not in removed:
-            lost = _rebuilt(connection, key, session_id, started_at)
-        if lost is not None:
-            table.put(lost.session_key, encode_member(lost))
-            rebuilt += 1
-        else:
-            connection.execute(
-                "UPDATE sessions SET ended_at = ?, end_reason = 'salvaged' WHERE session_id = ?",
-                (stamp(now), session_id),
+    def settle(self) -> int:
+        """Make entries and rows agree; return how many entries were rebuilt from transcripts."""
+        caught_up = 0
+        for entry in entries_of(self.merged.table):
+            caught_up += self._take(entry)
+        if caught_up:
+            text = f"{caught_up} entries were older than their transcripts, and brought up to them"
+            self.losses.note(text)
+        self._adopt_orphans()
+        rebuilt = self._without_entry()
+        if rebuilt:
+            what = (
+                "entries rebuilt from their transcripts; pauses, names and context sizes are lost"
             )
-    connection.execute(
-        "DELETE FROM inbox WHERE EXISTS (SELECT 1 FROM outbox WHERE outbox.session_key = "
-        "inbox.session_key AND outbox.message_id = inbox.message_id)"
-    )
-    return rebuilt
+            self.losses.add("entries", what, count=rebuilt)
+        self.connection.execute(
+            "DELETE FROM inbox WHERE EXISTS (SELECT 1 FROM outbox WHERE outbox.session_key = "
+            "inbox.session_key AND outbox.message_id = inbox.message_id)"
+        )
+        answered = self.connection.changes()
+        if answered:
+            self.losses.note(f"gateway.db: {answered} messages that waited were answered already")
+        return rebuilt
 
+    def _take(self, entry: SessionEntry) -> bool:
+        """Give an entry its session's row, or drop it; tell whether it was brought up to date."""
+        row = self.connection.execute(
+            "SELECT session_key, ended_at FROM sessions WHERE session_id = ?", (entry.session_id,)
+        ).fetchone()
+        if row is not None and row[0] != entry.session_key:
+            what = "entries whose session id is another key's"
+            self.losses.add("entries", what, entry.session_key)
+            self.merged.table.drop(entry.session_key)
+            return False
 
-def _without_entry(connection: Connection, table: EntryTable) -> list[tuple[str, SessionKey, str]]:
-    """Return the open sessions that no entry goes on with, newest first."""
-    found = []
-    for session_id, key, started_at in connection.execute(
-        "SELECT session_id, session_key, started_at FROM sessions WHERE ended_at IS NULL "
-        "ORDER BY position DESC"
-    ):
-        current = table.get(SessionKey(str(key)))
-        if current is None or current.session_id != session_id:
-            found.append((str(session_id), SessionKey(str(key)), str(started_at)))
-    return found
+        caught_up = False
+        if row is not None and not self.merged.exact:
+            if row[1] is not None and not _was_used_after(entry, str(row[1])):
+                # Removed, pruned or reset since: what goes on under the key comes below.
+                self.merged.table.drop(entry.session_key)
+                return False
+
+            caught_up = not self.log.taken and self._catch_up(entry)
+        record_started(Transaction(self.connection), entry)
+        return caught_up
+
+    def _catch_up(self, entry: SessionEntry) -> bool:
+        """Bring an older entry to what its transcript tells; False where it tells no more."""
+        told = _rebuilt(self.connection, entry.session_key, entry.session_id, entry.created_at)
+        if told is None or told.turns <= entry.turns:
+            return False
+
+        most = {name: max(getattr(entry, name), getattr(told, name)) for name in _GROWING}
+        fresh = entry.changed(**most, model=told.model or entry.model)
+        self.merged.table.put(entry.session_key, encode_member(fresh))
+        return True
+
+    def _adopt_orphans(self) -> None:
+        """Give sessions that only messages tell of back to their keys, as far as replies tell."""
+        for (session_id,) in self.connection.execute(
+            "SELECT session_id FROM messages GROUP BY session_id "
+            "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
+        ).fetchall():
+            row = self.connection.execute(
+                "SELECT outbox.session_key, messages.created_at FROM messages JOIN outbox "
+                "ON outbox.turn_id = messages.turn_id WHERE messages.session_id = ? LIMIT 1",
+                (session_id,),
+            ).fetchone()
+            if row is None:
+                self._give_away(str(session_id))
+                continue
+            self.connection.execute(
+                "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason) "
+                "VALUES (?, ?, ?, ?, 'salvaged')",
+                (session_id, row[0], row[1], stamp(self.now)),
+            )
+        self.connection.execute(
+            "DELETE FROM model_calls WHERE session_id NOT IN (SELECT session_id FROM sessions)"
+        )
+        calls = self.connection.changes()
+        if calls:
+            what = "model calls of sessions whose key is lost: their token counts"
+            self.losses.add("gateway.db: model_calls", what, count=calls)
+
+    def _give_away(self, session_id: str) -> None:
+        what = "conversations whose key is lost, kept in salvaged-messages.jsonl"
+        self.losses.add("gateway.db: messages", what, session_id)
+        for message in self.connection.execute(
+            f"SELECT {', '.join(_HOMELESS)} FROM messages WHERE session_id = ? ORDER BY position",  # noqa: S608 - names of ours
+            (session_id,),
+        ):
+            self.keep(dict(zip(_HOMELESS, message, strict=True)))
+        self.connection.execute("DELETE FROM messages WHERE session_id = ?", (session_id,))
+
+    def _without_entry(self) -> int:
+        """Rebuild the entry of each session that no entry goes on with, or end it."""
+        removed = {key for key, member in self.log.changes.values() if member is None}
+        rebuilt = 0
+        for session_id, key, started_at in self.connection.execute(
+            "SELECT session_id, session_key, started_at FROM sessions WHERE ended_at IS NULL "
+            "ORDER BY position DESC"
+        ).fetchall():
+            current = self.merged.table.get(str(key))
+            if current is not None and current.session_id == session_id:
+                continue
+            lost = None
+            if current is None and key not in removed and not self.merged.ahead:
+                began = _instant(started_at)
+                lost = began and _rebuilt(self.connection, str(key), str(session_id), began)
+            if lost:
+                self.merged.table.put(lost.session_key, encode_member(lost))
+                rebuilt += 1
+            else:
+                self.connection.execute(
+                    "UPDATE sessions SET ended_at = ?, end_reason = 'salvaged' "
+                    "WHERE session_id = ?",
+                    (stamp(self.now), session_id),
+                )
+        return rebuilt
 
 
 def set_position(connection: Connection, sequence: int, *, taken: bool) -> None:
@@ -130,42 +175,23 @@ def set_position(connection: Connection, sequence: int, *, taken: bool) -> None:
         connection.execute("INSERT INTO store_state (name, value) VALUES (?, ?)", (name, value))
 
 
-def _adopt_orphans(
-    connection: Connection, losses: Losses, now: datetime, keep: Callable[[Record], None]
-) -> None:
-    """Give sessions that only their messages tell of back to their keys, as far as replies tell."""
-    for (session_id,) in connection.execute(
-        "SELECT session_id FROM messages GROUP BY session_id "
-        "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
-    ).fetchall():
-        row = connection.execute(
-            "SELECT outbox.session_key, messages.created_at FROM messages JOIN outbox "
-            "ON outbox.turn_id = messages.turn_id WHERE messages.session_id = ? LIMIT 1",
-            (session_id,),
-        ).fetchone()
-        if row is None:
-            what = "conversations whose key is lost, kept in salvaged-messages.jsonl"
-            losses.add("gateway.db: messages", what, str(session_id))
-            columns = ("session_id", "turn_id", "role", "text", "tool_calls", "created_at")
-            for message in connection.execute(
-                f"SELECT {', '.join(columns)} FROM messages WHERE session_id = ? ORDER BY position",  # noqa: S608 - names of ours
-                (session_id,),
-            ):
-                keep(dict(zip(columns, message, strict=True)))
-            connection.execute("DELETE FROM messages WHERE session_id = ?", (session_id,))
-            continue
-        connection.execute(
-            "INSERT INTO sessions (session_id, session_key, started_at, ended_at, end_reason) "
-            "VALUES (?, ?, ?, ?, 'salvaged')",
-            (session_id, row[0], row[1], stamp(now)),
-        )
-    connection.execute(
-        "DELETE FROM model_calls WHERE session_id NOT IN (SELECT session_id FROM sessions)"
-    )
+def _was_used_after(entry: SessionEntry, ended_at: str) -> bool:
+    at = _instant(ended_at)
+    return at is not None and entry.updated_at > at
+
+
+def _instant(text: object) -> datetime | None:
+    """Return an instant of a row; None where damage has made none of it."""
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+
+    return at if at.tzinfo is UTC else None
 
 
 def _rebuilt(
-    connection: Connection, key: str, session_id: str, started_at: str
+    connection: Connection, key: str, session_id: str, created_at: datetime
 ) -> SessionEntry | None:
     """Return an entry as its transcript and model calls tell of it; None where they cannot."""
     turns, last_at = connection.execute(
@@ -177,12 +203,10 @@ def _rebuilt(
         "total(cache_write_tokens), max(started_at), model FROM model_calls WHERE session_id = ?",
         (session_id,),
     ).fetchall()[0]
-    tokens = [int(float(str(number))) for number in sums[:4]]
+    tokens = [min(_MOST, max(0, int(float(str(number))))) for number in sums[:4]]
     try:
         parts = parse_key(key)
-        created_at = datetime.fromisoformat(started_at)
-        updated_at = created_at if last_at is None else datetime.fromisoformat(str(last_at))
-    except (GatewayError, ValueError):
+    except GatewayError:
         return None
 
     source = SessionSource(
@@ -198,14 +222,14 @@ def _rebuilt(
         session_id=SessionId(session_id),
         agent=AgentId(parts.agent),
         created_at=created_at,
-        updated_at=updated_at,
+        updated_at=max(created_at, _instant(last_at) or created_at),
         source=source,
         display_name=display_name(source),
         turns=int(str(turns)),
+        model=str(sums[5] or ""),
         input_tokens=tokens[0],
         output_tokens=tokens[1],
         cache_read_tokens=tokens[2],
         cache_write_tokens=tokens[3],
-        total_tokens=sum(tokens),
-        model=str(sums[5] or ""),
+        total_tokens=min(_MOST, sum(tokens)),
     )

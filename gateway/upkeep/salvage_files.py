@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -12,8 +13,9 @@ import orjson
 from gateway.errors import DamagedDataError
 from gateway.model import SessionKey
 from gateway.sessions.entry import EntryError, encode_member, entry_from_dict
-from gateway.sessions.snapshot import Trusted, open_snapshot, read_snapshot
+from gateway.sessions.snapshot import Trusted, open_snapshot
 from gateway.sessions.table import SHARDS, EntryTable
+from gateway.upkeep.snapshot_file import read_strictly
 from gateway.upkeep.snapshots import member_problem
 
 if TYPE_CHECKING:
@@ -33,23 +35,40 @@ MAX_ENTRY_BYTES: Final = 65_536
 """The longest entry that is looked for in a file that does not parse."""
 
 
+class Fit(Enum):
+    """How a snapshot fits the session log beside it."""
+
+    RIGHT = auto()
+    """It does, or nothing is left that tells."""
+    OLDER = auto()
+    """The log begins after it: changes between the two are lost."""
+    NEWER = auto()
+    """The log ends before it: the database lost changes, or is an older one."""
+    FOREIGN = auto()
+    """It has sessions that the database has never had."""
+
+
 @dataclass(slots=True)
 class SalvagedSnapshot:
     """What could be read of a snapshot."""
 
+    name: str
     table: EntryTable
     sequence: int | None
     """The change it reaches to; None where the file does not say any more."""
     whole: bool
     """Whether nothing of it is missing, so that a key it lacks has no entry."""
+    fit: Fit = Fit.RIGHT
+    misfit: str = ""
+    """Why it does not fit, with its place and the log's."""
 
 
 def salvage_snapshot(path: Path, disk: Disk, losses: Losses) -> SalvagedSnapshot | None:
     """Read a snapshot as far as it goes; None where there is no such file."""
     try:
-        found = read_snapshot(path, disk)
+        found = read_strictly(path, disk)
     except DamagedDataError as damage:
-        return _by_pieces(path, disk, losses, str(damage))
+        return _by_pieces(path, disk, losses, damage.reason)
 
     if found is None:
         return None
@@ -57,11 +76,12 @@ def salvage_snapshot(path: Path, disk: Disk, losses: Losses) -> SalvagedSnapshot
     if isinstance(found, Trusted):
         before = len(found.table)
         _drop_invalid(path.name, found.table, losses)
-        return SalvagedSnapshot(found.table, found.sequence, len(found.table) == before)
+        return SalvagedSnapshot(path.name, found.table, found.sequence, len(found.table) == before)
 
-    # Somebody edited it: what is not in it was taken out.
+    # A start takes it as well, as far as it is valid.
+    losses.note(f"{path.name}: has no check sum, as after an edit by hand; it was taken as it is")
     table = _valid(path.name, found.sessions, losses)
-    return SalvagedSnapshot(table, found.sequence, whole=True)
+    return SalvagedSnapshot(path.name, table, found.sequence, whole=True)
 
 
 def _drop_invalid(place: str, table: EntryTable, losses: Losses) -> None:
@@ -97,7 +117,6 @@ def _put(table: EntryTable, key: str, raw: object) -> bool:
 
 def _by_pieces(path: Path, disk: Disk, losses: Losses, reason: str) -> SalvagedSnapshot | None:
     """Look for entries in a file that does not parse, or whose check sum is wrong."""
-    losses.note(f"{reason}; its entries were read one by one")
     try:
         file = open_snapshot(path, disk)
         data = b"" if file is None else _content(file)
@@ -112,12 +131,13 @@ def _by_pieces(path: Path, disk: Disk, losses: Losses, reason: str) -> SalvagedS
         if not _put(table, key, raw):
             invalid += 1
             losses.add(path.name, "entries that are not valid", key)
+    losses.note(f"{path.name}: {reason}; looked through, {len(table)} entries were found in it")
     foot = _ENTRIES.search(data[-_HEAD_BYTES:])
     missing = 0 if foot is None else int(foot[1]) - len(table) - invalid
     if missing > 0:
         losses.add(path.name, "entries that are not to be found", count=missing)
     head = _SEQUENCE.search(data[:_HEAD_BYTES])
-    return SalvagedSnapshot(table, None if head is None else int(head[1]), whole=False)
+    return SalvagedSnapshot(path.name, table, None if head is None else int(head[1]), whole=False)
 
 
 def _content(file: BinaryIO) -> bytes:

@@ -51,12 +51,18 @@ class SalvagedLog:
     """Key and entry, or None for a removal, by sequence."""
     whole: bool = True
     """Whether every row could be read."""
+    used: bool = False
+    """Whether a store was ever opened on the database."""
+    cut: bool = False
+    """Whether the WAL has lost its newest commits, so that all of the database is an older one."""
     floor: int | None = None
-    """The change that the log begins after; None where that cannot be read."""
+    """The change that the log begins after; None where nothing tells, or any snapshot fits."""
     last: int = 0
     """The newest change that anything tells of."""
     taken: bool = False
     """Whether entries were once taken from a file that was not written beside the database."""
+    knows_sessions: bool = False
+    """Whether the database surely has every session there ever was."""
 
 
 @dataclass(slots=True)
@@ -66,13 +72,10 @@ class RowCopy:
     source: Connection
     target: Connection
     losses: Losses
-    counts: dict[str, int] = field(default_factory=dict)
-    """Rows that were kept, by table."""
 
     def copy_all(self) -> None:
         """Copy every table but the session log."""
         for table in TABLES:
-            self.counts[table] = 0
             columns = columns_of(self.target, table)
             missing = set(columns) - set(columns_of(self.source, table))
             if missing:
@@ -114,14 +117,19 @@ class RowCopy:
 
     def _read_state(self, log: SalvagedLog) -> None:
         rows = all_rows(self.source, "SELECT name, value FROM store_state")
-        if rows is None:
+        state = {str(name): value for name, value in rows or () if isinstance(value, int)}
+        if rows is None or len(state) < len(rows) or (log.changes and not state.get("used")):
             self.losses.note("gateway.db: store_state cannot be read; it is made anew")
+            # Whether there was an import is lost with it.
+            log.used = log.taken = True
             return
 
-        state = {name: value for name, value in rows if isinstance(value, int)}
-        log.floor = state.get("floor", 0)
-        log.last = max(log.floor, state.get("last", 0))
+        floor = state.get("floor", 0)
+        log.last = max(floor, state.get("last", 0))
         log.taken = bool(state.get("taken"))
+        log.used = bool(state.get("used"))
+        if log.used:
+            log.floor = floor
 
     def _copy(self, table: str, columns: list[str]) -> None:
         check = _CHECKS.get(table)
@@ -130,8 +138,8 @@ class RowCopy:
             fields = dict(zip(columns, row, strict=True))
             problem = "" if check is None else check(fields)
             if not problem and add_row(self.target, table, columns, tuple(fields.values())):
-                self.counts[table] += 1
                 return
+
             example = f"row {rowid}: {problem or 'refused by the table'}"
             self.losses.add(
                 f"gateway.db: {table}", f"{_MEANINGS[table]} that are not valid", example
@@ -146,7 +154,9 @@ class RowCopy:
         gaps = TableReader(self.source, table, columns, take).read()
         place, what = f"gateway.db: {table}", _MEANINGS[table]
         for gap in gaps:
-            if gap.open_ended:
+            if gap.open_ended and gap.after < 0:
+                self.losses.add(place, f"all {what}: the table cannot be read")
+            elif gap.open_ended:
                 end = f"{what} from row {gap.after + 1} on; nobody knows how many"
                 self.losses.add(place, end)
             else:
@@ -154,6 +164,14 @@ class RowCopy:
                 most = f"{what} at most, in rows that cannot be read"
                 self.losses.add(place, most, example, count=gap.at_most)
         return bool(gaps)
+
+
+def count_rows(connection: Connection) -> dict[str, int]:
+    """Return how many rows each table has, the session log apart."""
+    return {
+        table: int(str(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]))  # noqa: S608 - names of ours
+        for table in TABLES
+    }
 
 
 def version_to_read(connection: Connection, path: Path) -> int:

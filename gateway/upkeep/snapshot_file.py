@@ -1,7 +1,8 @@
 """`sessions.json` as an open file: which change it reaches to, and a copy that is proved whole.
 
 An open file stays what it is whatever takes its name meanwhile, so it can be compared with the
-database first and copied afterwards.
+database first and copied afterwards. A bit that flips in the name of the check sum must not make an
+import of a snapshot, which nobody would check: a member that no snapshot has is damage.
 """
 
 from __future__ import annotations
@@ -9,10 +10,21 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
+import orjson
+
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import Replacement, write_whole
+from gateway.errors import DamagedDataError
 from gateway.sessions.entry import VERSION
-from gateway.sessions.snapshot import FOOT, HEAD, read_unchecked
+from gateway.sessions.snapshot import (
+    FOOT,
+    HEAD,
+    Trusted,
+    Unchecked,
+    open_snapshot,
+    read_snapshot,
+    read_unchecked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +32,22 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _PIECE_BYTES: Final = 262_144
+_MEMBERS: Final = ("version", "sequence", "written_at", "sessions", "check")
+
+
+def read_strictly(path: Path, disk: Disk = SYSTEM_DISK) -> Trusted | Unchecked | None:
+    """Read a snapshot as a start does, and refuse one that has members no snapshot has.
+
+    Raises:
+        DamagedDataError: it cannot be read, is no such file, or its check sum is wrong or lost.
+    """
+    found = read_snapshot(path, disk)
+    if isinstance(found, Unchecked):
+        file = open_snapshot(path, disk)
+        if file is not None:
+            with file:
+                _check_members(path, file.read())
+    return found
 
 
 def sequence_of(path: Path, file: BinaryIO) -> int:
@@ -34,7 +62,21 @@ def sequence_of(path: Path, file: BinaryIO) -> int:
         return int(head[2])
 
     file.seek(0)
-    return read_unchecked(path, file.read()).sequence
+    return _read_unchecked(path, file.read()).sequence
+
+
+def lie_apart(previous: Path, snapshot: Path, disk: Disk = SYSTEM_DISK) -> bool:
+    """Return whether two snapshots are there with changes between them: a store was in use here."""
+    sequences = []
+    for path in (previous, snapshot):
+        try:
+            file = open_snapshot(path, disk)
+            if file is not None:
+                with file:
+                    sequences.append(sequence_of(path, file))
+        except DamagedDataError:
+            continue
+    return len(sequences) == 2 and sequences[0] < sequences[1]  # noqa: PLR2004 - both
 
 
 def copy_snapshot(
@@ -69,9 +111,26 @@ def copy_snapshot(
         replacement.discard()
     file.seek(0)
     data = file.read()
-    keys = read_unchecked(path, data).sessions.keys()
+    keys = _read_unchecked(path, data).sessions.keys()
     write_whole(target, data, disk=disk)
     return len(keys - changed.keys()) + sum(changed.values())
+
+
+def _read_unchecked(path: Path, data: bytes) -> Unchecked:
+    found = read_unchecked(path, data)
+    _check_members(path, data)
+    return found
+
+
+def _check_members(path: Path, data: bytes) -> None:
+    """Refuse members that no snapshot has in a file that is known to be an object."""
+    strange = sorted(orjson.loads(data.removeprefix(b"\xef\xbb\xbf")).keys() - set(_MEMBERS))
+    if strange:
+        raise DamagedDataError(
+            path,
+            f"member {strange[0][:40]!r}: accepted are {', '.join(_MEMBERS)}; where nobody put it "
+            "there, it is the check sum with its name damaged",
+        )
 
 
 def _copy_checked(file: BinaryIO, target: Replacement, changed: Mapping[str, bool]) -> int | None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from gateway.errors import DamagedDataError
-from gateway.sessions.entry import EntryError, decode_member, encode_member, entry_from_dict
-from gateway.sessions.snapshot import Trusted, read_snapshot
+from gateway.errors import BadRequestError, DamagedDataError
+from gateway.sessions.entry import (
+    HOUR_CHARS,
+    EntryError,
+    decode_member,
+    encode_member,
+    entry_from_dict,
+    identity,
+    updated_at_text,
+)
+from gateway.sessions.key import agent_of
+from gateway.sessions.snapshot import Trusted
 from gateway.sessions.table import SHARDS, EntryTable
 from gateway.upkeep.findings import Report, Tally
+from gateway.upkeep.snapshot_file import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from gateway.durable.disk import Disk
+    from gateway.sessions.entry import SessionEntry
 
 
 @dataclass(slots=True)
@@ -25,8 +37,19 @@ class CheckedSnapshot:
     there: bool = False
     sound: bool = True
     """Whether what is there can be used; what is not there is no damage by itself."""
+    checked: bool = True
+    """Whether it has a check sum."""
+    known: bool = True
+    """False where it was not looked at, for it may be another one by now."""
+    in_the_way: bool = False
+    """Whether something has its name that no other file can be put in the place of."""
     sequence: int = 0
     table: EntryTable = field(default_factory=EntryTable)
+
+    def came_before(self, other: CheckedSnapshot) -> bool:
+        """Return whether both are there, and changes lie between: a store was in use here."""
+        both = self.there and self.sound and other.there and other.sound
+        return both and self.sequence < other.sequence
 
     def forget(self) -> None:
         """Let go of the entries, which are most of the memory."""
@@ -36,10 +59,10 @@ class CheckedSnapshot:
 def check_snapshot(report: Report, path: Path, disk: Disk) -> CheckedSnapshot:
     """Check one snapshot by itself."""
     try:
-        found = read_snapshot(path, disk)
+        found = read_strictly(path, disk)
     except DamagedDataError as error:
         report.wrong(path.name, str(error))
-        return CheckedSnapshot(there=True, sound=False)
+        return CheckedSnapshot(there=True, sound=False, in_the_way=path.is_dir())
 
     if found is None:
         report.ok(path.name, "not there")
@@ -63,22 +86,46 @@ def check_snapshot(report: Report, path: Path, disk: Disk) -> CheckedSnapshot:
         report.wrong(path.name, f"{path}: {bad}; a start sets them aside")
     report.warning(
         path.name,
-        f"no check sum: the next start checks every one of its {len(found.sessions)} entries",
+        f"no check sum, as after an edit by hand: the next start checks each of its "
+        f"{len(found.sessions)} entries, and takes what is valid",
     )
-    return CheckedSnapshot(there=True, sound=not bad.count, sequence=found.sequence, table=table)
+    return CheckedSnapshot(
+        there=True, sound=not bad.count, checked=False, sequence=found.sequence, table=table
+    )
 
 
 def member_problem(key: str, member: bytes) -> str:
-    """Return what is wrong with an entry's bytes; empty where nothing is."""
+    """Return what is wrong with an entry's bytes; empty where nothing is.
+
+    As strict as an import is with every value, and as the store is with the form: it finds some
+    fields without decoding, and an entry is one line of the snapshot.
+    """
     if not member.startswith(b'"%b":' % key.encode()):
         return "not an entry of this key"
 
     try:
+        agent_of(key)
         entry = decode_member(key, member)
-    except EntryError as error:
+    except (EntryError, BadRequestError) as error:
         return str(error)
 
-    return "" if entry.session_key == key else "names another key"
+    if entry.session_key != key:
+        return "names another key"
+
+    return "" if _is_in_form(member, entry) else "not in the form that entries are written in"
+
+
+def _is_in_form(member: bytes, entry: SessionEntry) -> bool:
+    try:
+        session_id, _ = identity(member)
+        updated_at = updated_at_text(member).decode()
+        same = datetime.fromisoformat(updated_at) == entry.updated_at
+    except (EntryError, ValueError):
+        return False
+
+    # The prune goes by the text of the hour.
+    hour = updated_at[:HOUR_CHARS] == entry.updated_at.isoformat()[:HOUR_CHARS]
+    return b"\n" not in member and session_id == entry.session_id and same and hour
 
 
 def _undecodable(table: EntryTable) -> Tally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+import orjson
 import pytest
 
 from gateway.clock import SystemClock
@@ -93,6 +95,35 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(tmp_pa
     started = gateway("sessions", "list", "--state-dir", aside)
     assert started.status == 65, started.stdout
     assert found(check_store(state), Level.WRONG) == []
+
+
+async def test_a_backup_goes_on_when_the_daemon_is_killed_meanwhile(tmp_path: Path) -> None:
+    state, target = await used_state(tmp_path / "state"), tmp_path / "copy"
+    aside = tmp_path / "copy.incomplete"
+    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(20000000))")
+    command = [sys.executable, "-m", "gateway", "backup", str(target), "--state-dir", str(state)]
+    said = range(20)
+    async with running_daemon(state, CONFIG) as daemon:
+        for number in said:
+            await daemon.say(f"text {number}", f"c{number % 5}", f"m{number}")
+        with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE) as child:
+            with anyio.fail_after(PATIENCE_S):
+                while not (aside / "gateway.db").exists():
+                    assert child.poll() is None, "it ended before the daemon could be killed"
+                    await anyio.lowlevel.checkpoint()
+            child.send_signal(signal.SIGSTOP)
+            assert not target.exists(), "it ended before the daemon could be killed"
+            await daemon.kill()
+            child.send_signal(signal.SIGCONT)
+            out, _ = await anyio.to_thread.run_sync(child.communicate)
+
+    assert child.returncode == 0
+    assert orjson.loads(out)["beside_daemon"] is True
+    assert {one.level for one in check_store(target).findings} == {Level.OK}
+    async with running_daemon(target) as copy:
+        for number in said:
+            answer = await copy.say("again", f"c{number % 5}", f"m{number}")
+            assert answer["duplicate"] is True
 
 
 @pytest.mark.torture

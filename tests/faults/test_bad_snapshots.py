@@ -126,9 +126,6 @@ async def test_with_nothing_to_stand_in_it_is_refused_and_left_as_it_is(
     assert not (path / PREVIOUS).exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a start takes it for an import: read_unchecked accepts any other member"
-)
 @pytest.mark.parametrize("letter", range(5))
 async def test_a_check_sum_whose_name_is_damaged_is_not_an_import(
     tmp_path: Path, letter: int

@@ -9,7 +9,6 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import orjson
 import pytest
 
 from gateway.clock import FakeClock
@@ -18,32 +17,18 @@ from gateway.errors import AlreadyRunningError, ConflictError, DamagedDataError,
 from gateway.transcripts import inbox
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
-from gateway.upkeep.salvage import HOMELESS, REPORT, Salvaged, salvage
+from gateway.upkeep.salvage import salvage
 from tests.support.messages import inbox_row
 from tests.support.state import START, create_all, entry, key_of, open_state, power_cut
 from tests.support.turns import running_turns
-from tests.support.upkeep import change, edit, found, look, overwrite, shown_entries, used_state
+from tests.support.upkeep import change, edit, overwrite, shown_entries, used_state
+from tests.upkeep.salvaging import salvaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 ALL = {"sessions": 5, "messages": 12, "model_calls": 6, "inbox": 0, "outbox": 6}
-
-
-async def salvaged(path: Path, target: Path) -> Salvaged:
-    """Salvage a state; the source must be untouched, and the result must pass and start."""
-    before = look(path)
-    made = await salvage(path, target, FakeClock())
-    assert look(path) == before
-    report = check_store(target)
-    assert not found(report, Level.WRONG), report
-    assert not found(report, Level.UNSAFE), report
-    assert report.facts["entries"] == made.entries == len(await shown_entries(target))
-    document = orjson.loads((target / REPORT).read_bytes())
-    assert document["complete"] is made.complete is not bool(made.given_up)
-    assert len(document["given_up"]) == len(made.given_up)
-    return made
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
@@ -191,8 +176,9 @@ async def test_what_is_left_is_kept_and_the_rest_is_told(
     assert places - {"entries"} == set(given_up) - {"entries"}, made.given_up
     assert {key.split(":")[5] for key in await shown_entries(tmp_path / "new")} == left
     lost = {place.partition(": ")[2] for place in given_up}
-    assert made.rows == {} or {t: n for t, n in made.rows.items() if t not in lost} == {
-        t: n for t, n in ALL.items() if t not in lost
+    whole = dict.fromkeys(ALL, 0) | {"sessions": 3} if "gateway.db" in given_up else ALL
+    assert {t: n for t, n in made.rows.items() if t not in lost} == {
+        t: n for t, n in whole.items() if t not in lost
     }
 
 
@@ -361,35 +347,3 @@ async def test_whatever_is_ruined_the_result_starts_many_times(
         shutil.rmtree(path)
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
         torture_count("ruined states salvaged", 1)
-
-
-async def test_readable_messages_of_nobody_are_kept_in_a_file(tmp_path: Path) -> None:
-    path = await used_state(tmp_path / "state")
-    change(
-        path,
-        "UPDATE messages SET session_id = 'lost' WHERE turn_id = (SELECT max(turn_id) FROM outbox)",
-        "DELETE FROM outbox WHERE turn_id = (SELECT max(turn_id) FROM outbox)",
-    )
-
-    made = await salvaged(path, tmp_path / "new")
-
-    lines = (tmp_path / "new" / HOMELESS).read_bytes().splitlines()
-    assert [orjson.loads(line)["text"] for line in lines] == ["last", "re: last"]
-    (loss,) = made.given_up
-    assert (loss.count, loss.examples) == (1, ["lost"])
-
-
-async def test_a_conversation_whose_session_is_lost_goes_back_to_its_key(tmp_path: Path) -> None:
-    path = await used_state(tmp_path / "state")
-    change(path, "DELETE FROM sessions WHERE ended_at IS NOT NULL")
-
-    await salvaged(path, tmp_path / "new")
-
-    async with open_state(tmp_path / "new") as state:
-        rows = await state.database.read(
-            lambda conn: conn.execute(
-                "SELECT session_key, end_reason, count(*) FROM sessions "
-                "JOIN messages USING (session_id) WHERE ended_at IS NOT NULL GROUP BY 1"
-            ).fetchall()
-        )
-    assert rows == [(key_of("cid"), "salvaged", 2)]

@@ -1,0 +1,31 @@
+"""A salvage that is held to what every salvage must keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.clock import FakeClock
+from gateway.upkeep.checking import check_store
+from gateway.upkeep.findings import Level
+from gateway.upkeep.salvage import REPORT, Salvaged, salvage
+from tests.support.upkeep import found, look, shown_entries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def salvaged(path: Path, target: Path) -> Salvaged:
+    """Salvage a state; the source must be untouched, and the result must pass and start."""
+    before = look(path)
+    made = await salvage(path, target, FakeClock())
+    assert look(path) == before
+    report = check_store(target)
+    assert not found(report, Level.WRONG), report
+    assert not found(report, Level.UNSAFE), report
+    assert report.facts["entries"] == made.entries == len(await shown_entries(target))
+    document = orjson.loads((target / REPORT).read_bytes())
+    assert document["complete"] is made.complete is not bool(made.given_up)
+    assert len(document["given_up"]) == len(made.given_up)
+    return made
