@@ -32,6 +32,8 @@ _RESERVED: Final = 20
 """Where the header says how large a page is, and how much of it is kept free."""
 _HEAD_BYTES: Final = 100
 _VFS: Final = "cksmvfs"
+# Looked up at once: later the process may have given up the rights to read where packages are.
+_EXTENSION: Final = apsw.sqlite_extra.path("cksumvfs")
 _LAYERING: Final = threading.Lock()
 _layered_over: list[str] = []
 """The VFS below the check sums, once there is one."""
@@ -53,11 +55,10 @@ def _checked_vfs(below: str) -> str:
                 if _layered_over:
                     apsw.unregister_vfs(_VFS)
                 apsw.set_default_vfs(below)
-                apsw.sqlite_extra.load(connection, "cksumvfs")
-            except apsw.sqlite_extra.NotAvailable as exc:
-                raise StorageError(
-                    "this build of apsw is without SQLite's cksumvfs; accepted are its wheels"
-                ) from exc
+                connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 1)
+                connection.load_extension(_EXTENSION)
+            except apsw.ExtensionLoadingError as exc:
+                raise StorageError(f"SQLite's cksumvfs cannot be loaded ({exc})") from exc
             finally:
                 apsw.set_default_vfs(default)
                 connection.close()
