@@ -1,7 +1,8 @@
 """The state directory: made private, checked, and held by one process.
 
 state/        0700 (0710 with a dashboard group), files 0600
-lock        flock held for life; JSON with pid, start time and URL of its holder
+lock        flock held for life; JSON with pid, start time and URL of its holder, whose first byte
+            is locked as well (by the open file, not the process) once it is the holder's own
 quarantine/ whatever was set aside, with the reason beside it
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import struct
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS: Final = 10_000
 """How often the lock is tried while those who only ask for its holder are in the way."""
+_FLOCK: Final = "hhqqi0q"
+"""`struct flock`: kind, whence, start, length, pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,10 @@ class LockHolder:
     started_at: str
     url: str
     """Where its API listens; empty before it is ready and for command-line work."""
+
+
+_UNKNOWN: Final = LockHolder(0, "", "")
+"""One that has not said yet who it is, or that must not write into the directory."""
 
 
 class StateDirectory:
@@ -62,6 +70,8 @@ class StateDirectory:
         with storage_errors(self.path / "lock"):
             os.pwrite(self._descriptor, content + b"\n", 0)
             os.ftruncate(self._descriptor, len(content) + 1)
+            # Until now it may have told of a holder before, who was killed.
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _first_byte(fcntl.F_WRLCK))
 
     def set_aside(self, name: str, data: bytes, *, reason: str, at: datetime) -> Path:
         """Keep data that is not used in `quarantine/`, with the reason beside it.
@@ -203,11 +213,23 @@ def read_holder(path: Path) -> LockHolder | None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return _parse(file.read(4096))
+                # Asked first: what is read then is of a holder that held when it was asked.
+                return _parse(file.read(4096)) if _is_announced(file.fileno()) else _UNKNOWN
     except FileNotFoundError:
         return None
 
     return None
+
+
+def _is_announced(descriptor: int) -> bool:
+    """Tell whether the lock file speaks of the one that holds it, and not of one before."""
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _first_byte(fcntl.F_RDLCK))
+    (kind, *_) = struct.unpack(_FLOCK, found)
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def _first_byte(kind: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 1, 0)
 
 
 def _parse(content: bytes) -> LockHolder:
@@ -216,12 +238,12 @@ def _parse(content: bytes) -> LockHolder:
         return LockHolder(int(fields["pid"]), str(fields["started_at"]), str(fields["url"]))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         # The holder is between truncating and writing.
-        return LockHolder(0, "", "")
+        return _UNKNOWN
 
 
 def _describe(holder: LockHolder | None) -> str:
     if holder is None or not holder.pid:
-        return "it is starting or ending"
+        return "it is starting or ending, or a command"
 
     where = f", {holder.url}" if holder.url else ""
     return f"pid {holder.pid}, since {holder.started_at}{where}"

@@ -71,6 +71,8 @@ def check_store(state_dir: Path, *, dashboard: bool = False, disk: Disk = SYSTEM
 def _tell_holder(report: Report, holder: LockHolder | None) -> None:
     if holder is None:
         report.ok("lock", "nobody holds it")
+    elif not holder.pid:
+        report.ok("lock", "held by a gateway that is starting or ending, or by a command")
     else:
         where = f" at {holder.url}" if holder.url else ""
         report.ok("lock", f"held by pid {holder.pid} since {holder.started_at}{where}")

@@ -10,13 +10,13 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
-    from pathlib import Path
 
 PATIENCE_S: Final = 20
 """How long a child may take before the test fails."""
@@ -95,6 +95,13 @@ class Terminal:
         os.write(self._descriptor, text.encode())
 
     def interrupt(self) -> None:
+        """Press Ctrl-C, once the child waits.
+
+        Python's `input` shows its prompt before it waits: a signal in between is noticed only with
+        the next key.
+        """
+        while _state_of(self.child.pid) in "RD":
+            os.sched_yield()
         self.child.send_signal(signal.SIGINT)
 
     def wait_for(self, text: str) -> str:
@@ -147,6 +154,12 @@ def _wait_ready(descriptor: int) -> str:
             if b'"gateway.ready"' in line and line.endswith(b"}"):
                 return str(orjson.loads(line)["url"])
     raise AssertionError(f"the daemon did not get ready: {seen!r}")
+
+
+def _state_of(process: int) -> str:
+    """Return what the kernel says its main thread does: `R` and `D` are work."""
+    after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
+    return after_name.split()[0]
 
 
 def _read(descriptor: int) -> bytes:

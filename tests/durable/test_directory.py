@@ -250,6 +250,25 @@ def test_a_holder_whose_note_cannot_be_read_is_still_a_holder(
             pass
 
 
+def test_a_holder_that_has_written_nothing_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    """Nobody clears the note of a process that was killed: it stands until the next has written."""
+    path = tmp_path / "state"
+    child = _holding_child(path)
+    with child:
+        child.kill()
+    assert f'"pid":{child.pid}' in (path / "lock").read_text()
+
+    with hold_unchanged(path):
+        assert read_holder(path) == LockHolder(0, "", "")
+        with (
+            pytest.raises(AlreadyRunningError, match="starting or ending"),
+            hold(path, started_at=START),
+        ):
+            pass
+    with hold(path, started_at=START):
+        assert read_holder(path) == LockHolder(os.getpid(), "2026-01-01T00:00:00Z", "")
+
+
 def test_nobody_holds_what_is_not_there(tmp_path: Path) -> None:
     assert read_holder(tmp_path / "state") is None
 
