@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.agents.registry import open_agents
+from gateway.api.agents import facts_of
 from gateway.api.app import build_app
 from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
@@ -84,7 +85,7 @@ class Parts:
         self.store.snapshots.configure(config.store)
         self.watcher.limits = _limits(config)
         routes = Routes(config.routes, config.default_agent)
-        self.turns.configure(config.turns, config.sessions, routes.agent_for)
+        self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,11 +332,13 @@ async def _open(
     processes = ProcessRegistry()
     routes = Routes(config.routes, config.default_agent)
     turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
+    turns.contexts.settings = config.context
     store.is_busy = turns.is_busy
     store.on_dropped = turns.forget
     store.has_active_processes = processes.has_active_for_session
     discard = partial(discard_delivered, database, clock)
     watcher = ExpiryWatcher(store, database, clock, _limits(config), discard)
+    turns.contexts.post = watcher.post_context
     return Parts(config, clock, directory, database, store, processes, turns, watcher, token)
 
 
@@ -352,6 +355,7 @@ def _app(parts: Parts, stop: anyio.Event) -> ASGIApp:
             started_at=parts.clock.now(),
             version=__version__,
             stop=stop,
+            agents=facts_of(parts.config.agents),
             live=lambda: parts.watcher.limits,
             extra_status=lambda: {
                 "url": parts.url,

@@ -137,6 +137,32 @@ class Message:
     """What a tool or a user shows beside the text, after it."""
 
 
+class ProjectionMode(StrEnum):
+    """What a context has in place of a message of the transcript."""
+
+    TRIM = "trim"
+    """Of a tool result: its beginning and its end; of its images a marker."""
+    CLEAR = "clear"
+    """Of a tool result: a placeholder."""
+    OMIT = "omit"
+    """Of a turn and of all turns before it: nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What stands in place of one tool result, or of the turns up to one, and how it is made."""
+
+    item: str
+    """A tool result, as `gateway.context.projection.tool_item` names it, or the id of a turn."""
+    mode: ProjectionMode
+    max_chars: int = 0
+    """Of a trim: texts that are not longer stay whole."""
+    head_chars: int = 0
+    tail_chars: int = 0
+    placeholder: str = ""
+    """Of a clearing: what stands in place of the text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a provider counted for model calls, in tokens. Sums over calls add up field by field."""

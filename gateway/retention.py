@@ -27,6 +27,8 @@ _SESSIONS: Final = "(SELECT session_id FROM sessions WHERE session_key = ?)"
 _OF_KEY: Final = (
     f"DELETE FROM messages WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     f"DELETE FROM model_calls WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
+    f"DELETE FROM projections WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
+    f"DELETE FROM context_accounts WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     "DELETE FROM inbox WHERE session_key = ?",
     "DELETE FROM outbox WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",

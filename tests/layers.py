@@ -27,6 +27,7 @@ FLOORS: Final = {
     "systemd": 1,
     "sessions": 2,
     "context": 2,
+    "events": 2,
     "pruning": 2,
     "transcripts": 2,
     "processes": 2,
@@ -203,15 +204,16 @@ def storage_outside_durable(uses: list[Use]) -> Iterator[str]:
 
 
 def sdk_outside_its_agent(uses: list[Use]) -> Iterator[str]:
-    """Yield a fault where the openai SDK is imported elsewhere, or its agent at import time."""
-    agent = "gateway.agents.openai"
-    for use in uses:
-        if not use.imported or use.module == agent:
-            continue
-        if use.target.split(".")[0] == "openai":
-            yield f"{use.place}: {use.target}; SDK types stop in gateway/agents/openai.py"
-        elif f"{use.target}.".startswith(f"{agent}.") and not use.deferred:
-            yield f"{use.place}: {agent} loads its SDK; import it in a function"
+    """Yield a fault where a vendor's SDK is imported elsewhere, or its agent at import time."""
+    for sdk in ("anthropic", "openai"):
+        agent = f"gateway.agents.{sdk}"
+        for use in uses:
+            if not use.imported or use.module == agent:
+                continue
+            if use.target.split(".")[0] == sdk:
+                yield f"{use.place}: {use.target}; SDK types stop in gateway/agents/{sdk}.py"
+            elif f"{use.target}.".startswith(f"{agent}.") and not use.deferred:
+                yield f"{use.place}: {agent} loads its SDK; import it in a function"
 
 
 def impure_rooms(uses: list[Use]) -> Iterator[str]:

@@ -28,7 +28,7 @@ def test_only_durable_syncs_or_opens_sqlite() -> None:
     assert list(layers.storage_outside_durable(layers.read_package(PACKAGE))) == []
 
 
-def test_the_openai_sdk_is_loaded_lazily_and_in_one_place() -> None:
+def test_each_vendors_sdk_is_loaded_lazily_and_in_one_place() -> None:
     assert list(layers.sdk_outside_its_agent(layers.read_package(PACKAGE))) == []
 
 
@@ -99,6 +99,9 @@ def _faults(package: Path) -> list[str]:
         ),
         pytest.param(
             "agents/echo.py", "def f():\n import openai", "SDK types stop", id="sdk-elsewhere"
+        ),
+        pytest.param(
+            "agents/openai.py", "import anthropic", "SDK types stop", id="sdk-of-another-vendor"
         ),
         pytest.param("context/a.py", "import anyio", "must stay pure", id="context-anyio"),
         pytest.param("context/a.py", "from structlog import x", "must stay pure", id="context-log"),

@@ -13,7 +13,7 @@ from gateway.clock import FakeClock
 from gateway.errors import ConflictError
 from gateway.retention import DELIVERED_DAYS, discard_delivered, erase
 from gateway.transcripts import inbox
-from gateway.transcripts.reading import read_context, sessions_of
+from gateway.transcripts.reading import read_transcript, sessions_of
 from tests.support.messages import commit_turn, inbox_row
 from tests.support.state import entry, key_of, open_state, resolve
 
@@ -63,10 +63,7 @@ async def test_answered_messages_and_sent_replies_live_for_seven_days(
 
         assert await _count(state, "outbox") == left
         # What was said stays.
-        assert (
-            len((await read_context(state.database, entry().session_id, max_chars=10**6)).messages)
-            == 2
-        )
+        assert len(await read_transcript(state.database, entry().session_id)) == 2
     assert DELIVERED_DAYS == 7
 
 
@@ -139,12 +136,12 @@ async def test_a_removed_session_keeps_what_was_said_until_it_is_erased(tmp_path
         session_id = (await resolve(state.store)).entry.session_id
         await _turn(state, 1)
         await state.store.remove(KEY)
-        assert len((await read_context(state.database, session_id, max_chars=10**6)).messages) == 2
+        assert len(await read_transcript(state.database, session_id)) == 2
 
         await erase(state.database, state.store, KEY)
         await erase(state.database, state.store, KEY)
 
-        assert (await read_context(state.database, session_id, max_chars=10**6)).messages == []
+        assert await read_transcript(state.database, session_id) == []
 
 
 def _holding_canary(path: Path) -> list[str]:

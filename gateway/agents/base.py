@@ -60,6 +60,14 @@ class Agent(Protocol):
         """How much of the window is kept free for the answer, in tokens."""
         ...
 
+    @property
+    def cache_ttl_s(self) -> float | None:
+        """How long its provider keeps a prompt after the start of a request, in seconds.
+
+        0 where it keeps none, None where that is not known.
+        """
+        ...
+
     def run(
         self, messages: Sequence[Message], *, cache_key: str = ""
     ) -> AsyncGenerator[AgentEvent]:

@@ -41,6 +41,7 @@ class EchoAgent:
     model: Final = "echo"
 
     def __init__(self, settings: EchoSettings, clock: Clock) -> None:
+        self.cache_ttl_s: float | None = None
         self.context_window_tokens = settings.context_window_tokens
         self.reserve_tokens = settings.reserve_tokens
         self._clock = clock

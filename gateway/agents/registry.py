@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.agents.echo import EchoAgent
 from gateway.agents.scripted import ScriptedAgent, parse_script
-from gateway.agents.settings import EchoSettings, ScriptedSettings
+from gateway.agents.settings import AnthropicSettings, EchoSettings, ScriptedSettings
 from gateway.errors import ConfigurationError
 from gateway.model import AgentId
 from gateway.settings import SecretError
@@ -71,20 +71,28 @@ def _build(agent_id: str, settings: AgentSettings, clock: Clock) -> Agent:
             reserve_tokens=settings.reserve_tokens,
         )
 
-    return _build_openai(agent_id, settings, clock)
-
-
-def _build_openai(agent_id: str, settings: OpenAISettings, clock: Clock) -> Agent:
     try:
-        from gateway.agents.openai import OpenAIAgent  # noqa: PLC0415 - imports the SDK, an extra
+        return _build_with_sdk(agent_id, settings, clock)
     except ImportError as exc:
-        problem = f"the openai SDK cannot be imported ({exc}); pip install session-gateway[openai]"
+        name = settings.kind
+        problem = f"the {name} SDK cannot be imported ({exc}); pip install session-gateway[{name}]"
         raise ConfigurationError([f"agents.{agent_id}.kind: {problem}"]) from exc
+
+
+def _build_with_sdk(
+    agent_id: str, settings: OpenAISettings | AnthropicSettings, clock: Clock
+) -> Agent:
+    if isinstance(settings, AnthropicSettings):
+        from gateway.agents.anthropic import AnthropicAgent  # noqa: PLC0415 - imports the SDK
+
+        return AnthropicAgent(settings, _api_key(agent_id, settings), clock)
+
+    from gateway.agents.openai import OpenAIAgent  # noqa: PLC0415 - imports the SDK, an extra
 
     return OpenAIAgent(settings, _api_key(agent_id, settings), clock)
 
 
-def _api_key(agent_id: str, settings: OpenAISettings) -> str:
+def _api_key(agent_id: str, settings: OpenAISettings | AnthropicSettings) -> str:
     if settings.api_key is None:
         return ""
 

@@ -68,6 +68,7 @@ class ScriptedAgent:
         context_window_tokens: int = 200_000,
         reserve_tokens: int = 16_384,
     ) -> None:
+        self.cache_ttl_s: float | None = None
         self.context_window_tokens = context_window_tokens
         self.reserve_tokens = reserve_tokens
         self._steps = cycle(steps)

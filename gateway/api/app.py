@@ -13,6 +13,7 @@ from starlette.routing import Router
 from gateway.api.guard import Guard
 from gateway.api.messages import message_routes
 from gateway.api.operations import operation_routes
+from gateway.api.session_context import session_context_routes
 from gateway.api.sessions import session_routes
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def build_app(context: ApiContext) -> ASGIApp:
     routes = [
         *message_routes(context),
         *session_routes(context),
+        *session_context_routes(context),
         *operation_routes(context),
     ]
     router = Router(routes, redirect_slashes=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import anyio
@@ -11,8 +11,10 @@ import anyio
 from gateway.api.settings import HttpSettings
 from gateway.clock import Clock
 from gateway.durable.database import Database
+from gateway.model import AgentId
 from gateway.sessions.store import SessionStore
 from gateway.turns.pipeline import Turns
+from gateway.turns.preparing import AgentFacts
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 
@@ -32,6 +34,8 @@ class ApiContext:
     started_at: datetime
     stop: anyio.Event
     """Set once the daemon stops; the one that `serve` gets."""
+    agents: Mapping[AgentId, AgentFacts] = field(default_factory=dict)
+    """Who answers, by id."""
     live: Callable[[], RetentionLimits]
     """What the store may keep now."""
     extra_status: Callable[[], Mapping[str, object]]

@@ -5,9 +5,12 @@ No label names a session, a user or a chat: their number has no bound.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from gateway.context.cache import CacheVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from gateway.api.context import ApiContext
+    from gateway.turns.contexts import Contexts
 
 
 class StatisticsCollector:
@@ -32,6 +36,7 @@ class StatisticsCollector:
         """Yield every metric with its value of now."""
         yield from self._of_store()
         yield from self._of_turns()
+        yield from self._of_contexts()
         yield from self._of_database()
         yield from self._of_watcher()
 
@@ -65,6 +70,38 @@ class StatisticsCollector:
         yield _counter("paused", "Messages to paused sessions.", turns.paused)
         yield _counter("recovered", "Messages that a restart found unanswered.", turns.recovered)
 
+    def _of_contexts(self) -> Iterator[Metric]:
+        contexts = context_statistics(self._context.turns.contexts)
+        yield _counter("context_rounds", "Pruning rounds done on contexts.", contexts.rounds)
+        results = CounterMetricFamily(
+            "gateway_context_results",
+            "Tool results that pruning rounds made shorter, by how.",
+            labels=["mode"],
+        )
+        results.add_metric(["trim"], contexts.trimmed)
+        results.add_metric(["clear"], contexts.cleared)
+        yield results
+        yield _counter(
+            "context_saved_tokens",
+            "Tokens that pruning rounds took out of contexts, estimated.",
+            contexts.saved_tokens,
+        )
+        # No counter: a round at a warm cache may cost more than it saves.
+        yield _gauge(
+            "context_saved_usd",
+            "What pruning rounds saved at the requests right after them, in US dollars; "
+            "only of models whose price is configured.",
+            contexts.saved_usd,
+        )
+        calls = CounterMetricFamily(
+            "gateway_model_calls",
+            "Model calls, by what became of them at the provider's prompt cache.",
+            labels=["cache"],
+        )
+        for verdict, count in contexts.model_calls.items():
+            calls.add_metric([verdict], count)
+        yield calls
+
     def _of_database(self) -> Iterator[Metric]:
         database = self._context.database.statistics()
         yield _counter("transactions", "Transactions committed.", database.transactions)
@@ -96,6 +133,34 @@ class StatisticsCollector:
         for duty, count in sorted(watcher.failures.items()):
             failures.add_metric([duty], count)
         yield failures
+
+
+@dataclass(frozen=True, slots=True)
+class ContextStatistics:
+    """What became of contexts since the start."""
+
+    rounds: int
+    """Pruning rounds."""
+    trimmed: int
+    cleared: int
+    saved_tokens: int
+    """What rounds took out of contexts, estimated."""
+    saved_usd: float
+    """What that saved at the requests right after the rounds, of models whose price is known."""
+    model_calls: dict[str, int]
+    """Model calls by what became of them at the provider's prompt cache."""
+
+
+def context_statistics(contexts: Contexts) -> ContextStatistics:
+    """Return what became of contexts since the start."""
+    return ContextStatistics(
+        rounds=contexts.rounds,
+        trimmed=contexts.pruned["trim"],
+        cleared=contexts.pruned["clear"],
+        saved_tokens=contexts.saved_tokens,
+        saved_usd=contexts.saved_usd,
+        model_calls={verdict.value: contexts.verdicts[verdict] for verdict in CacheVerdict},
+    )
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from gateway.api.answers import json_response
 from gateway.api.bodies import read_form
 from gateway.api.form import query_form
-from gateway.api.metrics import StatisticsCollector
+from gateway.api.metrics import StatisticsCollector, context_statistics
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -75,6 +75,7 @@ class Operations:
             "ready": not self._reasons(),
             "store": context.store.statistics(),
             "turns": context.turns.statistics(),
+            "contexts": context_statistics(context.turns.contexts),
             "database": context.database.statistics(),
             "watcher": context.watcher.statistics(),
         }

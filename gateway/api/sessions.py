@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode, urlsafe_b64encode
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
@@ -22,6 +23,7 @@ from gateway.model import SessionId, SessionKey
 from gateway.retention import erase, is_erasure_unfinished
 from gateway.sessions.entry import entry_to_dict
 from gateway.sessions.key import parse_key
+from gateway.transcripts import accounts
 from gateway.transcripts.reading import read_transcript, sessions_of
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Sessions:
 
     async def transcript(self, request: Request) -> Response:
         """Answer with what was said, oldest first; `next_after` is null at the end."""
-        key = _key(request)
+        key = key_of(request)
         form = query_form(request)
         limit = form.written_number("limit", least=1, most=MAX_LIMIT, default=DEFAULT_LIMIT)
         after = form.written_number("after", least=0, most=_MAX_POSITION, default=0)
@@ -132,7 +134,7 @@ class Sessions:
         """Bring back the conversation before the last reset, prune or removal."""
         key = await self._idle(request)
         if self._store.get(key) is None and not await sessions_of(self._database, key):
-            raise _not_found()
+            raise not_found()
 
         entry = await self._store.undo(key)
         get_logger().info("session.undone", session_key=key, session_id=entry.session_id)
@@ -153,16 +155,17 @@ class Sessions:
         return self._answer(entry)
 
     async def _show(self, request: Request) -> Response:
-        key = _key(request)
+        key = key_of(request)
         query_form(request).finish()
         entry = self._store.get(key)
         if entry is None:
-            raise _not_found()
+            raise not_found()
 
-        return self._answer(entry)
+        account = await self._database.read(partial(accounts.read, session_id=entry.session_id))
+        return json_response(self._shown(entry) | {"context_account": asdict(account)})
 
     async def _remove(self, request: Request) -> Response:
-        key = _key(request)
+        key = key_of(request)
         form = query_form(request)
         erasing = form.word_flag("erase")
         form.finish()
@@ -172,7 +175,7 @@ class Sessions:
         if removed:
             await self._store.remove(key)
         elif not (erasing and await self._has_traces(key)):
-            raise _not_found()
+            raise not_found()
         rewritten = await erase(self._database, self._store, key) if erasing else None
         get_logger().info(
             "session.removed", session_key=key, erased=erasing, database_rewritten=rewritten
@@ -193,11 +196,11 @@ class Sessions:
         for record in await sessions_of(self._database, key):
             if wanted in ("", record.session_id):
                 return record.session_id
-        raise _not_found() if not wanted else NotFoundError("This session has had no such id.")
+        raise not_found() if not wanted else NotFoundError("This session has had no such id.")
 
     async def _named(self, request: Request) -> SessionKey:
         """Return the key of a request whose path says it all."""
-        key = _key(request)
+        key = key_of(request)
         query_form(request).finish()
         (
             await read_form(
@@ -223,13 +226,19 @@ class Sessions:
         return shown | {"busy": self._context.turns.is_busy(entry.session_key)}
 
 
-def _key(request: Request) -> SessionKey:
+def key_of(request: Request) -> SessionKey:
+    """Return the session key in a request's path.
+
+    Raises:
+        BadRequestError: it is none.
+    """
     text = str(request.path_params["key"])
     parse_key(text)
     return SessionKey(text)
 
 
-def _not_found() -> NotFoundError:
+def not_found() -> NotFoundError:
+    """Return the error of a key without a session."""
     return NotFoundError("There is no session with this key.")
 
 

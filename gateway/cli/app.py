@@ -9,6 +9,7 @@ import typer
 from gateway.cli.backup import backup
 from gateway.cli.chat import chat
 from gateway.cli.config import check_config, init
+from gateway.cli.context import app as context
 from gateway.cli.run import run
 from gateway.cli.sessions import app as sessions
 from gateway.cli.status import status
@@ -52,4 +53,5 @@ app.command()(chat)
 app.command()(backup)
 app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")
+app.add_typer(context, name="context")
 app.add_typer(store, name="store")

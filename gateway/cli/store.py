@@ -20,6 +20,8 @@ _ROWS: Final = {
     "sessions": "sessions that run or ended",
     "messages": "messages",
     "model_calls": "model calls",
+    "projections": "shortened tool results",
+    "context_accounts": "accounts of contexts",
     "inbox": "messages that the next start answers",
     "outbox": "stored replies",
 }

@@ -25,6 +25,7 @@ LIVE: Final[frozenset[KeyPath]] = frozenset(
         ("turns", "max_waiting_per_session"),
         ("turns", "messages_per_minute"),
         ("turns", "max_text_chars"),
+        ("context",),
         ("log", "level"),
         ("routes",),
     }

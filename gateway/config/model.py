@@ -17,6 +17,7 @@ from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
+from gateway.context.settings import ContextSettings
 from gateway.errors import ConfigurationError
 from gateway.log import LogSettings, get_logger
 from gateway.model import ChatType
@@ -79,6 +80,7 @@ class GatewayConfig(Settings):
     store: StoreSettings = Field(default_factory=StoreSettings)
     sessions: SessionSettings = Field(default_factory=SessionSettings)
     turns: TurnSettings = Field(default_factory=TurnSettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     agents: dict[AgentName, AgentSettings] = Field(

@@ -5,3 +5,7 @@ and returns messages and numbers. `gateway.turns` is above.
 """
 
 from __future__ import annotations
+
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, estimate_context_chars
+
+__all__ = ["CHARS_PER_TOKEN_ESTIMATE", "estimate_context_chars"]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CHARS_PER_TOKEN_ESTIMATE: Final = 4
 """Characters a token is taken to have: what English prose and code come to on the average."""
+IMAGE_CHARS: Final = 8_000
+"""Characters an image is taken for, whatever its size: providers count 1,000 to 2,000 tokens."""
 
 
 def message_chars(message: Message) -> int:
@@ -24,14 +26,17 @@ def message_chars(message: Message) -> int:
     if message.role is Role.NOTICE:
         return 0
 
-    calls = sum(
-        len(call.call_id) + len(call.name) + len(call.arguments) for call in message.tool_calls
-    )
-    return len(message.text) + len(message.tool_call_id) + calls
+    chars = len(message.text) + len(message.tool_call_id)
+    if message.tool_calls:
+        for call in message.tool_calls:
+            chars += len(call.call_id) + len(call.name) + len(call.arguments)
+    if message.images:
+        chars += IMAGE_CHARS * len(message.images)
+    return chars
 
 
 def estimate_context_chars(messages: Iterable[Message]) -> int:
-    """Return the characters of a context: texts, tool calls and the ids of calls."""
+    """Return the characters of a context: texts, tool calls and ids of calls, images as a sum."""
     return sum(map(message_chars, messages))
 
 

@@ -1,88 +1,69 @@
-"""Which messages of a session fit the window of a model.
+"""How many of the oldest turns leave a context that no longer fits the window of a model.
 
-Whole turns are left out, oldest first, so that a tool call never loses its result. Nothing is
-shortened here, and the transcript is never touched: the choice is made anew for each turn.
+Whole turns leave, so that a tool call never loses its result, and more than need be: each time the
+beginning of the context changes, the provider's prompt cache is lost. What left stays out.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, message_chars
-from gateway.model import Message, Role
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
+from gateway.model import TurnId
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from gateway.context.counted import CountedContext
 
-    from gateway.model import TurnId
+FILL: Final = 0.75
+"""What is left takes at most this share of the room, but for the newest turn alone."""
 
 
 @dataclass(frozen=True, slots=True)
-class FittedContext:
-    """The part of a session that is sent to a model."""
+class Overflow:
+    """The turns that leave a context."""
 
-    messages: tuple[Message, ...]
-    """Oldest first, without notices."""
-    chars: int
-    """The size of the request, its overhead included."""
-    turns_left_out: int
-    """How many of the oldest turns are missing."""
-    fits: bool
-    """False where the last turn alone is too large; an agent must not be asked then."""
+    messages: int
+    """How many messages these are, from the first on."""
+    turns: int
+    last_turn: TurnId
+    """The newest of them."""
 
 
-def fit_window(
-    messages: Sequence[Message],
-    *,
-    window_tokens: int,
-    reserve_tokens: int,
-    overhead_chars: int,
-    chars: int | None = None,
-) -> FittedContext:
-    """Leave out as few of the oldest whole turns as needed for the rest to fit.
-
-    The last turn always stays, and so do messages that belong to no turn.
+def room_chars(
+    window_tokens: int, reserve_tokens: int, other_tokens: int, tokens_per_estimate: float = 1.0
+) -> int:
+    """Return how many characters of context fit a window.
 
     Args:
-        messages: A session's messages, oldest first.
         window_tokens: The size of the model's window.
         reserve_tokens: How much of it stays free for the answer.
-        overhead_chars: What a request carries beside the messages.
-        chars: The characters of all messages, where they are known and no notice is among them:
-            then messages that all fit are not looked at.
+        other_tokens: What a request carries beside the context.
+        tokens_per_estimate: How many tokens are counted for each that is estimated.
     """
-    room_chars = (window_tokens - reserve_tokens) * CHARS_PER_TOKEN_ESTIMATE
-    if chars is not None and chars + overhead_chars <= room_chars:
-        return FittedContext(tuple(messages), chars + overhead_chars, turns_left_out=0, fits=True)
-
-    sent = [message for message in messages if message.role is not Role.NOTICE]
-    turn_chars = _turn_chars(sent)
-    chars = overhead_chars + sum(message_chars(message) for message in sent if not message.turn_id)
-
-    kept: set[TurnId] = set()
-    for turn_id, size in turn_chars.items():
-        if kept and chars + size > room_chars:
-            break
-        kept.add(turn_id)
-        chars += size
-
-    return FittedContext(
-        messages=tuple(
-            message for message in sent if not message.turn_id or message.turn_id in kept
-        ),
-        chars=chars,
-        turns_left_out=len(turn_chars) - len(kept),
-        fits=chars <= room_chars,
-    )
+    room_tokens = (window_tokens - reserve_tokens - other_tokens) / tokens_per_estimate
+    return int(room_tokens * CHARS_PER_TOKEN_ESTIMATE)
 
 
-def _turn_chars(messages: Sequence[Message]) -> dict[TurnId, int]:
-    """Return the characters of each turn, the turn of the last message first."""
-    turn_chars: dict[TurnId, int] = {}
-    for message in reversed(messages):
-        if message.turn_id:
-            size = turn_chars.get(message.turn_id, 0)
-            turn_chars[message.turn_id] = size + message_chars(message)
+def overflow(context: CountedContext, room: int) -> Overflow | None:
+    """Return which turns must leave a context for the rest to fit; None where all of it does.
 
-    return turn_chars
+    Args:
+        context: Without the turn that runs, which always stays.
+        room: What `room_chars` returned; where it is not positive, all turns leave.
+    """
+    if context.chars <= room:
+        return None
+
+    chars, messages, turns = context.chars, 0, 0
+    newest = context.messages[-1].turn_id if context.messages else None
+    last: TurnId | None = None
+    for message, size in zip(context.messages, context.sizes, strict=True):
+        if message.turn_id != last:
+            if chars <= (room if message.turn_id == newest else FILL * room):
+                break
+            last = message.turn_id
+            turns += 1
+        chars -= size
+        messages += 1
+    return None if last is None else Overflow(messages, turns, last)

@@ -144,10 +144,45 @@ DROP TABLE old_outbox;
 CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 """
 
-# Nothing in the tables: from here on the pages have check sums, which only this tells for certain.
-_THIRD = ""
 CHECKED_FROM: Final = 3
-"""The first version that is never without them."""
+"""The first version whose pages are never without check sums."""
+_THIRD = """
+ALTER TABLE messages ADD COLUMN images TEXT;
+
+ALTER TABLE model_calls ADD COLUMN cache_write_1h_tokens INTEGER;
+ALTER TABLE model_calls ADD COLUMN reasoning_tokens INTEGER;
+ALTER TABLE model_calls ADD COLUMN cache_verdict TEXT;
+
+CREATE TABLE projections (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    item TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    max_chars INTEGER NOT NULL,
+    head_chars INTEGER NOT NULL,
+    tail_chars INTEGER NOT NULL,
+    placeholder TEXT NOT NULL,
+    made_at TEXT NOT NULL,
+    UNIQUE (session_id, item)
+) STRICT;
+
+CREATE TABLE context_accounts (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    model TEXT NOT NULL,
+    request_tokens INTEGER NOT NULL,
+    overhead_tokens INTEGER NOT NULL,
+    tokens_per_estimate REAL NOT NULL DEFAULT 1.0,
+    weighed_tokens INTEGER NOT NULL DEFAULT 0,
+    cache_verdict TEXT NOT NULL,
+    rounds INTEGER NOT NULL,
+    trimmed INTEGER NOT NULL,
+    cleared INTEGER NOT NULL,
+    saved_tokens INTEGER NOT NULL,
+    saved_usd REAL,
+    last_round_at TEXT
+) STRICT;
+"""
 
 MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD)
 """The script at index n leads from version n to n + 1."""

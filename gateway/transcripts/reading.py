@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.model import Message, Role, SessionId, ToolCall, TurnId
+from gateway.model import Image, Message, Role, SessionId, ToolCall, TurnId
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.durable.batch import Queries
     from gateway.durable.connection import Connection
     from gateway.durable.database import Database
     from gateway.model import SessionKey
 
-_COLUMNS = "position, turn_id, role, text, tool_calls, tool_call_id, tool_name, created_at"
+_COLUMNS = "position, turn_id, role, text, tool_calls, tool_call_id, tool_name, created_at, images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,52 +66,46 @@ async def read_transcript(
 
 
 @dataclass(frozen=True, slots=True)
-class ContextTail:
-    """The newest whole turns of a session, as a model gets them."""
+class Beginning:
+    """Where the part of a session that is sent begins."""
 
-    messages: list[Message]
-    """Oldest first, notices left out."""
-    chars: int
-    """Characters of the messages as they are stored."""
-    older_turns: int
-    """Turns before them, which were not read."""
-
-
-async def read_context(database: Database, session_id: SessionId, *, max_chars: int) -> ContextTail:
-    """Return the newest whole turns of a session that fit a number of characters.
-
-    It reads no more than that, however long the session is.
-    """
-
-    def query(connection: Connection) -> ContextTail:
-        rows: list[tuple[object, ...]] = []
-        chars = 0
-        for row in connection.execute(
-            f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND role <> 'notice' "  # noqa: S608 - constant column names
-            "ORDER BY position DESC",
-            (session_id,),
-        ):
-            chars += len(str(row[3])) + len(str(row[4] or ""))
-            if chars > max_chars:
-                # The turn this row belongs to does not fit as a whole.
-                kept = [one for one in rows if one[1] != row[1]]
-                older = connection.execute(
-                    "SELECT count(DISTINCT turn_id) FROM messages "
-                    "WHERE session_id = ? AND position <= ? AND role <> 'notice'",
-                    (session_id, row[0]),
-                ).fetchall()[0][0]
-                return _tail(kept, int(str(older)))
-
-            rows.append(row)
-        return _tail(rows, 0)
-
-    return await database.read(query)
+    position: int = 0
+    """The last message that is left out."""
+    turns: int = 0
+    """Turns that are left out."""
+    last_answer: Message | None = None
+    """What the agent said last in them."""
 
 
-def _tail(rows: list[tuple[object, ...]], older_turns: int) -> ContextTail:
-    """Return rows that were read newest first."""
-    chars = sum(len(str(row[3])) + len(str(row[4] or "")) for row in rows)
-    return ContextTail([_message(row) for row in reversed(rows)], chars, older_turns)
+def beginning_after(connection: Queries, session_id: SessionId, turn_id: TurnId) -> Beginning:
+    """Return where a session goes on after a turn."""
+    position = connection.execute(
+        "SELECT max(position) FROM messages WHERE session_id = ? AND turn_id = ?",
+        (session_id, turn_id),
+    ).fetchall()[0][0]
+    if position is None:
+        return Beginning()
+
+    turns = connection.execute(
+        "SELECT count(DISTINCT turn_id) FROM messages WHERE session_id = ? AND position <= ?",
+        (session_id, position),
+    ).fetchall()[0][0]
+    answer = connection.execute(
+        f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND position <= ? "  # noqa: S608 - constant column names
+        "AND role = 'assistant' ORDER BY position DESC LIMIT 1",
+        (session_id, position),
+    ).fetchall()
+    return Beginning(int(str(position)), int(str(turns)), _message(answer[0]) if answer else None)
+
+
+def messages_after(connection: Queries, session_id: SessionId, position: int) -> Iterator[Message]:
+    """Yield what was said in a session after a position, oldest first, without notices."""
+    for row in connection.execute(
+        f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND position > ? "  # noqa: S608 - constant column names
+        "AND role <> 'notice' ORDER BY position",
+        (session_id, position),
+    ):
+        yield _message(row)
 
 
 async def sessions_of(database: Database, key: SessionKey) -> list[SessionRecord]:
@@ -142,4 +139,5 @@ def _message(row: tuple[object, ...]) -> Message:
         tool_call_id=str(row[5] or ""),
         tool_name=str(row[6] or ""),
         turn_id=TurnId(str(row[1])),
+        images=tuple(Image(**image) for image in orjson.loads(str(row[8]))) if row[8] else (),
     )

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 _INSERT: Final = (
     "INSERT INTO messages (session_id, turn_id, role, text, tool_calls, tool_call_id, tool_name, "
-    "created_at) VALUES "
+    "images, created_at) VALUES "
 )
-_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?)"
+_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS: Final = 9
 _ROWS: Final = 100
 """Messages written by one statement."""
 
@@ -36,11 +37,12 @@ def append_messages(
             orjson.dumps(message.tool_calls).decode() if message.tool_calls else None,
             message.tool_call_id or None,
             message.tool_name or None,
+            orjson.dumps(message.images).decode() if message.images else None,
             at,
         )
-    for start in range(0, len(rows), _ROWS * 8):
-        part = rows[start : start + _ROWS * 8]
-        transaction.execute(_INSERT + ", ".join([_VALUES] * (len(part) // 8)), part)
+    for start in range(0, len(rows), _ROWS * _COLUMNS):
+        part = rows[start : start + _ROWS * _COLUMNS]
+        transaction.execute(_INSERT + ", ".join([_VALUES] * (len(part) // _COLUMNS)), part)
 
 
 def append_model_calls(
@@ -49,22 +51,35 @@ def append_model_calls(
     turn_id: TurnId,
     agent: str,
     calls: Sequence[ModelCall],
+    verdicts: Sequence[str],
 ) -> None:
-    """Record each model call of a turn with what its provider counted."""
-    for call in calls:
+    """Record each model call of a turn with what its provider counted.
+
+    Args:
+        transaction: Where.
+        session_id: The conversation.
+        turn_id: The turn.
+        agent: Who made the calls.
+        calls: In order.
+        verdicts: What became of each call at the provider's prompt cache.
+    """
+    for call, verdict in zip(calls, verdicts, strict=True):
         started_at = call.started_at.isoformat().replace("+00:00", "Z")
         usage = call.usage
-        counts: tuple[int | None, ...] = (None,) * 4
+        counts: tuple[int | None, ...] = (None,) * 6
         if usage is not None:
             counts = (
                 usage.input_tokens,
                 usage.output_tokens,
                 usage.cache_read_tokens,
                 usage.cache_write_tokens,
+                usage.cache_write_1h_tokens,
+                usage.reasoning_tokens,
             )
         transaction.execute(
             "INSERT INTO model_calls (session_id, turn_id, agent, model, started_at, "
-            "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (session_id, turn_id, agent, call.model, started_at, *counts),
+            "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, "
+            "cache_write_1h_tokens, reasoning_tokens, cache_verdict) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (session_id, turn_id, agent, call.model, started_at, *counts, verdict),
         )

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from gateway.context.cache import CacheVerdict
 from gateway.model import ContextSource, Message, Role, SessionId, Usage
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.history import stamp
-from gateway.transcripts import inbox, outbox
+from gateway.transcripts import accounts, inbox, outbox
+from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.inbox import InboxRow
 from gateway.transcripts.writing import append_messages, append_model_calls
 from gateway.turns.records import encode_reply
@@ -35,6 +37,10 @@ class TurnCommit:
     """What the user is told ahead of the answer; empty for nothing."""
     context: ReplyContext | None
     at: datetime
+    verdicts: tuple[CacheVerdict, ...] = ()
+    """What became of each model call at the provider's prompt cache."""
+    account: ContextAccount | None = None
+    """How the context was measured; None where nothing new is known."""
 
     def messages(self) -> list[Message]:
         """Return what the turn adds to the transcript, in order."""
@@ -56,7 +62,16 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
     def work(transaction: Transaction) -> None:
         at, row = stamp(turn.at), turn.row
         append_messages(transaction, turn.session_id, turn.messages(), at=at)
-        append_model_calls(transaction, turn.session_id, row.turn_id, row.agent, turn.outcome.calls)
+        append_model_calls(
+            transaction,
+            turn.session_id,
+            row.turn_id,
+            row.agent,
+            turn.outcome.calls,
+            turn.verdicts,
+        )
+        if turn.account is not None:
+            accounts.keep(transaction, turn.session_id, turn.account)
         outbox.add(transaction, row, reply=encode_reply(reply), at=at)
         inbox.remove(transaction, row)
         # The entry of a session that was removed or reset meanwhile is not this turn's to change.
@@ -152,4 +167,5 @@ def turn_facts(turn: TurnCommit, reply: Reply) -> dict[str, object]:
         "context_tokens": reply.context.tokens,
         "context_source": reply.context.source.value,
         "turns_left_out": reply.context.turns_left_out,
+        "cache": turn.verdicts[-1].value if turn.verdicts else None,
     }

@@ -1,78 +1,115 @@
-"""The messages of sessions in use, so that a turn need not read its whole transcript again.
+"""The contexts of sessions in use, so that a turn need not read its whole transcript again.
 
-What stands here is what the transcript holds. One lane runs a session at a time, so nobody else
+What stands here is what the database holds. One lane runs a session at a time, so nobody else
 appends meanwhile; whoever commits forgets first and keeps again once the commit is durable.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gateway.context.estimate import estimate_context_chars
-from gateway.model import Message, Role
+from gateway.context.counted import CountedContext
+from gateway.context.window import Overflow, overflow
+from gateway.model import Projection, ProjectionMode, TurnId
+from gateway.transcripts import accounts, projections
+from gateway.transcripts.accounts import ContextAccount
+from gateway.transcripts.reading import Beginning, beginning_after, messages_after
 
 if TYPE_CHECKING:
+    from gateway.durable.batch import Queries
+    from gateway.durable.database import Database
     from gateway.model import SessionId
 
 MAX_CHARS: Final = 32_000_000
 """Characters kept in all; the sessions longest not in use leave first."""
+_MESSAGE_CHARS: Final = 500
+"""What a message takes in memory beside its text."""
 
 
 @dataclass(slots=True)
-class Known:
-    """The newest whole turns of a session."""
+class SessionContext:
+    """What is sent of a session, and how that was measured."""
 
-    messages: list[Message]
-    """Oldest first, notices left out."""
-    chars: int
-    older_turns: int
-    """Turns before them, which no window has room for."""
+    counted: CountedContext = field(default_factory=CountedContext)
+    account: ContextAccount = field(default_factory=ContextAccount)
+    left_out: Projection | None = None
+    """Turns that were not even read, for no window has room for them; not stored yet."""
 
-    def add(self, added: list[Message], max_chars: int) -> None:
-        """Add a turn; the oldest turns leave where there is twice of what is of use."""
-        fresh = [message for message in added if message.role is not Role.NOTICE]
-        self.messages.extend(fresh)
-        self.chars += estimate_context_chars(fresh)
-        if self.chars > 2 * max_chars:
-            self._shorten(max_chars)
+    @property
+    def weight(self) -> int:
+        """Roughly its characters in memory."""
+        return self.counted.chars + _MESSAGE_CHARS * len(self.counted.messages)
 
-    def _shorten(self, max_chars: int) -> None:
-        place = 0
-        while self.chars > max_chars and place < len(self.messages):
-            turn_id = self.messages[place].turn_id
-            while place < len(self.messages) and self.messages[place].turn_id == turn_id:
-                self.chars -= estimate_context_chars(self.messages[place : place + 1])
-                place += 1
-            self.older_turns += 1
-        del self.messages[:place]
+
+async def load_context(
+    database: Database, session_id: SessionId, *, max_chars: int
+) -> SessionContext:
+    """Read what is sent of a session, its projections in place.
+
+    Args:
+        database: Where it is.
+        session_id: The conversation.
+        max_chars: What surely fits no window is left out, so that memory is bounded.
+    """
+    return await database.read(lambda connection: _load(connection, session_id, max_chars))
+
+
+def _load(connection: Queries, session_id: SessionId, max_chars: int) -> SessionContext:
+    made = projections.read(connection, session_id)
+    begins = _beginning(connection, session_id, made)
+    counted = CountedContext(
+        {one.item: one for one in made if one.mode is not ProjectionMode.OMIT},
+        left_out_turns=begins.turns,
+        after_answer=begins.last_answer,
+    )
+    context = SessionContext(counted, accounts.read(connection, session_id))
+    last: TurnId | None = None
+    for message in messages_after(connection, session_id, begins.position):
+        if message.turn_id != last and counted.chars > 2 * max_chars:
+            context.left_out = leave_out(counted, overflow(counted, max_chars)) or context.left_out
+        last = message.turn_id
+        counted.extend([message])
+    return context
+
+
+def _beginning(connection: Queries, session_id: SessionId, made: list[Projection]) -> Beginning:
+    for one in made:
+        if one.mode is ProjectionMode.OMIT:
+            return beginning_after(connection, session_id, TurnId(one.item))
+    return Beginning()
+
+
+def leave_out(counted: CountedContext, beyond: Overflow | None) -> Projection | None:
+    """Leave turns out of a context; return what stands in their place."""
+    if beyond is None:
+        return None
+
+    counted.leave_out(beyond.messages, beyond.turns)
+    return Projection(beyond.last_turn, ProjectionMode.OMIT)
 
 
 class ContextMemory:
-    """What is known of sessions in use, bounded by its characters."""
+    """The contexts of sessions in use, bounded by their characters."""
 
     def __init__(self, max_chars: int = MAX_CHARS) -> None:
         """Start empty."""
         self._max_chars = max_chars
-        self._sessions: OrderedDict[SessionId, Known] = OrderedDict()
+        self._sessions: OrderedDict[SessionId, tuple[SessionContext, int]] = OrderedDict()
         self._chars = 0
 
-    def get(self, session_id: SessionId) -> Known | None:
-        """Return what is known of a session."""
-        return self._sessions.get(session_id)
-
-    def keep(self, session_id: SessionId, known: Known) -> None:
-        """Keep what is known of a session, in place of what was."""
+    def keep(self, session_id: SessionId, context: SessionContext) -> None:
+        """Keep the context of a session, in place of what was."""
         self.take(session_id)
-        self._sessions[session_id] = known
-        self._chars += known.chars
+        weight = context.weight
+        self._sessions[session_id] = context, weight
+        self._chars += weight
         while self._chars > self._max_chars:
             self.take(next(iter(self._sessions)))
 
-    def take(self, session_id: SessionId) -> Known | None:
-        """Return what is known of a session and forget it."""
-        known = self._sessions.pop(session_id, None)
-        if known is not None:
-            self._chars -= known.chars
-        return known
+    def take(self, session_id: SessionId) -> SessionContext | None:
+        """Return the context of a session and forget it."""
+        context, weight = self._sessions.pop(session_id, (None, 0))
+        self._chars -= weight
+        return context

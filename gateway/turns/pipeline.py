@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
+    from gateway.context.settings import ContextSettings
     from gateway.durable.database import Database
     from gateway.model import ChatType, SessionId, SessionSource
     from gateway.sessions.settings import SessionSettings
@@ -108,6 +109,8 @@ class Turns:
         self._drained = anyio.Event()
         self._runner = TurnRunner(database, store, agents, clock, settings.turn_deadline_s)
         self._runner.on_stalled = self._tell_stalled
+        self.contexts = self._runner.contexts
+        """What is sent of each session."""
         self._stalled: set[SessionKey] = set()
         """Sessions whose turn waits for the storage."""
         self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
@@ -165,11 +168,13 @@ class Turns:
         self,
         settings: TurnSettings,
         sessions: SessionSettings,
+        context: ContextSettings,
         agent_for: Callable[[SessionSource], AgentId],
     ) -> None:
         """Take new bounds, policies and routes for what comes from now on."""
         self._settings = self._lanes.settings = settings
         self._runner.deadline_s = settings.turn_deadline_s
+        self.contexts.settings = context
         self._sessions = sessions
         self._policies.clear()
         self._agent_for = agent_for
@@ -182,7 +187,7 @@ class Turns:
     def forget(self, key: SessionKey, session_id: SessionId) -> None:
         """Drop the runtime state of a session that is gone."""
         self._lanes.forget(key)
-        self._runner.forget(session_id)
+        self.contexts.forget(session_id)
 
     async def submit(self, inbound: Inbound) -> Ticket:
         """Accept a message and return the ticket of its turn.
@@ -294,7 +299,7 @@ class Turns:
             return
 
         # Nothing was said in it yet, so there is nothing to read.
-        self._runner.begin(stored.started)
+        self.contexts.begin(stored.started)
         if stored.reset is not None:
             get_logger().info(
                 "session.reset",

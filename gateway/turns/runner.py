@@ -6,18 +6,17 @@ The pipeline above decides what runs when; a runner knows no queue.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
 from gateway.errors import StorageBusyError, StorageFullError, UnavailableError
 from gateway.log import get_logger
 from gateway.model import Message, Role
 from gateway.sessions.policy import ResetPolicy
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import InboxRow
-from gateway.transcripts.reading import read_context
 from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
-from gateway.turns.memory import ContextMemory, Known
+from gateway.turns.contexts import Contexts, cache_key
 from gateway.turns.records import decode_reset, reset_text
 from gateway.turns.running import MAX_RECOVERIES, given_up, reply_context, run_turn
 from gateway.turns.ticket import Progress
@@ -27,10 +26,13 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
+    from gateway.context.cache import CacheVerdict
     from gateway.durable.database import Database
-    from gateway.model import AgentId, SessionId, SessionKey
+    from gateway.model import AgentId, SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
+    from gateway.transcripts.accounts import ContextAccount
+    from gateway.turns.ticket import ReplyContext
 
 T = TypeVar("T")
 
@@ -72,15 +74,7 @@ class TurnRunner:
         """How long an agent may take; may be changed at any time."""
         self.on_stalled: Callable[[SessionKey], None] = lambda _: None
         """Called each time a turn could not be stored and waits to try again."""
-        self._memory = ContextMemory()
-
-    def begin(self, session_id: SessionId) -> None:
-        """Note a session in which nothing was said yet, so that nothing is read."""
-        self._memory.keep(session_id, Known([], 0, 0))
-
-    def forget(self, session_id: SessionId) -> None:
-        """Drop what is remembered of a session that is gone."""
-        self._memory.take(session_id)
+        self.contexts = Contexts(database, clock)
 
     async def run(self, accepted: Accepted) -> str:
         """Run a turn, commit it, tell who waits, and return its status.
@@ -94,25 +88,47 @@ class TurnRunner:
         notice = reset_text(row.session_key, reset)
         accepted.progress.add_text(notice)
         message = Message(Role.USER, row.text, turn_id=row.turn_id)
+        context: ReplyContext | None = None
+        account: ContextAccount | None = None
+        verdicts: tuple[CacheVerdict, ...] = ()
         if agent is None or row.recoveries > MAX_RECOVERIES:
-            outcome, context = given_up(row, accepted.progress), None
+            outcome = given_up(row, accepted.progress)
         else:
             if row.recoveries:
                 # Counted when it begins: what only waits while the gateway stops is not given up.
                 await self._stored(accepted, lambda: self._note_recovery(row))
-            earlier = await self._earlier(entry.session_id, agent)
-            outcome = await run_turn(
-                agent, earlier, message, accepted.progress, clock, self.deadline_s
+            request = await self.contexts.request(
+                entry, agent, message, partial(self._stored, accepted)
             )
-            context = reply_context(outcome, agent, clock, earlier.older_turns)
+            outcome = await run_turn(
+                agent,
+                request,
+                accepted.progress,
+                clock,
+                self.deadline_s,
+                cache_key=cache_key(entry.session_id),
+            )
+            context = reply_context(outcome, request, agent, clock)
+            verdicts = request.verdicts(outcome.calls)
+            if outcome.status == "ok":
+                account = request.account_after(outcome.calls, outcome.messages, verdicts)
         answered = clock.monotonic()
         commit = TurnCommit(
-            row, entry.session_id, message, outcome, reset, notice, context, clock.now()
+            row=row,
+            session_id=entry.session_id,
+            message=message,
+            outcome=outcome,
+            reset=reset,
+            notice=notice,
+            context=context,
+            at=clock.now(),
+            verdicts=verdicts,
+            account=account,
         )
         reply = await self._stored(
             accepted, lambda: commit_turn(self._database, self._store, commit)
         )
-        self._remember(commit, agent)
+        self.contexts.remember(commit)
         accepted.progress.finish(reply)
         get_logger().info(
             "turn.completed",
@@ -122,20 +138,6 @@ class TurnRunner:
             commit_ms=round((clock.monotonic() - answered) * 1000, 3),
         )
         return outcome.status
-
-    async def _earlier(self, session_id: SessionId, agent: Agent) -> Known:
-        known = self._memory.get(session_id)
-        if known is None:
-            tail = await read_context(self._database, session_id, max_chars=_window_chars(agent))
-            known = Known(tail.messages, tail.chars, tail.older_turns)
-            self._memory.keep(session_id, known)
-        return known
-
-    def _remember(self, commit: TurnCommit, agent: Agent | None) -> None:
-        known = self._memory.take(commit.session_id)
-        if known is not None and agent is not None:
-            known.add(commit.messages(), _window_chars(agent))
-            self._memory.keep(commit.session_id, known)
 
     async def _stored(self, accepted: Accepted, write: Callable[[], Awaitable[T]]) -> T:
         """Store something of a turn, as often as it takes while the storage refuses for a time."""
@@ -162,7 +164,3 @@ class TurnRunner:
         never = ResetPolicy()
         resolution = await self._store.resolve(row.session_key, row.source, never, lambda _: True)
         return resolution.entry
-
-
-def _window_chars(agent: Agent) -> int:
-    return agent.context_window_tokens * CHARS_PER_TOKEN_ESTIMATE

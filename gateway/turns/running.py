@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.context.estimate import estimate_context_chars, message_chars, tokens_of_chars
-from gateway.context.window import FittedContext, fit_window
 from gateway.errors import AgentError
 from gateway.log import get_logger
 from gateway.model import (
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.transcripts.inbox import InboxRow
-    from gateway.turns.memory import Known
+    from gateway.turns.preparing import Request
     from gateway.turns.ticket import Progress
 
 MAX_RECOVERIES: Final = 1
@@ -51,7 +49,6 @@ class Outcome:
     messages: list[Message] = field(default_factory=list)
     """What the transcript gets after the user's message."""
     calls: list[ModelCall] = field(default_factory=list)
-    fitted: FittedContext | None = None
     error: str = ""
     """For the log; never what anybody wrote."""
 
@@ -63,24 +60,25 @@ class Outcome:
 
 async def run_turn(
     agent: Agent,
-    earlier: Known,
-    message: Message,
+    request: Request,
     progress: Progress,
     clock: Clock,
     deadline_s: float,
+    *,
+    cache_key: str,
 ) -> Outcome:
-    """Let an agent answer a message, within a deadline.
+    """Let an agent answer a request, within a deadline.
 
     Whatever goes wrong becomes an outcome with an error the user can read.
     """
     outcome = Outcome()
     with clock.move_on_after(deadline_s) as scope:
         try:
-            await _answer(agent, earlier, message, progress, outcome)
+            await _answer(agent, request, progress, outcome, cache_key)
         except AgentError as error:
             _fail(outcome, "failed", error.user_text, repr(error), progress)
         except Exception as error:  # noqa: BLE001 - the turn boundary: a broken agent ends this turn only
-            get_logger().exception("turn.crashed", turn_id=message.turn_id)
+            get_logger().exception("turn.crashed", turn_id=request.messages[-1].turn_id)
             _fail(outcome, "failed", FAILED, type(error).__name__, progress)
     if scope.cancelled_caught:
         text = f"This took longer than {deadline_s:g} seconds and was stopped."
@@ -96,17 +94,14 @@ def given_up(row: InboxRow, progress: Progress) -> Outcome:
     return Outcome("failed", text, [Message(Role.NOTICE, text)], error="given up")
 
 
-def reply_context(outcome: Outcome, agent: Agent, clock: Clock, older_turns: int) -> ReplyContext:
+def reply_context(outcome: Outcome, request: Request, agent: Agent, clock: Clock) -> ReplyContext:
     """Return the size of the last request: as the provider counted it, else as estimated."""
-    fitted = outcome.fitted
-    left_out = older_turns + (0 if fitted is None else fitted.turns_left_out)
     counted = next((call.usage for call in reversed(outcome.calls) if call.usage is not None), None)
     if counted is not None:
         tokens, source = counted.context_tokens, ContextSource.USAGE
-    elif fitted is not None:
+    elif request.fits:
         # The last message is the answer: it was not part of the request.
-        tokens = tokens_of_chars(fitted.chars + estimate_context_chars(outcome.messages[:-1]))
-        source = ContextSource.ESTIMATE
+        tokens, source = request.estimated_tokens(outcome.messages[:-1]), ContextSource.ESTIMATE
     else:
         tokens, source = 0, ContextSource.UNKNOWN
     return ReplyContext(
@@ -114,26 +109,18 @@ def reply_context(outcome: Outcome, agent: Agent, clock: Clock, older_turns: int
         window_tokens=agent.context_window_tokens,
         source=source,
         measured_at=None if source is ContextSource.UNKNOWN else clock.now(),
-        turns_left_out=left_out,
+        turns_left_out=request.turns_left_out,
     )
 
 
 async def _answer(
-    agent: Agent, earlier: Known, message: Message, progress: Progress, outcome: Outcome
+    agent: Agent, request: Request, progress: Progress, outcome: Outcome, cache_key: str
 ) -> None:
-    fitted = fit_window(
-        [*earlier.messages, message],
-        chars=earlier.chars + message_chars(message),
-        window_tokens=agent.context_window_tokens,
-        reserve_tokens=agent.reserve_tokens,
-        overhead_chars=agent.overhead_chars(),
-    )
-    if not fitted.fits:
+    if not request.fits:
         raise AgentError("the message alone does not fit the window", user_text=TOO_LONG)
 
-    outcome.fitted = fitted
-    turn_id = message.turn_id
-    events = agent.run(fitted.messages)
+    turn_id = request.messages[-1].turn_id
+    events = agent.run(request.messages, cache_key=cache_key)
     try:
         async for event in events:
             match event:
@@ -165,6 +152,7 @@ def _of_turn(message: Message, turn_id: TurnId) -> Message:
         tool_call_id=clean_text(message.tool_call_id),
         tool_name=clean_text(message.tool_name),
         turn_id=turn_id,
+        images=message.images,
     )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_agreement(
-    report: Report, connection: Connection, table: EntryTable, *, taken: bool, boxes: bool
+    report: Report, connection: Connection, table: EntryTable, *, taken: bool, newest: bool
 ) -> None:
     """Check the present entries against everything else.
 
@@ -33,14 +33,15 @@ def check_agreement(
         connection: The database.
         table: The entries as a start would have them.
         taken: Whether some of them were taken from a file.
-        boxes: Whether inbox and outbox are of the present version.
+        newest: Whether the tables are of the present version.
     """
     level = Level.WARNING if taken else Level.WRONG
     foreign, running = _check_entries(report, connection, table, level)
     _check_open(report, connection, table, level, running=running)
     _check_ended(report, connection)
-    _check_messages(report, connection, foreign, level)
-    if boxes:
+    _check_messages(report, connection, foreign, level, newest=newest)
+    if newest:
+        _check_contexts(report, connection)
         _check_boxes(report, connection, level)
 
 
@@ -139,10 +140,11 @@ def _check_ended(report: Report, connection: Connection) -> None:
 
 
 def _check_messages(
-    report: Report, connection: Connection, foreign: set[str], level: Level
+    report: Report, connection: Connection, foreign: set[str], level: Level, *, newest: bool
 ) -> None:
-    orphans = Tally("sessions are known by their messages or model calls only")
-    for table in ("messages", "model_calls"):
+    orphans = Tally("sessions are known by their messages, model calls or contexts only")
+    tables = ("messages", "model_calls", "projections", "context_accounts")
+    for table in tables if newest else tables[:2]:
         for (session_id,) in connection.execute(
             f"SELECT session_id FROM {table} GROUP BY session_id "  # noqa: S608 - names of ours
             "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
@@ -151,9 +153,10 @@ def _check_messages(
                 orphans.add(f"{session_id} ({table})")
     unreadable = Tally("messages cannot be read")
     for position, role in connection.execute(
-        "SELECT position, role FROM messages "
+        "SELECT position, role FROM messages "  # noqa: S608 - texts of ours
         "WHERE role NOT IN ('user', 'assistant', 'tool', 'notice', 'system') "
         "OR (tool_calls IS NOT NULL AND NOT json_valid(tool_calls))"
+        + (" OR (images IS NOT NULL AND NOT json_valid(images))" if newest else "")
     ):
         unreadable.add(f"position {position} ({role})")
     count = int(str(connection.execute("SELECT count(*) FROM messages").fetchall()[0][0]))
@@ -161,6 +164,17 @@ def _check_messages(
     if unreadable.count:
         report.wrong("transcripts", str(unreadable))
     tell(report, "transcripts", [orphans], level=level, fine=f"{count} messages")
+
+
+def _check_contexts(report: Report, connection: Connection) -> None:
+    unreadable = Tally("projections cannot be read")
+    for position, mode in connection.execute(
+        "SELECT position, mode FROM projections WHERE mode NOT IN ('trim', 'clear', 'omit')"
+    ):
+        unreadable.add(f"position {position} ({mode})")
+    count = int(str(connection.execute("SELECT count(*) FROM projections").fetchall()[0][0]))
+    fine = f"{count} projections"
+    tell(report, "contexts", [unreadable], level=Level.WRONG, fine=fine)
 
 
 def _check_boxes(report: Report, connection: Connection, level: Level) -> None:

@@ -145,7 +145,7 @@ def _check_database(
             connection,
             snapshot.table,
             taken=position.taken or not position.used,
-            boxes=version == NEWEST,
+            newest=version == NEWEST,
         )
     else:
         report.warning(

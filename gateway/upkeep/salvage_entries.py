@@ -32,6 +32,12 @@ _GROWING: Final = (
     "total_tokens",
 )
 """What a transcript tells of an entry, and never becomes less in a session."""
+_OF_SESSIONS: Final = {
+    "model_calls": "model calls: token counts",
+    "projections": "shortened tool results of contexts",
+    "context_accounts": "accounts of contexts",
+}
+"""What goes with the session it belongs to."""
 _HOMELESS: Final = ("session_id", "turn_id", "role", "text", "tool_calls", "created_at")
 
 
@@ -123,13 +129,14 @@ class Settling:
                 "VALUES (?, ?, ?, ?, 'salvaged')",
                 (session_id, row[0], row[1], stamp(self.now)),
             )
-        self.connection.execute(
-            "DELETE FROM model_calls WHERE session_id NOT IN (SELECT session_id FROM sessions)"
-        )
-        calls = self.connection.changes()
-        if calls:
-            what = "model calls of sessions whose key is lost: their token counts"
-            self.losses.add("gateway.db: model_calls", what, count=calls)
+        for table, what in _OF_SESSIONS.items():
+            self.connection.execute(
+                f"DELETE FROM {table} WHERE session_id NOT IN (SELECT session_id FROM sessions)"  # noqa: S608 - names of ours
+            )
+            gone = self.connection.changes()
+            if gone:
+                lost = f"{what} of sessions whose key is lost"
+                self.losses.add(f"gateway.db: {table}", lost, count=gone)
 
     def _give_away(self, session_id: str) -> None:
         what = "conversations whose key is lost, kept in salvaged-messages.jsonl"

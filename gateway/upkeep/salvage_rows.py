@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from gateway.context.cache import CacheVerdict
 from gateway.durable.connection import Connection
 from gateway.durable.disk import SYSTEM_DISK
 from gateway.durable.inspecting import NEWEST, readable_frames, version_of
 from gateway.durable.salvaging import Row, TableReader, add_row, all_rows, columns_of
 from gateway.durable.wal import check_wal
 from gateway.errors import BadRequestError, DatabaseTooNewError, GatewayError
-from gateway.model import ChatType, Role, SessionSource
+from gateway.model import ChatType, Image, ProjectionMode, Role, SessionSource
 from gateway.sessions.key import SESSION_ID, parse_key
 from gateway.upkeep.losses import Losses
 from gateway.upkeep.snapshots import member_problem
@@ -27,18 +28,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LOG: Final = "session_log"
-TABLES: Final = ("sessions", "messages", "model_calls", "inbox", "outbox")
+TABLES: Final = (
+    "sessions",
+    "messages",
+    "model_calls",
+    "projections",
+    "context_accounts",
+    "inbox",
+    "outbox",
+)
 """What is copied; the session log becomes part of the new snapshot."""
 _MEANINGS: Final = {
     LOG: "changes of entries",
     "sessions": "sessions under their keys",
     "messages": "messages of transcripts",
     "model_calls": "model calls",
+    "projections": "tool results that contexts hold shortened",
+    "context_accounts": "accounts of contexts",
     "inbox": "messages that were accepted",
     "outbox": "replies",
 }
 _ROLES: Final = frozenset(role.value for role in Role)
 _CHAT_TYPES: Final = frozenset(kind.value for kind in ChatType)
+_MODES: Final = frozenset(mode.value for mode in ProjectionMode)
+_VERDICTS: Final = frozenset({"", *(verdict.value for verdict in CacheVerdict)})
+_COUNTS: Final = ("request_tokens", "rounds", "trimmed", "cleared", "saved_tokens")
 
 Fields = dict[str, object]
 
@@ -77,6 +91,9 @@ class RowCopy:
         """Copy every table but the session log."""
         for table in TABLES:
             columns = columns_of(self.target, table)
+            if not columns:
+                # An older database: its new tables are made once it is filled.
+                continue
             missing = set(columns) - set(columns_of(self.source, table))
             if missing:
                 self.losses.add(f"gateway.db: {table}", f"all {_MEANINGS[table]}: no such table")
@@ -188,7 +205,10 @@ def version_to_read(connection: Connection, path: Path) -> int:
         raise DatabaseTooNewError(f"{path}: version {version} was written by a newer gateway")
 
     # The number itself is damaged: the tables tell.
-    return NEWEST if "message_id" in columns_of(connection, "outbox") else 1
+    if "images" in columns_of(connection, "messages"):
+        return NEWEST
+
+    return 2 if "message_id" in columns_of(connection, "outbox") else 1
 
 
 def wal_loss(connection: Connection, path: Path, losses: Losses) -> None:
@@ -224,7 +244,38 @@ def _message(fields: Fields) -> str:
         return "no role"
 
     calls = fields["tool_calls"]
-    return "" if calls is None or _json(calls) else "tool calls that are no JSON"
+    if calls is not None and not _json(calls):
+        return "tool calls that are no JSON"
+
+    # A database of an older gateway has no images.
+    images = fields.get("images")
+    return "" if images is None or _are_images(images) else "images that are none"
+
+
+def _are_images(text: object) -> bool:
+    try:
+        images = orjson.loads(str(text))
+        for image in images:
+            Image(**image)
+    except (orjson.JSONDecodeError, TypeError, UnicodeEncodeError):
+        return False
+
+    return all(isinstance(value, str) for image in images for value in image.values())
+
+
+def _projection(fields: Fields) -> str:
+    if fields["mode"] not in _MODES or not fields["item"]:
+        return "not a projection"
+
+    sizes = [fields[name] for name in ("max_chars", "head_chars", "tail_chars")]
+    return "" if all(isinstance(size, int) and size >= 0 for size in sizes) else "sizes below 0"
+
+
+def _account(fields: Fields) -> str:
+    if any(not isinstance(count := fields[name], int) or count < 0 for name in _COUNTS):
+        return "counts below 0"
+
+    return "" if fields["cache_verdict"] in _VERDICTS else "not a cache verdict"
 
 
 def _accepted(fields: Fields) -> str:
@@ -259,6 +310,8 @@ def _json(text: object) -> bool:
 _CHECKS: Final[dict[str, Callable[[Fields], str]]] = {
     "sessions": _session,
     "messages": _message,
+    "projections": _projection,
+    "context_accounts": _account,
     "inbox": _accepted,
     "outbox": _reply,
 }

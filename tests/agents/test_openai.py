@@ -10,20 +10,15 @@ import pytest
 import structlog
 
 from gateway.agents.base import AgentEvent, TextDelta
-from gateway.agents.openai import output_limit
+from gateway.agents.openai import extra_parameters
 from gateway.agents.settings import OpenAISettings
 from gateway.clock import FakeClock
 from gateway.errors import AgentError
-from gateway.model import Message, Role, ToolCall, TurnId, Usage
+from gateway.model import Image, Message, Role, ToolCall, TurnId, Usage
 from gateway.settings import SecretSource
-from tests.agents.events import openai_agent, run_agent, user
-from tests.agents.wire_server import (
-    DONE,
-    chunk_event,
-    events_answer,
-    text_answer,
-    wire_server,
-)
+from tests.agents.events import called, openai_agent, result, run_agent, user
+from tests.agents.wire_server import events_answer, text_answer, wire_server
+from tests.support.chat_wire import DONE, chunk_event
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,12 +89,40 @@ async def test_the_request_carries_the_context_and_no_notices(tmp_path: Path) ->
     }
 
 
-def test_the_official_endpoint_takes_its_own_name_of_the_limit() -> None:
+async def test_images_of_a_user_are_sent_and_those_of_a_tool_are_named() -> None:
+    png, svg = Image("image/png", "aWNvbg=="), Image("image/svg+xml", "PHN2Zz4=")
+    context = [
+        Message(Role.USER, "see", images=(png,)),
+        called("c1", "c2"),
+        result("c1", "two pictures", png, svg),
+        result("c2", "", png),
+        Message(Role.USER, "", images=(png, png)),
+    ]
+    async with wire_server() as server, openai_agent(server) as agent:
+        await run_agent(agent, context)
+
+    first, _, *results, last = server.requests[0].body["messages"]
+    url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aWNvbg=="}}
+    assert first == {"role": "user", "content": [{"type": "text", "text": "see"}, url]}
+    assert [message["content"] for message in results] == [
+        "two pictures\n[image: image/png]\n[image: image/svg+xml]",
+        "[image: image/png]",
+    ]
+    assert last == {"role": "user", "content": [url, url]}
+
+
+def test_the_official_endpoint_takes_its_own_names_and_is_always_told_the_key_of_the_cache() -> (
+    None
+):
     key = SecretSource(env="SOME_KEY")
 
     official = OpenAISettings(model="m", api_key=key, max_output_tokens=77)
 
-    assert output_limit(official) == {"max_completion_tokens": 77}
+    assert extra_parameters(official, "k") == {
+        "max_completion_tokens": 77,
+        "prompt_cache_key": "k",
+    }
+    assert extra_parameters(official, "") == {"max_completion_tokens": 77}
 
 
 async def test_a_proxy_of_the_environment_is_not_asked_for_an_endpoint_on_this_machine(
@@ -277,3 +300,69 @@ async def test_cached_tokens_are_part_of_the_prompt_tokens(usage: tuple[int, int
     assert call.usage is not None
     assert call.usage.context_tokens == 10
     assert call.usage.cache_read_tokens == min(10, usage[2])
+
+
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        pytest.param(
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 60, "cache_write_tokens": 30},
+                "completion_tokens_details": {"reasoning_tokens": 4},
+            },
+            Usage(10, 9, 60, 30, 0, 4),
+            id="official",
+        ),
+        pytest.param(
+            {"prompt_tokens": 100, "completion_tokens": 9, "prompt_cache_hit_tokens": 60},
+            Usage(40, 9, 60),
+            id="hits",
+        ),
+        pytest.param(
+            {"prompt_tokens": 100, "completion_tokens": 9, "prompt_cache_miss_tokens": 60},
+            Usage(60, 9, 40),
+            id="misses",
+        ),
+        pytest.param(
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 9,
+                "prompt_cache_hit_tokens": 0,
+                "prompt_cache_miss_tokens": 100,
+                "prompt_tokens_details": {"cached_tokens": None},
+            },
+            Usage(100, 9),
+            id="no-hit",
+        ),
+        pytest.param(
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 9,
+                "prompt_tokens_details": {"cached_tokens": 90, "cache_write_tokens": 90},
+            },
+            Usage(0, 9, 90, 10),
+            id="contradiction",
+        ),
+        pytest.param(
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 9,
+                "prompt_tokens_details": None,
+                "completion_tokens_details": {"reasoning_tokens": None},
+            },
+            Usage(100, 9),
+            id="nulls",
+        ),
+    ],
+)
+async def test_every_field_of_the_usage_is_read(counted: object, usage: Usage) -> None:
+    text = chunk_event(delta={"content": "Hi"}, finish_reason="stop")
+    async with (
+        wire_server(events_answer(text, chunk_event(usage=counted), DONE)) as server,
+        openai_agent(server) as agent,
+    ):
+        run = await run_agent(agent, [user("hi")])
+
+    assert [call.usage for call in run.calls] == [usage]

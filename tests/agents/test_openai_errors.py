@@ -11,14 +11,8 @@ import structlog
 from gateway.errors import AgentError
 from gateway.settings import SecretSource
 from tests.agents.events import openai_agent, run_agent, user
-from tests.agents.wire_server import (
-    DONE,
-    chunk_event,
-    error_answer,
-    events_answer,
-    text_answer,
-    wire_server,
-)
+from tests.agents.wire_server import error_answer, events_answer, text_answer, wire_server
+from tests.support.chat_wire import DONE, chunk_event
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,6 +81,11 @@ async def test_each_refusal_tells_the_user_what_it_means_and_the_log_the_facts(
         pytest.param(events_answer(b""), "broke off", id="empty-body"),
         pytest.param(
             events_answer(chunk_event(delta={"content": "Hi"}), DONE), "broke off", id="no-end"
+        ),
+        pytest.param(
+            events_answer(chunk_event(delta={"tool_calls": [{"index": 0, "id": 5}]})),
+            "broke off",
+            id="id-a-number",
         ),
         pytest.param(text_answer(), "gave no answer", id="no-text"),
         pytest.param(text_answer(finish_reason="length"), "gave no answer", id="no-text-length"),

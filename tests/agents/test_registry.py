@@ -9,26 +9,36 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.agents.registry import open_agents
-from gateway.agents.settings import EchoSettings, OpenAISettings, ScriptedSettings
+from gateway.agents.settings import (
+    AnthropicSettings,
+    EchoSettings,
+    OpenAISettings,
+    ScriptedSettings,
+)
 from gateway.clock import FakeClock
-from gateway.errors import ConfigurationError
+from gateway.errors import AgentError, ConfigurationError
 from gateway.model import AgentId
 from gateway.settings import SecretSource
 from tests.agents.events import run_agent, user
 from tests.agents.wire_server import text_answer, wire_server
+from tests.support.upstream import upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gateway.agents.settings import AgentSettings
 
 
 async def test_every_kind_is_built_and_runs() -> None:
     async with (
         wire_server(text_answer("from afar")) as server,
+        upstream(FakeClock()) as fake,
         open_agents(
             {
                 "main": EchoSettings(reserve_tokens=7),
                 "play": ScriptedSettings(replies=["line one"], context_window_tokens=99_000),
                 "model": OpenAISettings(model="wire", base_url=server.base_url),
+                "claude": AnthropicSettings(model="wire", base_url=fake.url),
             },
             FakeClock(),
         ) as agents,
@@ -37,19 +47,20 @@ async def test_every_kind_is_built_and_runs() -> None:
             name: (await run_agent(agent, [user("hi")])).text for name, agent in agents.items()
         }
 
-    assert answers == {"main": "hi", "play": "line one", "model": "from afar"}
-    assert [agent.overhead_chars() for agent in agents.values()] == [0, 0, 0]
+    assert answers == {"main": "hi", "play": "line one", "model": "from afar", "claude": "pong"}
+    assert [agent.overhead_chars() for agent in agents.values()] == [0, 0, 0, 0]
     assert agents[AgentId("main")].reserve_tokens == 7
     assert agents[AgentId("play")].context_window_tokens == 99_000
     assert agents[AgentId("model")].model == "wire"
 
 
 async def test_all_bad_secrets_are_told_at_once_and_none_is_shown(tmp_path: Path) -> None:
-    def settings(secret: str | None) -> OpenAISettings:
+    def settings(secret: str | None) -> OpenAISettings | AnthropicSettings:
         path = tmp_path / str(secret)[:4]
         if secret is not None:
             path.write_text(secret)
-        return OpenAISettings(model="m", api_key=SecretSource(file=str(path)))
+        kind = AnthropicSettings if secret == "canary…" else OpenAISettings
+        return kind(model="m", api_key=SecretSource(file=str(path)))
 
     keys = {"a": None, "b": "changeme", "c": "canary one", "d": "canary…", "e": "canary\ntwo"}
     with pytest.raises(ConfigurationError) as caught:
@@ -62,12 +73,17 @@ async def test_all_bad_secrets_are_told_at_once_and_none_is_shown(tmp_path: Path
 
 
 async def test_an_agent_is_unusable_once_the_registry_is_closed() -> None:
-    async with wire_server() as server:
-        settings = OpenAISettings(model="wire", base_url=server.base_url, max_retries=0)
-        async with open_agents({"model": settings}, FakeClock()) as agents:
-            agent = agents[AgentId("model")]
-        with pytest.raises(RuntimeError, match="closed"):
-            await run_agent(agent, [user("hi")])
+    async with upstream(FakeClock()) as fake:
+        settings: dict[str, AgentSettings] = {
+            "gpt": OpenAISettings(model="wire", base_url=f"{fake.url}/v1", max_retries=0),
+            "claude": AnthropicSettings(model="wire", base_url=fake.url, max_retries=0),
+        }
+        async with open_agents(settings, FakeClock()) as agents:
+            held = list(agents.values())
+        for agent in held:
+            # One SDK tells its own mistakes as failures of the connection.
+            with pytest.raises((RuntimeError, AgentError), match="closed"):
+                await run_agent(agent, [user("hi")])
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
@@ -78,27 +94,54 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
 
 def test_an_sdk_is_not_imported_before_an_agent_needs_it() -> None:
     done = _python(
-        "import sys, gateway.agents.registry; print({'openai', 'httpx2'} & set(sys.modules))"
+        "import sys, gateway.agents.registry\n"
+        "print({'anthropic', 'openai', 'httpx2'} & set(sys.modules))"
     )
 
     assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
 
 
-def test_a_missing_extra_is_told_with_the_command_that_installs_it() -> None:
+def test_one_vendors_agent_loads_no_other_vendors_sdk() -> None:
     done = _python(
         """
 import sys
-sys.modules["openai"] = None
 import anyio
 from gateway.agents.registry import open_agents
-from gateway.agents.settings import EchoSettings, OpenAISettings
+from gateway.agents.settings import AnthropicSettings
+from gateway.clock import SystemClock
+
+async def main():
+    settings = AnthropicSettings(model="m", base_url="http://127.0.0.1:1")
+    async with open_agents({"claude": settings}, SystemClock()):
+        print({"anthropic", "openai"} & set(sys.modules))
+
+anyio.run(main)
+"""
+    )
+
+    assert (done.stdout, done.returncode) == ("{'anthropic'}\n", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("vendor", "settings"), [("openai", "OpenAISettings"), ("anthropic", "AnthropicSettings")]
+)
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(
+    vendor: str, settings: str
+) -> None:
+    done = _python(
+        f"""
+import sys
+sys.modules["{vendor}"] = None
+import anyio
+from gateway.agents.registry import open_agents
+from gateway.agents.settings import EchoSettings, {settings}
 from gateway.clock import SystemClock
 from gateway.errors import ConfigurationError
 
 async def main():
-    settings = OpenAISettings(model="m", base_url="http://127.0.0.1:1/v1")
+    settings = {settings}(model="m", base_url="http://127.0.0.1:1")
     try:
-        async with open_agents({"main": EchoSettings(), "far": settings}, SystemClock()):
+        async with open_agents({{"main": EchoSettings(), "far": settings}}, SystemClock()):
             pass
     except ConfigurationError as exc:
         print(exc)
@@ -108,4 +151,4 @@ anyio.run(main)
     )
 
     assert done.stdout.startswith("agents.far.kind: "), done.stderr
-    assert "pip install session-gateway[openai]" in done.stdout
+    assert f"pip install session-gateway[{vendor}]" in done.stdout

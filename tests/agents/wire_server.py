@@ -1,33 +1,28 @@
-"""A small server of ours that speaks the chat-completions wire protocol, well or badly.
+"""Answers of the chat-completions wire byte by byte, well or badly, and a provider that sends them.
 
 Give it answers with `script`; it plays one a request, and the last one again and again. What it was
-asked stands in `requests`. One connection serves one request.
+asked stands in `requests`. One connection serves one request. The provider is the pretended one of
+`tests.support.upstream`, which beside this answers by itself and has a prompt cache.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import orjson
-from anyio.abc import SocketAttribute
+
+from gateway.clock import SystemClock
+from tests.support.chat_wire import DONE, chunk_event
+from tests.support.upstream import Bytes, Upstream, upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from anyio.abc import SocketStream
+    import anyio
 
-
-@dataclass(frozen=True, slots=True)
-class WireRequest:
-    """What the server was asked."""
-
-    path: str
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: dict[str, Any]
+    from tests.support.upstream import UpstreamRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +67,6 @@ def events_answer(*events: object) -> WireAnswer:
     return WireAnswer(_head(200, {"Content-Type": "text/event-stream"}), b"".join(lines))
 
 
-def chunk_event(
-    *, delta: object = None, finish_reason: str | None = None, usage: object = None
-) -> dict[str, object]:
-    """Return one chunk as a provider sends it; the one with the usage has no choices."""
-    choice = {"index": 0, "delta": delta or {}, "finish_reason": finish_reason}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "wire",
-        "choices": [choice] if usage is None else [],
-        "usage": usage,
-    }
-
-
-DONE = b"data: [DONE]\n\n"
-
-
 def text_answer(
     *texts: str, usage: tuple[int, int, int] | None = (120, 20, 100), finish_reason: str = "stop"
 ) -> WireAnswer:
@@ -119,72 +96,70 @@ def error_answer(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class WireRequest:
+    """What the provider was asked."""
+
+    path: str
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: dict[str, Any]
+
+
 @dataclass(slots=True)
 class WireServer:
-    """Plays answers; see `wire_server`."""
+    """A provider that sends bytes; see `wire_server`."""
 
-    base_url: str
-    requests: list[WireRequest] = field(default_factory=list)
-    client_left: anyio.Event = field(default_factory=anyio.Event)
-    """Set once a client has closed its connection to an answer that hangs."""
-    asked: anyio.Event = field(default_factory=anyio.Event)
-    """Set once a request has come."""
-    gate: anyio.Event | None = None
-    """No answer goes out before it is set; None: answers go out at once."""
-    _answers: list[WireAnswer] = field(default_factory=list)
+    fake: Upstream
+
+    @property
+    def base_url(self) -> str:
+        """Where it is, its version included."""
+        return f"{self.fake.url}/v1"
+
+    @property
+    def requests(self) -> list[WireRequest]:
+        """What it was asked so far."""
+        return [_request(asked) for asked in self.fake.requests]
+
+    @property
+    def asked(self) -> anyio.Event:
+        """Set once a request has come."""
+        return self.fake.asked
+
+    @property
+    def client_left(self) -> anyio.Event:
+        """Set once a client has closed its connection to an answer that hangs."""
+        return self.fake.client_left
+
+    @property
+    def gate(self) -> anyio.Event | None:
+        """No answer goes out before it is set; None: answers go out at once."""
+        return self.fake.gate
+
+    @gate.setter
+    def gate(self, gate: anyio.Event) -> None:
+        self.fake.gate = gate
 
     def script(self, *answers: WireAnswer) -> None:
         """Play these answers from now on."""
-        self._answers = list(answers)
-
-    async def handle(self, client: SocketStream) -> None:
-        """Answer the one request of a connection."""
-        async with client:
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self.requests.append(await _read_request(client))
-                self.asked.set()
-                if self.gate is not None:
-                    await self.gate.wait()
-                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
-                await client.send(answer.wire)
-                if answer.hangs:
-                    await _wait_until_left(client)
-                    self.client_left.set()
+        self.fake.answer(*(Bytes(answer.wire, answer.hangs) for answer in answers))
 
 
 @asynccontextmanager
 async def wire_server(*answers: WireAnswer) -> AsyncGenerator[WireServer]:
-    """Run a server on a free loopback port."""
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-    port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django here
-    server = WireServer(f"http://127.0.0.1:{port}/v1")
-    server.script(*(answers or (text_answer("pong"),)))
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, server.handle)
+    """Run a provider on a free loopback port."""
+    async with upstream(SystemClock()) as fake:
+        server = WireServer(fake)
+        server.script(*(answers or (text_answer("pong"),)))
         yield server
-        tasks.cancel_scope.cancel()
+
+
+def _request(asked: UpstreamRequest) -> WireRequest:
+    return WireRequest(asked.path, asked.headers, asked.json)
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:
     lines = [f"HTTP/1.1 {status} Wire", "Connection: close", "X-Request-Id: req-7"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "".join(f"{line}\r\n" for line in lines).encode()
-
-
-async def _read_request(client: SocketStream) -> WireRequest:
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += await client.receive()
-    head, _, body = received.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    pairs = (line.partition(":") for line in lines)
-    headers = {name.lower(): value.strip() for name, _, value in pairs}
-    while len(body) < int(headers.get("content-length", "0")):
-        body += await client.receive()
-    return WireRequest(first.split(" ")[1], headers, orjson.loads(body or b"{}"))
-
-
-async def _wait_until_left(client: SocketStream) -> None:
-    with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-        while True:
-            await client.receive()

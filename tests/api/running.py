@@ -24,6 +24,7 @@ from gateway.model import AgentId, Message, ModelCall, Role, Usage
 from gateway.retention import discard_delivered
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
+from gateway.turns.preparing import AgentFacts
 from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.support.state import State, open_state
@@ -47,13 +48,16 @@ class GatedAgent:
     model: Final = "gated"
     context_window_tokens: Final = 100_000
     reserve_tokens: Final = 1_000
+    cache_ttl_s: Final = None
 
     def __init__(self, clock: FakeClock) -> None:
         self.gate = anyio.Event()
         self.started = anyio.Event()
         self._clock = clock
 
-    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    async def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         asked = messages[-1].text
         yield TextDelta("working ")
         self.started.set()
@@ -150,6 +154,11 @@ async def running_api(
             version="1.2.3",
             started_at=clock.now(),
             stop=stop,
+            agents={
+                AgentId("main"): AgentFacts(
+                    agent.model, agent.context_window_tokens, agent.reserve_tokens, 0
+                )
+            },
             live=lambda: kept,
             extra_status=lambda: {"processes": 0},
         )

@@ -33,6 +33,7 @@ ROUTES: Final = [
     ("GET", f"/v1/sessions/{KEY}"),
     ("DELETE", f"/v1/sessions/{KEY}"),
     ("GET", f"/v1/sessions/{KEY}/transcript"),
+    ("GET", f"/v1/sessions/{KEY}/context"),
     ("POST", f"/v1/sessions/{KEY}/reset"),
     ("POST", f"/v1/sessions/{KEY}/undo"),
     ("POST", f"/v1/sessions/{KEY}/suspend"),

@@ -41,6 +41,8 @@ async def test_a_message_is_answered_with_its_reply(tmp_path: Path) -> None:
             "output_tokens": 3,
             "cache_read_tokens": 0,
             "cache_write_tokens": 0,
+            "cache_write_1h_tokens": 0,
+            "reasoning_tokens": 0,
         },
         "context": {
             "tokens": 7,

@@ -26,6 +26,7 @@ PARTS: Final = {
     "prune": "goal 5: dropping old entries",
     "turns": "goal 6: whole turns over HTTP",
     "reader": "goal 7: a reader of sessions.json",
+    "context": "context pruning: cost and time",
 }
 
 

@@ -14,7 +14,17 @@ from tests.cli.processes import gateway, imports
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAVY = {"openai", "httpx2", "starlette", "uvicorn", "apsw", "rich", "pydantic", "asyncio"}
+HEAVY = {
+    "anthropic",
+    "openai",
+    "httpx2",
+    "starlette",
+    "uvicorn",
+    "apsw",
+    "rich",
+    "pydantic",
+    "asyncio",
+}
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -33,7 +43,7 @@ def test_status_loads_no_sdk_and_no_server(tmp_path: Path) -> None:
 
     loaded = set(imports(told.stderr))
     assert "gateway.config" in loaded
-    assert not {"openai", "starlette", "uvicorn", "apsw"} & loaded
+    assert not {"anthropic", "openai", "starlette", "uvicorn", "apsw"} & loaded
 
 
 def test_version_is_told() -> None:
@@ -45,6 +55,7 @@ def test_version_is_told() -> None:
     [
         pytest.param(("fly",), "No such command 'fly'", id="unknown-command"),
         pytest.param(("sessions", "show"), "Missing argument 'KEY'", id="missing-key"),
+        pytest.param(("context", "show"), "Missing argument 'KEY'", id="missing-key-of-context"),
         pytest.param(("status", "--jsn"), "No such option: --jsn", id="unknown-option"),
         pytest.param(
             ("sessions", "list", "--limit", "0"),

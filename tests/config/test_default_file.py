@@ -16,7 +16,7 @@ from gateway.settings import Settings
 from tests.config.values import leaves
 
 SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
-WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type"}
+WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type", "cache"}
 """Keys that TOML cannot express at their default: they stand there as examples."""
 
 
@@ -63,7 +63,7 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     path.write_text(examples_uncommented(SHIPPED.read_text()))
     config = load(path, {}, {}).config
 
-    assert set(config.agents) == {"main", "gpt", "rehearsal"}
+    assert set(config.agents) == {"main", "gpt", "claude", "rehearsal"}
     assert len(config.routes) == 1
     assert config.http.token is not None
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"

@@ -39,6 +39,29 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "context_window_tokens": st.integers(100_000, 200_000),
     "reserve_tokens": st.integers(50, 99_999),
     "max_output_tokens": st.integers(0, 50),
+    "soft_trim_ratio": st.floats(0, 0.5),
+    "hard_clear_ratio": st.floats(0.5, 0.9),
+    "force_ratio": st.floats(0.9, 1),
+    "max_chars": st.integers(3_000, 2**62),
+    "head_chars": st.integers(0, 1_500),
+    "tail_chars": st.integers(0, 1_500),
+    "placeholder": st.text(max_size=30).map("[{}]".format),
+    "allow": st.lists(st.text(min_size=1), max_size=3),
+    "deny": st.lists(st.text(min_size=1), max_size=3),
+    "cache": st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "agent": st.text(min_size=1),
+                "model": st.sampled_from(["m-*", "*"]),
+                "ttl_s": st.floats(1e-6, 2_592_000),
+                "read_multiplier": st.floats(0, 100),
+                "min_tokens": st.integers(0, 2**62),
+                "input_usd_per_mtok": st.floats(0, 1e6),
+            },
+        ),
+        max_size=3,
+    ),
     "replies": st.lists(st.sampled_from(["a", "b\nc"]), min_size=1),
     "routes": st.lists(
         st.fixed_dictionaries(

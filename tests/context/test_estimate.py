@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from gateway import context
 from gateway.context.estimate import (
     CHARS_PER_TOKEN_ESTIMATE,
+    IMAGE_CHARS,
     estimate_context_chars,
     estimate_context_tokens,
+    message_chars,
 )
-from gateway.model import Message, Role, ToolCall
+from gateway.model import Image, Message, Role, ToolCall
 
 
 def test_a_token_is_four_characters() -> None:
@@ -31,6 +34,19 @@ def test_texts_calls_and_ids_count() -> None:
     ]
 
     assert estimate_context_chars(messages) == 4 + 2 + 2 * (4 + 6 + 10) + 5 + 4
+
+
+def test_an_image_counts_as_much_whatever_its_size() -> None:
+    images = (Image("image/png", "x" * 9), Image("image/jpeg", "x" * 100_000))
+
+    assert IMAGE_CHARS == 8_000
+    assert message_chars(Message(Role.USER, "see", images=images)) == 3 + 2 * 8_000
+    assert message_chars(Message(Role.TOOL, "", tool_call_id="id", images=images[:1])) == 8_002
+
+
+def test_the_room_exports_the_estimate() -> None:
+    assert context.CHARS_PER_TOKEN_ESTIMATE == CHARS_PER_TOKEN_ESTIMATE
+    assert context.estimate_context_chars([Message(Role.USER, "four")]) == 4
 
 
 def test_a_notice_counts_nothing() -> None:

@@ -1,139 +1,98 @@
-"""Laws of what is left out where a session does not fit."""
+"""Laws of what leaves a context that does not fit."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.estimate import estimate_context_chars
-from gateway.context.window import FittedContext, fit_window
-from gateway.model import Message, Role, ToolCall, TurnId
+from gateway.context.window import FILL, Overflow, overflow, room_chars
+from gateway.model import Message, Role
+from tests.context.conversations import CONVERSATIONS, context_of, says, tool_turn, user
 
 
-def _turn(number: int, *sizes: int) -> list[Message]:
-    """Return a turn: a user message, a call, its result, a notice, an answer; one for each size."""
-    turn_id = TurnId(f"t{number}")
-    call = ToolCall("", "", "")
-    shapes = [
-        Message(Role.USER, "", turn_id=turn_id),
-        Message(Role.ASSISTANT, "", tool_calls=(call,), turn_id=turn_id),
-        Message(Role.TOOL, "", turn_id=turn_id),
-        Message(Role.NOTICE, "", turn_id=turn_id),
-        Message(Role.ASSISTANT, "", turn_id=turn_id),
-    ]
+def _turns(*sizes: int) -> list[Message]:
+    """Return turns of two messages; a size is that of a turn."""
     return [
-        Message(shape.role, "x" * size, shape.tool_calls, turn_id=turn_id)
-        for shape, size in zip(shapes, sizes, strict=False)
+        one
+        for number, size in enumerate(sizes)
+        for one in (user(f"t{number}", "x"), says(f"t{number}", "x" * (size - 1)))
     ]
 
 
-def _fit(messages: list[Message], tokens: int, *, overhead_chars: int = 0) -> FittedContext:
-    return fit_window(
-        messages, window_tokens=tokens + 10, reserve_tokens=10, overhead_chars=overhead_chars
-    )
+def test_the_room_is_what_reserve_and_the_rest_of_the_request_leave() -> None:
+    assert room_chars(1_000, 100, 50) == 3_400
+    assert room_chars(1_000, 100, -50) == 3_800
+    assert room_chars(100, 100, 50) == -200
 
 
-def test_what_fits_stays_whole() -> None:
-    messages = _turn(1, 40) + _turn(2, 40)
-
-    assert _fit(messages, 20) == FittedContext(tuple(messages), 80, 0, fits=True)
-
-
-def test_the_oldest_turn_goes_first() -> None:
-    messages = _turn(1, 40) + _turn(2, 40)
-
-    assert _fit(messages, 19) == FittedContext(tuple(messages[1:]), 40, 1, fits=True)
-
-
-def test_overhead_takes_room() -> None:
-    messages = _turn(1, 40) + _turn(2, 40)
-
-    assert _fit(messages, 20, overhead_chars=1) == FittedContext(
-        tuple(messages[1:]), 41, 1, fits=True
-    )
-
-
-def test_a_small_old_turn_does_not_stay_behind_a_large_one() -> None:
-    messages = _turn(1, 4) + _turn(2, 400) + _turn(3, 4)
-
-    assert _fit(messages, 10).messages == tuple(_turn(3, 4))
-
-
-def test_a_last_turn_that_is_too_large_is_returned_alone_and_does_not_fit() -> None:
-    messages = _turn(1, 4) + _turn(2, 400)
-
-    assert _fit(messages, 99) == FittedContext(tuple(messages[1:]), 400, 1, fits=False)
-    assert _fit(messages, 100) == FittedContext(tuple(messages[1:]), 400, 1, fits=True)
-
-
-def test_notices_are_not_sent_and_take_no_room() -> None:
-    notice = Message(Role.NOTICE, "x" * 1000, turn_id=TurnId("t0"))
-    messages = [notice, *_turn(1, 4), notice]
-
-    assert _fit(messages, 1) == FittedContext(tuple(_turn(1, 4)), 4, 0, fits=True)
-
-
-def test_a_message_of_no_turn_stays_and_takes_room() -> None:
-    prompt = Message(Role.SYSTEM, "x" * 4)
-    messages = [prompt, *_turn(1, 4), *_turn(2, 4)]
-
-    assert _fit(messages, 2) == FittedContext((prompt, *_turn(2, 4)), 8, 1, fits=True)
-
-
-def test_nothing_fits_in_nothing() -> None:
-    assert _fit([], 0) == FittedContext((), 0, 0, fits=True)
-    assert not _fit([], 0, overhead_chars=1).fits
-
-
-_SIZES = st.lists(st.integers(0, 60), min_size=1, max_size=5)
-_TURNS = st.lists(_SIZES, max_size=12).map(
-    lambda turns: [_turn(number, *sizes) for number, sizes in enumerate(turns)]
+@pytest.mark.parametrize(
+    ("sizes", "room", "turns"),
+    [
+        pytest.param([100, 100, 100], 300, 0, id="just-fits"),
+        pytest.param([100, 100, 100], 299, 1, id="one-too-many"),
+        pytest.param([100] * 8, 799, 3, id="to-three-quarters-of-the-room"),
+        pytest.param([100] * 8, 667, 3, id="just-to-three-quarters"),
+        pytest.param([100] * 8, 666, 4, id="just-not-to-three-quarters"),
+        pytest.param([100, 10, 10, 790], 800, 3, id="the-newest-stays-where-it-fits"),
+        pytest.param([100, 800], 800, 1, id="the-newest-fills-the-room"),
+        pytest.param([100, 801], 800, 2, id="the-newest-does-not-fit"),
+        pytest.param([4, 400, 4], 100, 2, id="no-small-old-turn-stays-behind-a-large-one"),
+        pytest.param([100], 99, 1, id="all-leave"),
+        pytest.param([100, 100], 0, 2, id="no-room"),
+        pytest.param([100, 100], -400, 2, id="less-than-no-room"),
+        pytest.param([], 0, 0, id="nothing-in-nothing"),
+        pytest.param([], -400, 0, id="nothing-in-less"),
+    ],
 )
+def test_the_oldest_turns_leave(sizes: list[int], room: int, turns: int) -> None:
+    expected = Overflow(2 * turns, turns, user(f"t{turns - 1}").turn_id) if turns else None
+
+    assert overflow(context_of(_turns(*sizes)), room) == expected
 
 
-@given(_TURNS, st.integers(0, 300), st.integers(0, 100))
-def test_the_newest_turns_that_fit_stay_whole_and_no_fewer(
-    turns: list[list[Message]], tokens: int, overhead_chars: int
+def test_calls_and_results_leave_with_their_turn() -> None:
+    context = context_of([*tool_turn("t0", 10, 10), *tool_turn("t1", 10, 300)])
+
+    assert overflow(context, context.chars - 1) == Overflow(6, 1, user("t0").turn_id)
+
+
+def test_after_turns_have_left_several_more_fit_before_the_next_leave() -> None:
+    context = context_of(_turns(*[100] * 20))
+    left = []
+    for number in range(20, 60):
+        beyond = overflow(context, 2_000)
+        left.append(0 if beyond is None else beyond.turns)
+        if beyond is not None:
+            context.leave_out(beyond.messages, beyond.turns)
+        turn = f"t{number}"
+        context.extend([user(turn, "x"), says(turn, "x" * 99)])
+
+    # 15 turns are three quarters of the room; with the 21st they are one too many.
+    assert left == [0] + ([6] + [0] * 5) * 6 + [6, 0, 0]
+    assert context.left_out_turns == sum(left)
+
+
+@given(CONVERSATIONS, st.integers(-10, 3_000))
+def test_whole_turns_leave_so_that_the_rest_fits_and_no_more_than_three_quarters_stay(
+    messages: list[Message], room: int
 ) -> None:
-    fitted = _fit(
-        [message for turn in turns for message in turn], tokens, overhead_chars=overhead_chars
-    )
+    context = context_of(messages)
+    turns = [list(group) for _, group in groupby(context.messages, key=lambda one: one.turn_id)]
+    beyond = overflow(context, room)
+    if beyond is None:
+        assert context.chars <= room or not context.messages
+        return
 
-    kept = turns[fitted.turns_left_out :]
-    sent = [message for turn in kept for message in turn if message.role is not Role.NOTICE]
-    assert fitted.messages == tuple(sent)
-    assert fitted.chars == overhead_chars + estimate_context_chars(sent)
-    assert fitted.fits == (fitted.chars <= tokens * 4)
-    assert fitted.fits or len(kept) <= 1
-    assert len(kept) >= min(1, len(turns))
-    if fitted.turns_left_out:
-        one_more = turns[fitted.turns_left_out - 1]
-        chars = overhead_chars + estimate_context_chars(sent) + estimate_context_chars(one_more)
-        assert chars > tokens * 4
-
-
-@given(_TURNS, st.integers(0, 300))
-def test_a_call_and_its_result_stay_or_go_together(turns: list[list[Message]], tokens: int) -> None:
-    fitted = _fit([message for turn in turns for message in turn], tokens)
-
-    for before, after in pairwise([Message(Role.USER, ""), *fitted.messages]):
-        if after.role is Role.TOOL:
-            assert before.tool_calls
-            assert before.turn_id == after.turn_id
-
-
-@given(_TURNS, st.integers(0, 300), st.integers(0, 100))
-def test_a_known_size_changes_nothing(
-    turns: list[list[Message]], tokens: int, overhead_chars: int
-) -> None:
-    messages = [one for turn in turns for one in turn if one.role is not Role.NOTICE]
-
-    assert fit_window(
-        messages,
-        window_tokens=tokens,
-        reserve_tokens=0,
-        overhead_chars=overhead_chars,
-        chars=estimate_context_chars(messages),
-    ) == fit_window(messages, window_tokens=tokens, reserve_tokens=0, overhead_chars=overhead_chars)
+    assert context.chars > room
+    gone, stay = turns[: beyond.turns], turns[beyond.turns :]
+    assert beyond.messages == sum(map(len, gone))
+    assert beyond.last_turn == gone[-1][0].turn_id
+    context.leave_out(beyond.messages, beyond.turns)
+    assert context.messages == [one for turn in stay for one in turn]
+    assert context.chars <= (room if len(stay) == 1 else max(0, FILL * room))
+    # One turn less would have been too few.
+    assert context_of([*gone[-1], *context.messages]).chars > (FILL * room if stay else room)
+    assert {one.role for one in context.messages[:1]} <= {Role.USER}

@@ -46,6 +46,7 @@ async def test_a_running_turn_ends_within_the_grace_and_its_client_gets_the_repl
                 daemon.signal(signal.SIGTERM)
                 line = await daemon.log.wait_for("gateway.stopping")
                 assert line["running"] == 1
+                assert wire.gate is not None
                 wire.gate.set()
             assert await daemon.ended() == 0
             assert orjson.loads(sender.answers["hello"].content)["reply"] == "at last"

@@ -42,12 +42,15 @@ class PlayedAgent:
         self, play: Play, *, context_window_tokens: int = 200_000, reserve_tokens: int = 1_000
     ) -> None:
         self.model = "played"
+        self.cache_ttl_s: float | None = None
         self.context_window_tokens = context_window_tokens
         self.reserve_tokens = reserve_tokens
         self.contexts: list[tuple[Message, ...]] = []
         self._play = play
 
-    async def run(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    async def run(
+        self, messages: Sequence[Message], *, cache_key: str = ""
+    ) -> AsyncGenerator[AgentEvent]:
         self.contexts.append(tuple(messages))
         async for event in self._play(messages):
             yield event

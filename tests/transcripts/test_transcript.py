@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
+from gateway.context.cache import CacheVerdict
 from gateway.durable.database import Database
 from gateway.model import (
+    Image,
     Message,
     ModelCall,
     Role,
@@ -20,17 +23,19 @@ from gateway.model import (
     Usage,
     clean_text,
 )
-from gateway.transcripts.reading import read_context, read_transcript
+from gateway.transcripts.reading import (
+    Beginning,
+    beginning_after,
+    messages_after,
+    read_transcript,
+)
 from gateway.transcripts.writing import append_messages, append_model_calls
 from tests.support.state import START
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 ID, OTHER = SessionId("s1"), SessionId("s2")
-ALL = 10**9
 AT = "2026-01-01T00:00:00Z"
 TEXTS = st.one_of(
     st.text().map(clean_text),
@@ -47,6 +52,7 @@ MESSAGES = st.builds(
     tool_call_id=TEXTS,
     tool_name=TEXTS,
     turn_id=TEXTS.map(TurnId),
+    images=st.lists(st.builds(Image, media_type=TEXTS, data=TEXTS), max_size=2).map(tuple),
 )
 
 
@@ -56,6 +62,14 @@ def _said(text: str, role: Role = Role.USER) -> Message:
 
 async def _add(database: Database, session_id: SessionId, *messages: Message) -> None:
     await database.write(lambda tx: append_messages(tx, session_id, messages, at=AT))
+
+
+async def _after(database: Database, position: int, session_id: SessionId = ID) -> list[Message]:
+    return await database.read(lambda conn: list(messages_after(conn, session_id, position)))
+
+
+async def _beginning(database: Database, turn: str) -> Beginning:
+    return await database.read(lambda conn: beginning_after(conn, ID, TurnId(turn)))
 
 
 @given(messages=st.lists(MESSAGES, max_size=4))
@@ -69,8 +83,8 @@ async def test_messages_come_back_as_they_were(
         rows = await read_transcript(database, ID)
         assert [row.message for row in rows] == messages
         assert {row.created_at for row in rows} <= {AT}
-        context = [message for message in messages if message.role is not Role.NOTICE]
-        assert (await read_context(database, ID, max_chars=ALL)).messages == context
+        sent = [message for message in messages if message.role is not Role.NOTICE]
+        assert await _after(database, 0) == sent
 
 
 async def test_sessions_are_kept_apart_and_in_order(tmp_path: Path) -> None:
@@ -81,9 +95,7 @@ async def test_sessions_are_kept_apart_and_in_order(tmp_path: Path) -> None:
         rows = await read_transcript(database, ID)
         assert [row.message.text for row in rows] == ["0", "2", "4", "6", "8"]
         assert [row.position for row in rows] == sorted(row.position for row in rows)
-        assert [
-            one.text for one in (await read_context(database, OTHER, max_chars=ALL)).messages
-        ] == list("13579")
+        assert [one.text for one in await _after(database, 0, OTHER)] == list("13579")
 
 
 async def test_a_transcript_is_read_page_by_page(tmp_path: Path) -> None:
@@ -104,48 +116,83 @@ async def test_a_turn_of_very_many_messages_is_stored_whole(tmp_path: Path) -> N
         await _add(database, ID, *messages)
         await _add(database, ID)
 
-        assert (await read_context(database, ID, max_chars=ALL)).messages == messages
+        assert await _after(database, 0) == messages
 
 
 async def test_each_model_call_is_recorded_with_what_was_counted(tmp_path: Path) -> None:
     calls = [
-        ModelCall("m1", START, Usage(1, 2, 3, 4)),
+        ModelCall("m1", START, Usage(1, 2, 3, 4, 5, 6)),
         ModelCall("m2", START + timedelta(seconds=1.5), None),
     ]
+    verdicts = [CacheVerdict.HIT, CacheVerdict.UNKNOWN]
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
-        await database.write(lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls))
+        await database.write(
+            lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls, verdicts)
+        )
         rows = await database.read(
-            lambda conn: conn.execute("SELECT * FROM model_calls ORDER BY position").fetchall()
+            lambda conn: conn.execute(
+                "SELECT session_id, turn_id, agent, model, started_at, input_tokens, "
+                "output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, "
+                "reasoning_tokens, cache_verdict FROM model_calls ORDER BY position"
+            ).fetchall()
         )
 
+    nothing = (None,) * 6
     assert rows == [
-        (1, ID, "t1", "main", "m1", "2026-01-01T00:00:00Z", 1, 2, 3, 4),
-        (2, ID, "t1", "main", "m2", "2026-01-01T00:00:01.500000Z", None, None, None, None),
+        (ID, "t1", "main", "m1", "2026-01-01T00:00:00Z", 1, 2, 3, 4, 5, 6, "hit"),
+        (ID, "t1", "main", "m2", "2026-01-01T00:00:01.500000Z", *nothing, "unknown"),
     ]
 
 
-async def test_a_context_is_the_newest_whole_turns_that_fit(tmp_path: Path) -> None:
+async def test_each_call_needs_its_verdict(tmp_path: Path) -> None:
+    calls = [ModelCall("m", START, None)] * 2
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
-        for number in range(10):
-            turn = TurnId(f"t{number}")
+        with pytest.raises(ValueError, match="shorter"):
+            await database.write(
+                lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls, ["hit"])
+            )
+
+        assert await database.read(
+            lambda conn: conn.execute("SELECT count(*) FROM model_calls").fetchall()
+        ) == [(0,)]
+
+
+async def test_a_session_goes_on_after_the_turn_that_is_left_out(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        turns = [TurnId(f"t{number}") for number in range(4)]
+        for turn in turns:
             await _add(
                 database,
                 ID,
-                Message(Role.USER, "q" * 10, turn_id=turn),
-                Message(Role.ASSISTANT, "a" * 10, turn_id=turn),
-                Message(Role.NOTICE, "n" * 1000, turn_id=turn),
+                Message(Role.USER, f"q {turn}", turn_id=turn),
+                Message(Role.NOTICE, "n", turn_id=turn),
+                Message(Role.ASSISTANT, f"a {turn}", turn_id=turn),
+                Message(Role.NOTICE, "n", turn_id=turn),
             )
+            # The same turn id in another session changes nothing.
+            await _add(database, OTHER, Message(Role.ASSISTANT, "other", turn_id=turn))
+        begins = [await _beginning(database, turn) for turn in turns]
+        rest = [[one.text for one in await _after(database, one.position)] for one in begins]
 
-        tail = await read_context(database, ID, max_chars=69)
-        assert [message.turn_id for message in tail.messages] == [
-            "t7",
-            "t7",
-            "t8",
-            "t8",
-            "t9",
-            "t9",
-        ]
-        assert (tail.chars, tail.older_turns) == (60, 7)
-        assert (await read_context(database, ID, max_chars=60)).messages == tail.messages
-        assert (await read_context(database, ID, max_chars=5)).older_turns == 10
-        assert (await read_context(database, ID, max_chars=200)).older_turns == 0
+    assert [one.turns for one in begins] == [1, 2, 3, 4]
+    answers = [Message(Role.ASSISTANT, f"a {turn}", turn_id=turn) for turn in turns]
+    assert [one.last_answer for one in begins] == answers
+    said = [text for turn in turns for text in (f"q {turn}", f"a {turn}")]
+    assert rest == [said[2:], said[4:], said[6:], []]
+
+
+async def test_without_an_answer_in_the_turns_left_out_there_is_no_last_one(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await _add(database, ID, _said("q"), _said("sorry", Role.NOTICE))
+        begins = await _beginning(database, "t1")
+
+        assert (begins.turns, begins.last_answer) == (1, None)
+        assert await _after(database, begins.position) == []
+
+
+async def test_after_a_turn_that_nothing_was_said_in_all_is_there(tmp_path: Path) -> None:
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await _add(database, ID, _said("q"))
+        await _add(database, OTHER, Message(Role.USER, "x", turn_id=TurnId("t9")))
+
+        assert await _beginning(database, "t9") == Beginning()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
+from gateway.context.settings import ContextSettings
 from gateway.errors import BadRequestError, BusyError, UnavailableError
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.settings import TurnSettings
@@ -111,7 +112,7 @@ async def test_new_bounds_hold_from_the_next_message_on(tmp_path: Path) -> None:
         await bench.submit("waits")
 
         tighter = TurnSettings(max_waiting_per_session=1)
-        bench.turns.configure(tighter, SessionSettings(), lambda _: MAIN)
+        bench.turns.configure(tighter, SessionSettings(), ContextSettings(), lambda _: MAIN)
 
         await _refused(bench, "one too many")
 

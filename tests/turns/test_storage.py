@@ -81,16 +81,18 @@ async def test_a_reset_by_the_operator_is_told_with_the_next_reply_only(tmp_path
 
 async def test_a_long_session_is_read_and_sent_by_its_newest_turns(tmp_path: Path) -> None:
     agent = PlayedAgent(echo, context_window_tokens=2_000, reserve_tokens=500)
-    path, turns_sent = tmp_path / "state", 0
+    path = tmp_path / "state"
     async with running_turns(path, agent) as bench:
         for number in range(20):
             reply = await bench.say(f"{number:02}" + "x" * 498)
             turns_sent = len(agent.contexts[-1]) // 2 + 1
             assert reply.context.turns_left_out == number + 1 - turns_sent
-        assert 1 < turns_sent < 10
+            assert turns_sent < 10
 
     async with running_turns(path, agent) as bench:
-        reply = await bench.say("20" + "x" * 498)
-        assert len(agent.contexts[-1]) // 2 + 1 == turns_sent
+        before, reply = agent.contexts[-1], await bench.say("20" + "x" * 498)
+        turns_sent = len(agent.contexts[-1]) // 2 + 1
+        assert 1 < turns_sent < 10
         assert reply.context.turns_left_out == 21 - turns_sent
+        assert agent.contexts[-1][0] in before
         assert len(await bench.said()) == 42

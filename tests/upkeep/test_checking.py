@@ -215,6 +215,33 @@ async def test_an_adopted_file_is_no_damage(tmp_path: Path) -> None:
             id="tool-calls",
         ),
         pytest.param(
+            "UPDATE messages SET images = '[' WHERE role = 'user'",
+            "transcripts: 6 messages cannot be read",
+            id="images",
+        ),
+        pytest.param(
+            "INSERT INTO projections (session_id, item, mode, max_chars, head_chars, tail_chars,"
+            " placeholder, made_at) VALUES ('nobody', 't/c', 'clear', 0, 0, 0, 'gone', '')",
+            "transcripts: 1 sessions are known by their messages, model calls or contexts only: "
+            "nobody (projections)",
+            id="projection-of-nobody",
+        ),
+        pytest.param(
+            "INSERT INTO context_accounts (session_id, model, request_tokens, overhead_tokens,"
+            " cache_verdict, rounds, trimmed, cleared, saved_tokens)"
+            " VALUES ('nobody', '', 0, 0, '', 0, 0, 0, 0)",
+            "transcripts: 1 sessions are known by their messages, model calls or contexts only: "
+            "nobody (context_accounts)",
+            id="account-of-nobody",
+        ),
+        pytest.param(
+            "INSERT INTO projections (session_id, item, mode, max_chars, head_chars, tail_chars,"
+            " placeholder, made_at) SELECT session_id, 't/c', 'fold', 0, 0, 0, '', ''"
+            " FROM sessions LIMIT 1",
+            "contexts: 1 projections cannot be read: position 1 (fold)",
+            id="unknown-projection",
+        ),
+        pytest.param(
             "INSERT INTO inbox (session_key, message_id, turn_id, agent, source, text, accepted_at)"
             " SELECT session_key, message_id, 'x', 'main',"
             """ '{"platform":"http","chat_id":"ann","chat_type":"dm"}', '', '' FROM outbox""",

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-ALL = {"sessions": 5, "messages": 12, "model_calls": 6, "inbox": 0, "outbox": 6}
+ALL = {
+    "sessions": 5,
+    "messages": 12,
+    "model_calls": 6,
+    "projections": 0,
+    "context_accounts": 0,
+    "inbox": 0,
+    "outbox": 6,
+}
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])

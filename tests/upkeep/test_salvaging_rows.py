@@ -6,9 +6,15 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+import apsw
 import orjson
+import pytest
 
+from gateway.durable.salvaging import add_row, new_database
 from gateway.durable.schema import MIGRATIONS
+from gateway.model import Image
+from gateway.transcripts import accounts, projections
+from gateway.transcripts.reading import read_transcript, sessions_of
 from gateway.upkeep.salvage import HOMELESS
 from gateway.upkeep.salvage_rows import LOG, TABLES
 from tests.support.state import key_of, open_state
@@ -18,6 +24,14 @@ from tests.upkeep.salvaging import salvaged
 if TYPE_CHECKING:
     from pathlib import Path
 
+OLDER: Final = {
+    "store_state": "name, value",
+    "session_log": "sequence, session_key, member",
+    "sessions": "position, session_id, session_key, started_at, ended_at, end_reason, member",
+    "messages": "position, session_id, turn_id, role, text, created_at",
+    "outbox": "position, session_key, message_id, turn_id, platform, reply, created_at",
+}
+"""Tables of version 2 that are used, and their columns."""
 MESSAGES: Final = 12
 CALLS: Final = 6
 
@@ -63,6 +77,110 @@ async def test_model_calls_that_go_with_their_session_are_told(tmp_path: Path) -
     told = {loss.place: loss.count for loss in made.given_up}
     assert told == {"gateway.db: model_calls": 2}
     assert made.rows["model_calls"] == CALLS - 2
+
+
+PROJECTION: Final = (
+    "INSERT INTO projections (session_id, item, mode, max_chars, head_chars, tail_chars, "
+    "placeholder, made_at) VALUES ({session}, '{item}', '{mode}', {chars}, 0, 0, 'gone', '')"
+)
+ACCOUNT: Final = (
+    "INSERT INTO context_accounts (session_id, model, request_tokens, overhead_tokens, "
+    "cache_verdict, rounds, trimmed, cleared, saved_tokens, saved_usd, last_round_at) "
+    "VALUES ({session}, 'm', 7, -3, '{verdict}', {rounds}, 2, 3, 4, 0.5, NULL)"
+)
+ANN: Final = "(SELECT max(session_id) FROM sessions WHERE session_key LIKE '%:ann::')"
+BOB: Final = "(SELECT max(session_id) FROM sessions WHERE session_key LIKE '%:bob::')"
+
+
+async def test_what_contexts_hold_is_kept(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        PROJECTION.format(session=ANN, item="t/c", mode="clear", chars=0),
+        PROJECTION.format(session=ANN, item="t/d", mode="trim", chars=4000),
+        PROJECTION.format(session=BOB, item="t", mode="omit", chars=0),
+        ACCOUNT.format(session=ANN, verdict="hit", rounds=1),
+        'UPDATE messages SET images = \'[{"media_type":"image/png","data":"aGk="}]\'',
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    assert made.complete
+    assert (made.rows["projections"], made.rows["context_accounts"]) == (3, 1)
+    assert made.rows["messages"] == MESSAGES
+    async with open_state(tmp_path / "new") as state:
+        session_id = (await sessions_of(state.database, key_of("ann")))[0].session_id
+        kept = await state.database.read(lambda conn: projections.read(conn, session_id))
+        account = await state.database.read(lambda conn: accounts.read(conn, session_id))
+        (row, *_) = await read_transcript(state.database, session_id)
+    assert {one.item: one.mode.value for one in kept} == {"t/c": "clear", "t/d": "trim"}
+    assert (account.overhead_tokens, account.cache_verdict, account.saved_usd) == (-3, "hit", 0.5)
+    assert row.message.images == (Image("image/png", "aGk="),)
+
+
+async def test_what_contexts_hold_and_cannot_mean_anything_is_given_up(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        PROJECTION.format(session=ANN, item="t/c", mode="fold", chars=0),
+        PROJECTION.format(session=ANN, item="", mode="clear", chars=0),
+        PROJECTION.format(session=ANN, item="t/d", mode="trim", chars=-1),
+        PROJECTION.format(session=ANN, item="t/e", mode="trim", chars=1),
+        ACCOUNT.format(session=ANN, verdict="maybe", rounds=1),
+        ACCOUNT.format(session=BOB, verdict="hit", rounds=-1),
+        "UPDATE messages SET images = '[' WHERE text = 'last'",
+        "UPDATE messages SET images = '[{\"data\":\"\"}]' WHERE text = 're: last'",
+        'UPDATE messages SET images = \'[{"media_type":1,"data":""}]\' WHERE text = \'more\'',
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    told = {loss.place: loss.count for loss in made.given_up}
+    assert told["gateway.db: projections"] == 3
+    assert told["gateway.db: context_accounts"] == 2
+    assert told["gateway.db: messages"] == 3
+    assert (made.rows["projections"], made.rows["context_accounts"]) == (1, 0)
+
+
+async def test_what_contexts_hold_goes_with_its_session_and_is_told(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        PROJECTION.format(session="'lost'", item="t/c", mode="clear", chars=0),
+        PROJECTION.format(session="'lost'", item="t/d", mode="clear", chars=0),
+        ACCOUNT.format(session="'lost'", verdict="hit", rounds=1),
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    told = {loss.place: loss.count for loss in made.given_up}
+    assert told == {"gateway.db: projections": 2, "gateway.db: context_accounts": 1}
+    assert (made.rows["projections"], made.rows["context_accounts"]) == (0, 0)
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["sound", "its-version-damaged"])
+async def test_a_database_of_an_older_gateway_lacks_nothing(
+    tmp_path: Path, *, damaged: bool
+) -> None:
+    path = await used_state(tmp_path / "state")
+    with closing(apsw.Connection(str(path / "gateway.db"))) as source:
+        rows = {
+            table: source.execute(f"SELECT {columns} FROM {table}").fetchall()  # noqa: S608 - names of ours
+            for table, columns in OLDER.items()
+        }
+    (path / "gateway.db").unlink()
+    with new_database(path / "gateway.db", 2) as older:
+        for table, columns in OLDER.items():
+            for row in rows[table]:
+                add_row(older, table, columns.split(", "), row)
+    if damaged:
+        change(path, "PRAGMA user_version = 1000000")
+
+    made = await salvaged(path, tmp_path / "new")
+
+    assert made.given_up == []
+    assert made.rows["messages"] == MESSAGES
+    assert (made.rows["projections"], made.rows["context_accounts"]) == (0, 0)
 
 
 async def test_a_message_that_waits_though_it_was_answered_is_not_answered_again(

@@ -1,0 +1,194 @@
+"""A context as the Messages API takes it, with the marks of its prompt cache. Pure.
+
+The same message always becomes the same blocks: beside the marks nothing before the newest message
+differs from one request of a session to the next, so that the cache finds its prefix. The one
+exception is the request with the first tool call of a session: it defines a tool, before all else.
+Knows no SDK: `gateway.agents.anthropic`, above, sends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import orjson
+
+from gateway.model import Message, Role, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.model import Image, ToolCall
+
+Block = dict[str, Any]
+CacheTtl = Literal["5m", "1h", "off"]
+
+_IMAGE_TYPES: Final = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_NAME_CHARS: Final = 64
+_PAST_TOOL: Final = {
+    "name": "past_tool",
+    "description": "Stands for the tools of earlier turns. It cannot be called.",
+    "input_schema": {"type": "object", "properties": {}},
+}
+"""The API refuses tool calls and results in a request that defines no tool, whichever it is."""
+
+
+@dataclass(slots=True)
+class _Blocks:
+    """What a context becomes, in the order of the wire."""
+
+    system: list[Block] = field(default_factory=list)
+    said: list[tuple[str, Block]] = field(default_factory=list)
+    """Each with the role that says it."""
+    live_at: int = 0
+    """How many come before the newest user message."""
+    with_tools: bool = False
+    calls: Counter[str] = field(default_factory=Counter)
+    """How often each id was called: the API takes none twice, some vendors begin anew each turn."""
+
+    def call_id(self, call_id: str) -> str:
+        """Return the id of the newest call of this id."""
+        count = self.calls[call_id]
+        return _call_id(call_id if count <= 1 else f"{call_id}#{count}")
+
+
+def request_parts(
+    system_prompt: str, messages: Sequence[Message], cache_ttl: CacheTtl
+) -> dict[str, Any]:
+    """Return `messages` of a request and, where there is something in them, `system` and `tools`.
+
+    The marks stand on the last block of the system prompt, on the last one before the newest user
+    message, and on the last of all. The API finds a prefix that ends at most 20 blocks before a
+    mark: the second one is where the requests of the turn before ended but for its answer, so
+    that neither a turn of many steps nor a step of many calls loses the cache.
+    """
+    blocks = _blocks(system_prompt, messages)
+    if cache_ttl != "off":
+        _mark(blocks, cache_ttl)
+    parts: dict[str, Any] = {
+        # The API takes a conversation that an assistant begins, so nothing is put before it.
+        "messages": [
+            {"role": role, "content": [block for _, block in group]}
+            for role, group in groupby(blocks.said, key=itemgetter(0))
+        ]
+    }
+    if blocks.system:
+        parts["system"] = blocks.system
+    if blocks.with_tools:
+        parts |= {"tools": [_PAST_TOOL], "tool_choice": {"type": "none"}}
+    return parts
+
+
+def read_usage(counted: Sequence[Any]) -> Usage:
+    """Return what an endpoint counted in the events of one answer; None counted nothing.
+
+    Its numbers are cumulative, so the largest of each is the last, even where one event has 0 for
+    what another one told.
+
+    Raises:
+        AttributeError, TypeError, ValueError: It cannot be read.
+    """
+    seen = [usage.to_dict(exclude_none=True, warnings=False) for usage in counted if usage]
+
+    def largest(name: str, *default: int, of: Sequence[dict[str, Any]] = seen) -> int:
+        found: int = max([*(numbers[name] for numbers in of if name in numbers), *default])
+        return found
+
+    written = largest("cache_creation_input_tokens", 0)
+    by_ttl = [numbers.get("cache_creation", {}) for numbers in seen]
+    details = [numbers.get("output_tokens_details", {}) for numbers in seen]
+    return Usage(
+        input_tokens=largest("input_tokens"),
+        output_tokens=largest("output_tokens"),
+        cache_read_tokens=largest("cache_read_input_tokens", 0),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(written, largest("ephemeral_1h_input_tokens", 0, of=by_ttl)),
+        reasoning_tokens=largest("thinking_tokens", 0, of=details),
+    )
+
+
+def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
+    blocks = _Blocks(system=_texts(system_prompt))
+    for message in messages:
+        match message.role:
+            case Role.SYSTEM:
+                # Not every model takes one in the middle of a conversation.
+                blocks.system += _texts(message.text)
+            case Role.USER:
+                blocks.live_at = len(blocks.said)
+                content = [*_texts(message.text), *map(_image, message.images)]
+                blocks.said += (("user", block) for block in content)
+            case Role.ASSISTANT:
+                content = _texts(message.text)
+                for call in message.tool_calls:
+                    blocks.calls[call.call_id] += 1
+                    content.append(_call(call, blocks.call_id(call.call_id)))
+                blocks.said += (("assistant", block) for block in content)
+                blocks.with_tools |= bool(message.tool_calls)
+            case Role.TOOL:
+                blocks.said.append(("user", _result(message, blocks.call_id(message.tool_call_id))))
+                blocks.with_tools = True
+            case Role.NOTICE:
+                pass
+    return blocks
+
+
+def _mark(blocks: _Blocks, cache_ttl: CacheTtl) -> None:
+    mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
+    marked = blocks.system[-1:]
+    marked += [blocks.said[end - 1][1] for end in (blocks.live_at, len(blocks.said)) if end]
+    for block in marked:
+        block["cache_control"] = mark
+
+
+def _texts(text: str) -> list[Block]:
+    """Return a block of the text, or none: the API refuses one without a visible character."""
+    return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _image(image: Image) -> Block:
+    if image.media_type not in _IMAGE_TYPES:
+        return {"type": "text", "text": f"[image: {image.media_type}]"}
+
+    source = {"type": "base64", "media_type": image.media_type, "data": image.data}
+    return {"type": "image", "source": source}
+
+
+def _call(call: ToolCall, call_id: str) -> Block:
+    name = _UNFIT.sub("_", call.name)[:_MAX_NAME_CHARS] or "unnamed"
+    return {
+        "type": "tool_use",
+        "id": call_id,
+        "name": name,
+        "input": _arguments(call.arguments),
+    }
+
+
+def _result(message: Message, call_id: str) -> Block:
+    result: Block = {"type": "tool_result", "tool_use_id": call_id}
+    if content := [*_texts(message.text), *map(_image, message.images)]:
+        result["content"] = content
+    return result
+
+
+def _call_id(call_id: str) -> str:
+    """Return an id that the API takes, another one for each: other vendors' may have any form."""
+    if call_id and not _UNFIT.search(call_id):
+        return call_id
+
+    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:32]}"
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Return the arguments of a call; the API takes an object only."""
+    try:
+        parsed = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {"_raw": text}

@@ -1,0 +1,105 @@
+"""A context as the chat-completions wire takes it, and what that wire counts. Pure.
+
+The same message always becomes the same bytes, so that a provider finds its prompt cache.
+Knows no SDK: `gateway.agents.openai`, above, sends it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.model import Message, Role, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.model import Image
+
+WireMessage = dict[str, Any]
+
+
+def wire_messages(system_prompt: str, messages: Sequence[Message]) -> list[WireMessage]:
+    """Return the messages of a request; notices are left out."""
+    wire: list[WireMessage] = []
+    if system_prompt:
+        wire.append({"role": "system", "content": system_prompt})
+    wire.extend(_wire_message(message) for message in messages if message.role is not Role.NOTICE)
+    return wire
+
+
+def image_marker(image: Image) -> str:
+    """Return what stands for an image where the wire takes text alone."""
+    return f"[image: {image.media_type}]"
+
+
+def read_usage(counted: Any) -> Usage:  # noqa: ANN401 - built unchecked from what came
+    """Return what an endpoint counted, in whichever of the known fields.
+
+    `prompt_tokens` counts all input. What was read from the cache and what was written to it are
+    parts of that; an endpoint that contradicts itself is held to the sum.
+
+    Raises:
+        AttributeError, TypeError, ValueError: It cannot be read.
+    """
+    prompt_tokens = counted.prompt_tokens
+    read = min(_cached_tokens(counted, prompt_tokens), prompt_tokens)
+    details = counted.prompt_tokens_details
+    written = min((details.cache_write_tokens or 0) if details else 0, prompt_tokens - read)
+    completion = counted.completion_tokens_details
+    return Usage(
+        input_tokens=prompt_tokens - read - written,
+        output_tokens=counted.completion_tokens,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+    )
+
+
+def _cached_tokens(counted: Any, prompt_tokens: int) -> int:  # noqa: ANN401 - as above
+    details = counted.prompt_tokens_details
+    cached: int | None = details.cached_tokens if details else None
+    # DeepSeek's fields, which the SDK's types do not know.
+    if cached is None:
+        cached = getattr(counted, "prompt_cache_hit_tokens", None)
+    missed: int | None = getattr(counted, "prompt_cache_miss_tokens", None)
+    if cached is None and missed is not None:
+        cached = prompt_tokens - missed
+    return cached or 0
+
+
+def _wire_message(message: Message) -> WireMessage:
+    match message.role:
+        case Role.TOOL:
+            return {
+                "role": "tool",
+                "tool_call_id": message.tool_call_id,
+                "content": "\n".join(
+                    [*([message.text] if message.text else []), *map(image_marker, message.images)]
+                ),
+            }
+        case Role.ASSISTANT if message.tool_calls:
+            return {
+                "role": "assistant",
+                "content": message.text or None,
+                "tool_calls": [
+                    {
+                        "id": call.call_id,
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": call.arguments},
+                    }
+                    for call in message.tool_calls
+                ],
+            }
+        case Role.USER if message.images:
+            return {"role": "user", "content": [*_text_part(message.text), *_images(message)]}
+        case role:
+            return {"role": role.value, "content": message.text}
+
+
+def _text_part(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}] if text else []
+
+
+def _images(message: Message) -> list[dict[str, Any]]:
+    urls = (f"data:{image.media_type};base64,{image.data}" for image in message.images)
+    return [{"type": "image_url", "image_url": {"url": url}} for url in urls]

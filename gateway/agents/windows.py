@@ -1,0 +1,34 @@
+"""The windows of well-known models, for agents whose table does not give one.
+
+Names are patterns; the first that matches counts. Where a provider limits input and answer apart,
+it is the input's limit. An endpoint of your own may be run with less: then its table says so.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Final
+
+WINDOWS: Final[tuple[tuple[str, int], ...]] = (
+    ("claude-*", 200_000),
+    ("gpt-5*", 272_000),
+    ("gpt-4.1*", 1_047_576),
+    ("gpt-4o*", 128_000),
+    ("gpt-4-turbo*", 128_000),
+    ("gpt-4*", 8_192),
+    ("gpt-3.5-turbo*", 16_385),
+    ("o[134]*", 200_000),
+    ("gemini-*", 1_048_576),
+    ("deepseek-*", 128_000),
+    ("mistral-large*", 128_000),
+)
+"""Patterns of model names, each with the window in tokens."""
+
+
+def window_of(model: str, otherwise: int) -> int:
+    """Return the window of a model in tokens; `otherwise` where it is not known.
+
+    A provider's prefix, as routers have it (`anthropic/claude-...`), is not part of the name.
+    """
+    name = model.rpartition("/")[2].lower()
+    return next((size for pattern, size in WINDOWS if fnmatchcase(name, pattern)), otherwise)

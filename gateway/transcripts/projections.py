@@ -1,0 +1,58 @@
+"""What a context has in place of messages of the transcript: committed before it is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.model import Projection, ProjectionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.durable.batch import Queries, Transaction
+    from gateway.model import SessionId
+
+_KEEP: Final = (
+    "INSERT INTO projections (session_id, item, mode, max_chars, head_chars, tail_chars, "
+    "placeholder, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session_id, item) "
+    "DO UPDATE SET mode = excluded.mode, placeholder = excluded.placeholder, "
+    "made_at = excluded.made_at WHERE mode = 'trim' AND excluded.mode = 'clear'"
+)
+
+
+def keep(
+    transaction: Transaction, session_id: SessionId, made: Iterable[Projection], *, at: str
+) -> None:
+    """Store projections; a result that was trimmed may be cleared, and nothing else changes.
+
+    Of the turns that are left out only the newest is kept.
+    """
+    for one in made:
+        if one.mode is ProjectionMode.OMIT:
+            transaction.execute(
+                "DELETE FROM projections WHERE session_id = ? AND mode = ?",
+                (session_id, one.mode.value),
+            )
+        sizes = (one.max_chars, one.head_chars, one.tail_chars)
+        row = (session_id, one.item, one.mode.value, *sizes, one.placeholder, at)
+        transaction.execute(_KEEP, row)
+
+
+def read(connection: Queries, session_id: SessionId) -> list[Projection]:
+    """Return the projections of a session."""
+    rows = connection.execute(
+        "SELECT item, mode, max_chars, head_chars, tail_chars, placeholder FROM projections "
+        "WHERE session_id = ?",
+        (session_id,),
+    ).fetchall()
+    return [
+        Projection(
+            item=str(row[0]),
+            mode=ProjectionMode(str(row[1])),
+            max_chars=int(str(row[2])),
+            head_chars=int(str(row[3])),
+            tail_chars=int(str(row[4])),
+            placeholder=str(row[5]),
+        )
+        for row in rows
+    ]

@@ -1,0 +1,369 @@
+"""What would be sent of a session, message by message, for people to look at.
+
+Reads the database and changes nothing, neither there nor in the contexts that turns work on. The
+message to come is not known here: the next request has it besides. Above it is the API, which puts
+it into words.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from gateway.context.cache import cache_policy, is_cold
+from gateway.context.counted import is_silent
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, message_chars, tokens_of_chars
+from gateway.context.projection import project
+from gateway.context.pruning import Decision, is_allowed, protected_from
+from gateway.errors import UnavailableError
+from gateway.model import Message, Projection, ProjectionMode, Role
+from gateway.transcripts.accounts import ContextAccount
+from gateway.transcripts.reading import messages_after
+from gateway.turns.memory import MAX_CHARS, SessionContext, load_context
+from gateway.turns.preparing import AgentFacts, last_request, plan_request
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.context.counted import CountedContext
+    from gateway.context.settings import ContextSettings, PruningSettings
+    from gateway.durable.batch import Queries
+    from gateway.durable.database import Database
+    from gateway.sessions.entry import SessionEntry
+
+MAX_LINES: Final = 5_000
+"""The most messages that are listed, the newest; sums are of all. To encode them takes 4 ms."""
+PREVIEW_CHARS: Final = 80
+_TRIES: Final = 5
+"""How often all is read again because a turn was committed meanwhile."""
+
+
+class LineState(StrEnum):
+    """What of a message is sent."""
+
+    KEPT = "kept"
+    TRIMMED = "trimmed"
+    CLEARED = "cleared"
+    LEFT_OUT = "left_out"
+
+
+_STATES: Final = {
+    ProjectionMode.TRIM: LineState.TRIMMED,
+    ProjectionMode.CLEAR: LineState.CLEARED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextLine:
+    """One message of the transcript, and what of it is sent."""
+
+    number: int
+    """From 1, in the order in which things were said; notices have none."""
+    role: Role
+    tool_name: str
+    said_chars: int
+    """As it was said."""
+    sent_chars: int
+    """As it is sent; 0 where it is left out."""
+    state: LineState
+    protected: bool
+    """Whether no round touches it."""
+    why: str
+    """Why it is protected, or left out; empty for neither."""
+    next_state: LineState | None
+    """What the next request makes of it; None where it stays, or where nobody asked."""
+    next_chars: int | None
+    text: str | None
+    """Its beginning on one line, as it is sent; None where nobody asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextRound:
+    """What the next request would change before it is sent."""
+
+    decision: Decision
+    trimmed: int
+    cleared: int
+    tool_names: list[str]
+    tokens_before: int
+    tokens_after: int
+    saved_tokens: int
+    saved_usd: float | None
+    """None where no price is known, or where there is no round."""
+    left_out_turns: int
+    """Turns that leave because the rest does not fit the window."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownContext:
+    """A context, without the message to come."""
+
+    messages: list[ContextLine]
+    messages_not_listed: int
+    """Older ones, beyond `MAX_LINES`."""
+    sent_messages: int
+    sent_chars: int
+    said_messages: int
+    """All of the session, notices apart."""
+    said_chars: int
+    left_out_turns: int
+    overhead_tokens: int
+    """What the provider last counted above the estimate; it may be less than none."""
+    estimated_tokens: int
+    """Characters as tokens, the agent's own included, and the measured overhead."""
+    account: ContextAccount
+    next_round: NextRound | None
+    """None where nobody asked, or where there is no agent to be sent anything."""
+
+
+async def show_context(
+    database: Database,
+    entry: SessionEntry,
+    agent: AgentFacts | None,
+    settings: ContextSettings,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    text: bool = False,
+) -> ShownContext:
+    """Return what would be sent of a session, as it is stored now.
+
+    Args:
+        database: Where it is.
+        entry: The session.
+        agent: Who would be asked; None where there is no such agent any more.
+        settings: Of pruning and caches.
+        now: When the next request would begin.
+        dry_run: Whether to plan what the next request changes.
+        text: Whether to tell the beginning of each message.
+
+    Raises:
+        UnavailableError: turns were committed all the time.
+    """
+    max_chars = MAX_CHARS if agent is None else agent.window_tokens * CHARS_PER_TOKEN_ESTIMATE
+    for _ in range(_TRIES):
+        context = await load_context(database, entry.session_id, max_chars=max_chars)
+        view = _View(context, entry, agent, settings, now)
+        shown = await database.read(partial(view.show, dry_run=dry_run, text=text))
+        if shown is not None:
+            return shown
+    raise UnavailableError("The session goes on all the time. Try again.")
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A message that is sent."""
+
+    message: Message
+    chars: int
+    state: LineState
+    protection: str
+    next_state: LineState | None = None
+    next_chars: int | None = None
+
+
+class _View:
+    """One look at a context, which is taken apart."""
+
+    def __init__(
+        self,
+        context: SessionContext,
+        entry: SessionEntry,
+        agent: AgentFacts | None,
+        settings: ContextSettings,
+        now: datetime,
+    ) -> None:
+        self._context = context
+        self._counted = context.counted
+        self._account = context.account
+        self._entry = entry
+        self._agent = agent
+        self._settings = settings
+        self._now = now
+        # As a turn does: what another model counted says nothing.
+        self._rate = context.account if agent is None else context.account.of(agent.model)
+
+    def show(self, connection: Queries, *, dry_run: bool, text: bool) -> ShownContext | None:
+        """Return everything; None where transcript and context are not of one moment."""
+        said = messages_after(connection, self._entry.session_id, 0)
+        counted = self._counted
+        sent = _all_sent(counted, self._settings.pruning)
+        sent_chars, left_out_turns = counted.chars, counted.left_out_turns
+        estimated_tokens = self._tokens()
+        next_round = None
+        if dry_run and self._agent is not None:
+            next_round = self._plan(self._agent, sent)
+        listing = _Listing(sent, text=text)
+        if not all(map(listing.take, said)) or not listing.is_whole(left_out_turns):
+            return None
+
+        return ShownContext(
+            messages=list(listing.lines),
+            messages_not_listed=listing.said_messages - len(listing.lines),
+            sent_messages=len(sent),
+            sent_chars=sent_chars,
+            said_messages=listing.said_messages,
+            said_chars=listing.said_chars,
+            left_out_turns=left_out_turns,
+            overhead_tokens=estimated_tokens - tokens_of_chars(sent_chars + self._own_chars()),
+            estimated_tokens=estimated_tokens,
+            account=self._account,
+            next_round=next_round,
+        )
+
+    def _own_chars(self) -> int:
+        return 0 if self._agent is None else self._agent.overhead_chars
+
+    def _tokens(self) -> int:
+        return self._rate.tokens(tokens_of_chars(self._counted.chars + self._own_chars()))
+
+    def _plan(self, agent: AgentFacts, sent: list[_Sent]) -> NextRound:
+        """Plan what the next request does, and note it on the messages."""
+        counted = self._counted
+        policy = cache_policy(self._settings, self._entry.agent, agent.model, agent.cache_ttl_s)
+        last = last_request(self._entry, self._account)
+        cold = is_cold(last, agent.model, policy, self._now)
+        pruning = self._settings.pruning
+        next_ = plan_request(self._context, agent, agent.overhead_chars, pruning, policy, cold=cold)
+        plan, beyond = next_.round, next_.overflow
+        for change in plan.changes:
+            one = sent[change.place]
+            one.next_state, one.next_chars = _STATES[change.projection.mode], change.size
+        if beyond is not None:
+            for one in sent[: beyond.messages]:
+                one.next_state, one.next_chars = LineState.LEFT_OUT, 0
+            counted.leave_out(beyond.messages, beyond.turns)
+        return NextRound(
+            decision=plan.decision,
+            trimmed=plan.count(ProjectionMode.TRIM),
+            cleared=plan.count(ProjectionMode.CLEAR),
+            tool_names=plan.tool_names(),
+            tokens_before=next_.tokens_before,
+            tokens_after=self._tokens(),
+            saved_tokens=plan.saved_tokens,
+            saved_usd=next_.usd,
+            left_out_turns=0 if beyond is None else beyond.turns,
+        )
+
+
+class _Listing:
+    """Goes through a transcript, and finds what of it is sent."""
+
+    def __init__(self, sent: list[_Sent], *, text: bool) -> None:
+        self.lines: deque[ContextLine] = deque(maxlen=MAX_LINES)
+        self.said_messages = 0
+        self.said_chars = 0
+        self._sent = sent
+        self._place = 0
+        self._text = text
+
+    def take(self, message: Message) -> bool:
+        """List the next message; False where it cannot belong to this context."""
+        chars = message_chars(message)
+        self.said_messages += 1
+        self.said_chars += chars
+        if self._place < len(self._sent):
+            one = self._sent[self._place]
+            if _is_same(message, one.message):
+                self._place += 1
+                self._add(message, chars, one, one.protection)
+                return True
+
+        # Within what is sent only a silent answer after a silent one is missing.
+        repeated = self._place > 0
+        why = "repeats an answer that says nothing" if repeated else "no room in the window"
+        self._add(message, chars, _Sent(message, 0, LineState.LEFT_OUT, ""), why)
+        return not repeated or is_silent(message)
+
+    def is_whole(self, left_out_turns: int) -> bool:
+        """Return whether everything that is sent was found, and nothing else left out."""
+        found_all = self._place == len(self._sent)
+        return found_all and bool(self._sent or left_out_turns or not self.said_messages)
+
+    def _add(self, message: Message, chars: int, one: _Sent, why: str) -> None:
+        self.lines.append(
+            ContextLine(
+                number=self.said_messages,
+                role=message.role,
+                tool_name=message.tool_name,
+                said_chars=chars,
+                sent_chars=one.chars,
+                state=one.state,
+                protected=bool(one.protection),
+                why=why,
+                next_state=one.next_state,
+                next_chars=one.next_chars,
+                text=_preview(one.message) if self._text else None,
+            )
+        )
+
+
+def _all_sent(counted: CountedContext, settings: PruningSettings) -> list[_Sent]:
+    places = range(len(counted.messages))
+    made = map(counted.projection, places)
+    return [
+        _Sent(
+            counted.messages[place],
+            counted.sizes[place],
+            LineState.KEPT if projection is None else _STATES[projection.mode],
+            _protection(counted, place, settings),
+        )
+        for place, projection in zip(places, made, strict=True)
+    ]
+
+
+def _protection(counted: CountedContext, place: int, settings: PruningSettings) -> str:
+    """Return why no round touches a message; empty where one may."""
+    message = counted.messages[place]
+    if message.role is not Role.TOOL:
+        return "user and assistant text"
+
+    if counted.first_user is None or place < counted.first_user:
+        return "before the first user message"
+
+    if place >= protected_from(counted, settings):
+        keep = settings.keep_last_assistants
+        return f"one of the last {keep} assistant messages or after"
+
+    if not is_allowed(message.tool_name, settings.tools):
+        return "tool denied by context.pruning.tools"
+
+    return "" if _can_shrink(counted, place, settings) else "short"
+
+
+def _can_shrink(counted: CountedContext, place: int, settings: PruningSettings) -> bool:
+    """Return whether a tool result may yet be made shorter, or is a placeholder already."""
+    message, made = counted.messages[place], counted.projection(place)
+    if made is not None and made.mode is ProjectionMode.CLEAR:
+        return True
+
+    hard, trim = settings.hard_clear, settings.soft_trim
+    item = counted.item(place)
+    smaller = []
+    if hard.enabled:
+        smaller.append(Projection(item, ProjectionMode.CLEAR, placeholder=hard.placeholder))
+    if made is None and (len(message.text) > trim.max_chars or message.images):
+        sizes = (trim.max_chars, trim.head_chars, trim.tail_chars)
+        smaller.append(Projection(item, ProjectionMode.TRIM, *sizes))
+    size = counted.sizes[place]
+    return any(message_chars(project(message, one)) < size for one in smaller)
+
+
+def _is_same(said: Message, sent: Message) -> bool:
+    """Return whether a message of the transcript is one that is sent, made shorter or not."""
+    if (said.turn_id, said.role, said.tool_call_id) != (sent.turn_id, sent.role, sent.tool_call_id):
+        return False
+
+    return said.role is Role.TOOL or (said.text, said.tool_calls) == (sent.text, sent.tool_calls)
+
+
+def _preview(message: Message) -> str:
+    calls = [f"calls {call.name} {call.arguments[:PREVIEW_CHARS]}" for call in message.tool_calls]
+    images = [f"[image: {image.media_type}]" for image in message.images]
+    beginning = message.text[: 4 * PREVIEW_CHARS]
+    line = " ".join(" ".join((beginning, *calls, *images)).split())
+    cut = len(line) > PREVIEW_CHARS or len(beginning) < len(message.text)
+    return line[:PREVIEW_CHARS] + ("..." if cut else "")
