@@ -146,6 +146,8 @@ class ProjectionMode(StrEnum):
     """Of a tool result: a placeholder."""
     OMIT = "omit"
     """Of a turn and of all turns before it: nothing."""
+    SKIP = "skip"
+    """Of one turn, whose message was refused: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class ContextSource(StrEnum):
     USAGE = "usage"
     """A provider counted it in its last single request."""
     ESTIMATE = "estimate"
-    """Characters divided by `CHARS_PER_TOKEN_ESTIMATE`."""
+    """What a provider would count, by the characters and by how it has counted so far."""
     UNKNOWN = "unknown"
     """Nobody measured it yet."""
 

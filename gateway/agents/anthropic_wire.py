@@ -52,10 +52,18 @@ class _Blocks:
     calls: Counter[str] = field(default_factory=Counter)
     """How often each id was called: the API takes none twice, some vendors begin anew each turn."""
 
-    def call_id(self, call_id: str) -> str:
-        """Return the id of the newest call of this id."""
-        count = self.calls[call_id]
-        return _call_id(call_id if count <= 1 else f"{call_id}#{count}")
+    results: Counter[str] = field(default_factory=Counter)
+    """How often each id was answered."""
+
+    def next_call(self, call_id: str) -> str:
+        """Return the id under which a call is sent."""
+        self.calls[call_id] += 1
+        return _call_id(_numbered(call_id, self.calls[call_id]))
+
+    def next_result(self, call_id: str) -> str:
+        """Return the id of the oldest call of this id that has no result yet."""
+        self.results[call_id] += 1
+        return _call_id(_numbered(call_id, self.results[call_id]))
 
 
 def request_parts(
@@ -127,12 +135,13 @@ def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
             case Role.ASSISTANT:
                 content = _texts(message.text)
                 for call in message.tool_calls:
-                    blocks.calls[call.call_id] += 1
-                    content.append(_call(call, blocks.call_id(call.call_id)))
+                    content.append(_call(call, blocks.next_call(call.call_id)))
                 blocks.said += (("assistant", block) for block in content)
                 blocks.with_tools |= bool(message.tool_calls)
             case Role.TOOL:
-                blocks.said.append(("user", _result(message, blocks.call_id(message.tool_call_id))))
+                blocks.said.append(
+                    ("user", _result(message, blocks.next_result(message.tool_call_id)))
+                )
                 blocks.with_tools = True
             case Role.NOTICE:
                 pass
@@ -175,6 +184,10 @@ def _result(message: Message, call_id: str) -> Block:
     if content := [*_texts(message.text), *map(_image, message.images)]:
         result["content"] = content
     return result
+
+
+def _numbered(call_id: str, count: int) -> str:
+    return call_id if count == 1 else f"{call_id}#{count}"
 
 
 def _call_id(call_id: str) -> str:

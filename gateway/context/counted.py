@@ -82,8 +82,12 @@ class CountedContext:
                 self.assistants.append(len(kept))
             elif role is Role.NOTICE:
                 continue
-            elif role is Role.USER and self.first_user is None:
-                self.first_user = len(kept)
+            elif role is Role.USER:
+                if message.turn_id in self._projections:
+                    self.left_out_turns += 1
+                    continue
+                if self.first_user is None:
+                    self.first_user = len(kept)
             size = message_chars(message)
             kept.append(message)
             sizes.append(size)
@@ -112,6 +116,10 @@ class CountedContext:
         _drop(self.untrimmed, place)
         if projection.mode is ProjectionMode.CLEAR:
             _drop(self.results, place)
+
+    def skip(self, projection: Projection) -> None:
+        """Never send the user's message of a turn that will be added."""
+        self._projections[projection.item] = projection
 
     def leave_out(self, count: int, turns: int) -> None:
         """Drop the first messages, which are those of the first turns."""

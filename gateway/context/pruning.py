@@ -56,6 +56,8 @@ class Situation:
     """Whether the provider's prompt cache has run out."""
     tokens_per_estimate: float = 1.0
     """How many tokens the provider counts for each that is estimated of the context."""
+    full: bool = False
+    """Whether turns would have to be left out, which breaks a warm cache as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,10 @@ def _gate(chars: int, settings: PruningSettings, situation: Situation) -> Decisi
     if situation.cold or settings.mode is PruningMode.ALWAYS:
         return Decision.PRUNE
 
-    return Decision.FORCED if ratio >= settings.force_ratio else Decision.WARM
+    if situation.full or ratio >= settings.force_ratio:
+        return Decision.FORCED
+
+    return Decision.WARM
 
 
 def _ratio(chars: int, situation: Situation) -> float:

@@ -146,7 +146,10 @@ CREATE INDEX outbox_sent ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 
 CHECKED_FROM: Final = 3
 """The first version whose pages are never without check sums."""
-_THIRD = """
+# Nothing in the tables: this version alone tells for certain that there are check sums.
+_THIRD = ""
+
+_FOURTH = """
 ALTER TABLE messages ADD COLUMN images TEXT;
 
 ALTER TABLE model_calls ADD COLUMN cache_write_1h_tokens INTEGER;
@@ -184,5 +187,5 @@ CREATE TABLE context_accounts (
 ) STRICT;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD)
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """The script at index n leads from version n to n + 1."""

@@ -131,4 +131,9 @@ def read(connection: Queries, session_id: SessionId) -> ContextAccount:
         f"SELECT {', '.join(_NAMES)} FROM context_accounts WHERE session_id = ?",  # noqa: S608 - constant column names
         (session_id,),
     ).fetchall()
-    return ContextAccount(*rows[0]) if rows else ContextAccount()
+    if not rows:
+        return ContextAccount()
+
+    account = ContextAccount(*rows[0])
+    sound = LEAST_RATE <= account.tokens_per_estimate <= MOST_RATE
+    return account if sound else account.of("")

@@ -22,6 +22,7 @@ from gateway.model import (
 )
 from gateway.sessions.history import stamp
 from gateway.transcripts import accounts, projections
+from gateway.transcripts.accounts import LEAST_RATE
 from gateway.turns.memory import ContextMemory, SessionContext, load_context
 from gateway.turns.preparing import AgentFacts, Prepared, Request, last_request, prepare
 
@@ -82,7 +83,8 @@ class Contexts:
         session_id, now = entry.session_id, self._clock.now()
         context = self._memory.take(session_id)
         if context is None:
-            max_chars = agent.context_window_tokens * CHARS_PER_TOKEN_ESTIMATE
+            # So much of a context that a provider counts as little as it can.
+            max_chars = int(agent.context_window_tokens * CHARS_PER_TOKEN_ESTIMATE / LEAST_RATE)
             context = await load_context(self._database, session_id, max_chars=max_chars)
         facts = AgentFacts(
             model=agent.model,

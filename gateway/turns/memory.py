@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from gateway.durable.database import Database
     from gateway.model import SessionId
 
-MAX_CHARS: Final = 32_000_000
+MAX_CHARS: Final = 128_000_000
 """Characters kept in all; the sessions longest not in use leave first."""
-_MESSAGE_CHARS: Final = 500
+_MESSAGE_CHARS: Final = 300
 """What a message takes in memory beside its text."""
 
 
@@ -40,7 +40,9 @@ class SessionContext:
     @property
     def weight(self) -> int:
         """Roughly its characters in memory."""
-        return self.counted.chars + _MESSAGE_CHARS * len(self.counted.messages)
+        messages = self.counted.messages
+        images = sum(len(image.data) for one in messages if one.images for image in one.images)
+        return self.counted.chars + _MESSAGE_CHARS * len(messages) + images
 
 
 async def load_context(

@@ -6,7 +6,7 @@ A round is committed before the request that uses it. Knows no agent's wire and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.context.cache import (
     CachePolicy,
@@ -17,9 +17,9 @@ from gateway.context.cache import (
     verdict,
 )
 from gateway.context.estimate import estimate_context_chars, message_chars, tokens_of_chars
-from gateway.context.pruning import Round, Situation, plan_round
+from gateway.context.pruning import Decision, Round, Situation, plan_round
 from gateway.context.window import Overflow, overflow, room_chars
-from gateway.model import Message, Projection
+from gateway.model import Message, Projection, ProjectionMode
 from gateway.transcripts.accounts import ContextAccount
 from gateway.turns.memory import SessionContext, leave_out
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from gateway.context.settings import PruningSettings
     from gateway.model import ModelCall
     from gateway.sessions.entry import SessionEntry
+
+
+_GUARDING_RATE: Final = 0.7
+"""What guards a window counts at least so many tokens for each that is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +156,15 @@ def plan_request(
     """
     counted = context.counted
     account = context.account = context.account.of(agent.model)
-    own_tokens = account.tokens_per_estimate * tokens_of_chars(own_chars)
-    other_tokens = round(own_tokens) + account.overhead_tokens
-    rate = account.tokens_per_estimate
-    done = plan_round(counted, settings, Situation(agent.window_tokens, other_tokens, cold, rate))
+    # A provider that tells too little must not switch off what guards the window.
+    rate = max(_GUARDING_RATE, account.tokens_per_estimate)
+    other_tokens = round(rate * tokens_of_chars(own_chars)) + max(0, account.overhead_tokens)
+    room = max(0, room_chars(agent.window_tokens, agent.reserve_tokens, other_tokens, rate))
+    where = Situation(agent.window_tokens, other_tokens, cold, rate, full=counted.chars > room)
+    done = plan_round(counted, settings, where)
     tokens_before = account.tokens(tokens_of_chars(counted.chars + own_chars))
     done.apply(counted)
-    room = room_chars(agent.window_tokens, agent.reserve_tokens, other_tokens, rate)
-    beyond = overflow(counted, max(0, room))
+    beyond = overflow(counted, room)
     return Plan(done, beyond, tokens_before, _saved_usd(policy, counted, done, cold=cold))
 
 
@@ -178,9 +183,17 @@ def prepare(
     """
     counted = context.counted
     own_chars = agent.overhead_chars + message_chars(message)
-    cold = is_cold(last, agent.model, policy, now)
-    plan = plan_request(context, agent, own_chars, settings, policy, cold=cold)
-    made = [change.projection for change in plan.round.changes]
+    fits = tokens_of_chars(own_chars) <= agent.window_tokens - agent.reserve_tokens
+    skipped = Projection(message.turn_id, ProjectionMode.SKIP)
+    if fits:
+        cold = is_cold(last, agent.model, policy, now)
+        plan = plan_request(context, agent, own_chars, settings, policy, cold=cold)
+    else:
+        # It is refused: nothing leaves for the sake of a message that is never sent.
+        counted.skip(skipped)
+        context.account = context.account.of(agent.model)
+        plan = Plan(Round(Decision.NOTHING, counted.chars, counted.chars), None, 0, None)
+    made = [skipped] if not fits else [change.projection for change in plan.round.changes]
     left_out = leave_out(counted, plan.overflow) or context.left_out
     if left_out is not None:
         made.append(left_out)
@@ -189,7 +202,7 @@ def prepare(
         messages=(*counted.messages, message),
         chars=counted.chars + own_chars,
         turns_left_out=counted.left_out_turns,
-        fits=tokens_of_chars(own_chars) <= agent.window_tokens - agent.reserve_tokens,
+        fits=fits,
         policy=policy,
         last=last,
         account=context.account,

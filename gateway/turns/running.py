@@ -96,7 +96,7 @@ def given_up(row: InboxRow, progress: Progress) -> Outcome:
 
 def reply_context(outcome: Outcome, request: Request, agent: Agent, clock: Clock) -> ReplyContext:
     """Return the size of the last request: as the provider counted it, else as estimated."""
-    counted = next((call.usage for call in reversed(outcome.calls) if call.usage is not None), None)
+    counted = outcome.calls[-1].usage if outcome.calls else None
     if counted is not None:
         tokens, source = counted.context_tokens, ContextSource.USAGE
     elif request.fits:

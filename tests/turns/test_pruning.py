@@ -270,3 +270,15 @@ async def test_the_account_tells_what_was_saved_and_what_became_of_each_call(
         assert set(verdicts[1:-1]) == {"prefix_change"}  # this provider has no cache
         assert bench.turns.contexts.verdicts["ttl_expiry"] == 1
         assert account.cache_verdict == "ttl_expiry"
+
+
+async def test_before_turns_are_left_out_of_a_warm_context_results_are_pruned(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    agent = PlayedAgent(Provider(clock).play, context_window_tokens=60_000, reserve_tokens=12_000)
+    async with running_turns(tmp_path / "state", agent, clock=clock) as bench:
+        for _ in range(20):
+            reply = await bench.say("read 20000")
+            assert reply.context.turns_left_out == 0
+        assert await bench.count("projections") > 5

@@ -82,6 +82,22 @@ async def test_a_message_too_large_alone_is_refused_in_words_and_the_next_one_wo
         assert [m.text for m in agent.contexts[0]] == ["short"]
 
 
+async def test_a_message_too_large_alone_costs_the_conversation_nothing(tmp_path: Path) -> None:
+    agent = _small(_ok)
+    async with running_turns(tmp_path / "state", agent) as bench:
+        for letter in "abc":
+            await bench.say(letter * 998)
+        assert (await bench.say("x" * 4_001)).status == "failed"
+
+        reply = await bench.say("d")
+        assert reply.context.turns_left_out == 1
+        assert [m.text[0] for m in agent.contexts[-1] if m.role is Role.USER] == list("abcd")
+    async with running_turns(tmp_path / "state", agent) as bench:
+        reply = await bench.say("e")
+        assert reply.context.turns_left_out == 1
+        assert [m.text[0] for m in agent.contexts[-1] if m.role is Role.USER] == list("abcde")
+
+
 async def test_a_message_that_just_fits_is_answered(tmp_path: Path) -> None:
     async with running_turns(tmp_path / "state", _small()) as bench:
         reply = await bench.say("x" * 4_000)
