@@ -18,6 +18,7 @@ import httpx2
 
 from gateway.agents.answer import Answer, FinishReasons
 from gateway.agents.anthropic_wire import read_usage, request_parts
+from gateway.agents.attempts import Attempts, stamp
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.failures import (
     NO_BALANCE,
@@ -92,7 +93,7 @@ class AnthropicAgent:
             http_client=httpx2.AsyncClient(
                 follow_redirects=False,
                 trust_env=not settings.loopback,
-                event_hooks={"response": [self._refuse_long_pauses]},
+                event_hooks={"request": [stamp], "response": [self._refuse_long_pauses]},
             ),
         )
 
@@ -106,7 +107,7 @@ class AnthropicAgent:
         Raises:
             AgentError: There is no whole answer; deltas may have been yielded before.
         """
-        started_at = self._clock.now()
+        attempts = Attempts(self._clock)
         answer = Answer(self.model, _REASONS)
         counted: list[Any] = []
         stream = await self._open_stream(messages)
@@ -119,7 +120,7 @@ class AnthropicAgent:
 
         if answer.finish_reason:
             answer.measure(partial(read_usage, counted))
-            yield ModelCallFinished(ModelCall(self.model, started_at, answer.usage))
+            yield ModelCallFinished(ModelCall(self.model, attempts.started_at, answer.usage))
         yield MessageFinished(answer.message(messages[-1].turn_id))
 
     def overhead_chars(self) -> int:

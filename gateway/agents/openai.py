@@ -14,6 +14,7 @@ import httpx2
 import openai
 
 from gateway.agents.answer import NO_ANSWER, Answer, FinishReasons
+from gateway.agents.attempts import Attempts, stamp
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.failures import (
     NO_BALANCE,
@@ -69,7 +70,9 @@ class OpenAIAgent:
             # A conversation goes to the configured endpoint alone: neither where it redirects to,
             # nor through a proxy where it is on this machine.
             http_client=openai.DefaultAsyncHttpxClient(
-                follow_redirects=False, trust_env=not settings.loopback
+                follow_redirects=False,
+                trust_env=not settings.loopback,
+                event_hooks={"request": [stamp]},
             ),
         )
 
@@ -83,7 +86,7 @@ class OpenAIAgent:
         Raises:
             AgentError: There is no whole answer; deltas may have been yielded before.
         """
-        started_at = self._clock.now()
+        attempts = Attempts(self._clock)
         answer = Answer(self.model, _REASONS)
         stream = await self._open_stream(messages, cache_key)
         async with stream:
@@ -94,7 +97,7 @@ class OpenAIAgent:
                     yield TextDelta(text)
 
         if answer.finish_reason:
-            yield ModelCallFinished(ModelCall(self.model, started_at, answer.usage))
+            yield ModelCallFinished(ModelCall(self.model, attempts.started_at, answer.usage))
         yield MessageFinished(answer.message(messages[-1].turn_id))
 
     def overhead_chars(self) -> int:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gateway.model import AgentId, Usage
 
 _USUAL: Final = CacheSettings()
+_WRITE_BY_TTL: Final = {0.0: 1.0, 3_600.0: 2.0}
+"""What writing costs where nothing is kept, and where it is kept for an hour."""
 _SAME: Final = 0.5
 """A request that read at least this share of the one before found its prefix."""
 
@@ -71,9 +73,12 @@ def cache_policy(
     table = next((one for one in tables if _matches(one, agent, model)), _USUAL)
     if table.ttl_s is not None:
         ttl_s = table.ttl_s
+    write_multiplier = table.write_multiplier
+    if table is _USUAL and ttl_s is not None:
+        write_multiplier = _WRITE_BY_TTL.get(ttl_s, write_multiplier)
     return CachePolicy(
         ttl_s=settings.pruning.ttl_s if ttl_s is None else ttl_s,
-        write_multiplier=table.write_multiplier,
+        write_multiplier=write_multiplier,
         read_multiplier=table.read_multiplier,
         min_tokens=table.min_tokens,
         input_usd_per_mtok=table.input_usd_per_mtok,

@@ -164,6 +164,7 @@ class Contexts:
             "context.pruned",
             **asdict(event),
             decision=done.decision.value,
+            saved_tokens=done.saved_tokens,
             saved_usd=None if made.plan.usd is None else round(made.plan.usd, 6),
         )
         self.events.publish(event)

@@ -217,4 +217,5 @@ def _saved_usd(
         return None
 
     behind = tokens_of_chars(sum(counted.sizes[plan.changes[0].place :]))
+    behind = round(behind * plan.tokens_per_estimate)
     return saved_usd(policy, saved_tokens=plan.saved_tokens, kept_tokens=behind, cold=cold)
