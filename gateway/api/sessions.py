@@ -78,19 +78,20 @@ class Sessions:
             form.refuse("cursor", "the next_cursor of the page before")
         form.finish()
 
-        page: list[SessionEntry] = []
+        page: list[dict[str, object]] = []
         looked_at, last = 0, after or ""
         while len(page) < limit and looked_at < MAX_LOOKED_AT:
             entries = self._store.entries(after=last, limit=min(SLICE, limit - len(page)))
             if not entries:
                 last = ""
                 break
-            page += [entry for entry in entries if platform in ("", entry.source.platform)]
+            page += [
+                self._shown(entry) for entry in entries if platform in ("", entry.source.platform)
+            ]
             looked_at += len(entries)
             last = entries[-1].session_key
             await anyio.lowlevel.checkpoint()
-        shown = [self._shown(entry) for entry in page]
-        return json_response({"sessions": shown, "next_cursor": _cursor_of_key(last)})
+        return json_response({"sessions": page, "next_cursor": _cursor_of_key(last)})
 
     async def show_or_remove(self, request: Request) -> Response:
         """Answer with an entry, or drop it."""
@@ -161,8 +162,10 @@ class Sessions:
         if entry is None:
             raise not_found()
 
+        # At once: a measurement that is stored meanwhile is pending no more.
+        shown = self._shown(entry)
         account = await self._database.read(partial(accounts.read, session_id=entry.session_id))
-        return json_response(self._shown(entry) | {"context_account": asdict(account)})
+        return json_response(shown | {"context_account": asdict(account)})
 
     async def _remove(self, request: Request) -> Response:
         key = key_of(request)
