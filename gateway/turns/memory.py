@@ -1,7 +1,8 @@
 """The contexts of sessions in use, so that a turn need not read its whole transcript again.
 
-What stands here is what the database holds. One lane runs a session at a time, so nobody else
-appends meanwhile; whoever commits forgets first and keeps again once the commit is durable.
+What stands here is what the database holds: a turn is added once its commit is durable, and a
+context that a round changes is forgotten until the round is stored. One lane runs a session at a
+time, so nobody else appends meanwhile.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ import orjson
 from gateway.errors import DamagedDataError
 from gateway.model import SessionKey
 from gateway.sessions.entry import EntryError, encode_member, entry_from_dict
-from gateway.sessions.snapshot import Trusted, open_snapshot
+from gateway.sessions.snapshot import Trusted, open_snapshot, read_snapshot
 from gateway.sessions.table import SHARDS, EntryTable
-from gateway.upkeep.snapshot_file import read_strictly
 from gateway.upkeep.snapshots import member_problem
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class SalvagedSnapshot:
 def salvage_snapshot(path: Path, disk: Disk, losses: Losses) -> SalvagedSnapshot | None:
     """Read a snapshot as far as it goes; None where there is no such file."""
     try:
-        found = read_strictly(path, disk)
+        found = read_snapshot(path, disk)
     except DamagedDataError as damage:
         return _by_pieces(path, disk, losses, damage.reason)
 

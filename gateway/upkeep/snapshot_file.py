@@ -10,8 +10,6 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import Replacement, write_whole
 from gateway.errors import DamagedDataError
@@ -19,10 +17,7 @@ from gateway.sessions.entry import VERSION
 from gateway.sessions.snapshot import (
     FOOT,
     HEAD,
-    Trusted,
-    Unchecked,
     open_snapshot,
-    read_snapshot,
     read_unchecked,
 )
 
@@ -32,22 +27,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _PIECE_BYTES: Final = 262_144
-_MEMBERS: Final = ("version", "sequence", "written_at", "sessions", "check")
-
-
-def read_strictly(path: Path, disk: Disk = SYSTEM_DISK) -> Trusted | Unchecked | None:
-    """Read a snapshot as a start does, and refuse one that has members no snapshot has.
-
-    Raises:
-        DamagedDataError: it cannot be read, is no such file, or its check sum is wrong or lost.
-    """
-    found = read_snapshot(path, disk)
-    if isinstance(found, Unchecked):
-        file = open_snapshot(path, disk)
-        if file is not None:
-            with file:
-                _check_members(path, file.read())
-    return found
 
 
 def sequence_of(path: Path, file: BinaryIO) -> int:
@@ -62,7 +41,7 @@ def sequence_of(path: Path, file: BinaryIO) -> int:
         return int(head[2])
 
     file.seek(0)
-    return _read_unchecked(path, file.read()).sequence
+    return read_unchecked(path, file.read()).sequence
 
 
 def lie_apart(previous: Path, snapshot: Path, disk: Disk = SYSTEM_DISK) -> bool:
@@ -111,26 +90,9 @@ def copy_snapshot(
         replacement.discard()
     file.seek(0)
     data = file.read()
-    keys = _read_unchecked(path, data).sessions.keys()
+    keys = read_unchecked(path, data).sessions.keys()
     write_whole(target, data, disk=disk)
     return len(keys - changed.keys()) + sum(changed.values())
-
-
-def _read_unchecked(path: Path, data: bytes) -> Unchecked:
-    found = read_unchecked(path, data)
-    _check_members(path, data)
-    return found
-
-
-def _check_members(path: Path, data: bytes) -> None:
-    """Refuse members that no snapshot has in a file that is known to be an object."""
-    strange = sorted(orjson.loads(data.removeprefix(b"\xef\xbb\xbf")).keys() - set(_MEMBERS))
-    if strange:
-        raise DamagedDataError(
-            path,
-            f"member {strange[0][:40]!r}: accepted are {', '.join(_MEMBERS)}; where nobody put it "
-            "there, it is the check sum with its name damaged",
-        )
 
 
 def _copy_checked(file: BinaryIO, target: Replacement, changed: Mapping[str, bool]) -> int | None:

@@ -17,10 +17,9 @@ from gateway.sessions.entry import (
     updated_at_text,
 )
 from gateway.sessions.key import agent_of
-from gateway.sessions.snapshot import Trusted
+from gateway.sessions.snapshot import Trusted, read_snapshot
 from gateway.sessions.table import SHARDS, EntryTable
 from gateway.upkeep.findings import Report, Tally
-from gateway.upkeep.snapshot_file import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +58,7 @@ class CheckedSnapshot:
 def check_snapshot(report: Report, path: Path, disk: Disk) -> CheckedSnapshot:
     """Check one snapshot by itself."""
     try:
-        found = read_strictly(path, disk)
+        found = read_snapshot(path, disk)
     except DamagedDataError as error:
         report.wrong(path.name, str(error))
         return CheckedSnapshot(there=True, sound=False, in_the_way=path.is_dir())

@@ -27,7 +27,10 @@ DATABASE: Final = "gateway.db"
 WAL: Final = "gateway.db-wal"
 INDEX: Final = "gateway.db-shm"
 CHATS: Final = ("alice", "bob", "carol", "dave")
-_TABLES: Final = ("sessions", "messages", "model_calls", "inbox", "outbox")
+_TABLES: Final = (
+    *("sessions", "messages", "model_calls", "inbox", "outbox"),
+    *("projections", "context_accounts"),
+)
 
 Content = dict[str, Any]
 """Everything a gateway serves: entries by key, and the rows of every table that holds messages."""
