@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gc
 import os
-import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,12 +21,13 @@ import anyio
 from starlette.types import ASGIApp
 
 from gateway import __version__
+from gateway.agents.base import Agent
 from gateway.agents.registry import open_agents
 from gateway.api.agents import facts_of
 from gateway.api.app import build_app
 from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
-from gateway.api.token import TOKEN, bearer_token
+from gateway.api.token import TOKEN, bearer_token, try_command
 from gateway.clock import Clock, SystemClock
 from gateway.config import GatewayConfig, Routes, changed_live, check_here, with_live
 from gateway.durable.database import Database
@@ -37,24 +38,24 @@ from gateway.errors import (
     GatewayError,
     StorageBusyError,
     StorageFullError,
+    gateway_errors,
 )
 from gateway.log import configure, get_logger, set_level
+from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
 from gateway.retention import discard_delivered
 from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
 from gateway.sessions.store import SessionStore
 from gateway.systemd import Notifier
+from gateway.tools.toolbox import McpServers, open_servers
 from gateway.turns.pipeline import Turns
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 
-    from gateway.agents.base import Agent
     from gateway.config import Loaded
-    from gateway.model import AgentId
 
 DATABASE: Final = "gateway.db"
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -72,9 +73,13 @@ class Parts:
     database: Database
     store: SessionStore
     processes: ProcessRegistry
+    agents: Mapping[AgentId, Agent]
+    """Those that are open."""
     turns: Turns
     watcher: ExpiryWatcher
     token: str
+    servers: McpServers = field(default_factory=lambda: McpServers(()))
+    """Where tools come from."""
     url: str = ""
     stopping: bool = False
 
@@ -85,6 +90,7 @@ class Parts:
         self.store.snapshots.configure(config.store)
         self.watcher.limits = _limits(config)
         routes = Routes(config.routes, config.default_agent)
+        self.turns.budgets.settings = config.budgets
         self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
 
 
@@ -114,7 +120,7 @@ def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
     except GatewayError as error:
         return _failed(error)
     except BaseExceptionGroup as group:
-        found = _gateway_errors(group)
+        found = gateway_errors(group)
         if not found:
             raise
 
@@ -131,7 +137,8 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
         AlreadyRunningError: a daemon, or another command, holds it.
     """
     async with AsyncExitStack() as stack:
-        parts = await _open(stack, config, SystemClock(), {})
+        clock = SystemClock()
+        parts = await _open(stack, _hold(stack, config, clock), config, clock, {})
         await parts.turns.load_unanswered()
         yield Offline(_app(parts, anyio.Event()), parts.token)
 
@@ -144,8 +151,12 @@ async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
         last.callback(_ignore_signals)
         async with AsyncExitStack() as stack:
             _check_here(loaded)
-            agents = await stack.enter_async_context(open_agents(config.agents, clock))
-            parts = await _open(stack, config, clock, agents)
+            directory = _hold(stack, config, clock)
+            servers = await stack.enter_async_context(open_servers(config.tools, clock))
+            opening = open_agents(config.agents, clock, servers.toolbox_for)
+            agents = await stack.enter_async_context(opening)
+            parts = await _open(stack, directory, config, clock, agents)
+            parts.servers = servers
             listener = bind(config.http)
             stack.callback(listener.close)
             parts.url = url_of(listener)
@@ -295,34 +306,25 @@ def _announce(parts: Parts, notifier: Notifier) -> None:
         get_logger().info("gateway.try", command=try_command(parts.url, token))
 
 
-def try_command(url: str, token: Path) -> str:
-    """Return a shell command that sends a first message, from whatever directory it is run.
-
-    Args:
-        url: Where the API listens.
-        token: The absolute path of the file that holds the bearer token.
-    """
-    return (
-        f"curl -s {shlex.quote(url + '/v1/messages')} -H 'Content-Type: application/json' "
-        f'-H "Authorization: Bearer $(cat {shlex.quote(str(token))})" '
-        """-d '{"chat_id": "me", "text": "hello"}'"""
-    )
-
-
-async def _open(
-    stack: AsyncExitStack,
-    config: GatewayConfig,
-    clock: Clock,
-    agents: Mapping[AgentId, Agent],
-) -> Parts:
-    """Open what is on disk, in order; the stack closes it in reverse."""
-    directory = stack.enter_context(
+def _hold(stack: AsyncExitStack, config: GatewayConfig, clock: Clock) -> StateDirectory:
+    """Take the state directory, before anything is started that another daemon may have."""
+    return stack.enter_context(
         hold(
             config.state_dir,
             started_at=clock.now(),
             dashboard_group_id=dashboard_group_id(config.store),
         )
     )
+
+
+async def _open(
+    stack: AsyncExitStack,
+    directory: StateDirectory,
+    config: GatewayConfig,
+    clock: Clock,
+    agents: Mapping[AgentId, Agent],
+) -> Parts:
+    """Open what is on disk, in order; the stack closes it in reverse."""
     token = bearer_token(config.http, directory.path)
     discard_leftovers(directory)
     database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
@@ -333,13 +335,20 @@ async def _open(
     routes = Routes(config.routes, config.default_agent)
     turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
     turns.contexts.settings = config.context
+    turns.budgets.settings = config.budgets
+    turns.answering.fallbacks = {
+        AgentId(name): [AgentId(other) for other in agent.fallback]
+        for name, agent in config.agents.items()
+    }
     store.is_busy = turns.is_busy
     store.on_dropped = turns.forget
     store.has_active_processes = processes.has_active_for_session
     discard = partial(discard_delivered, database, clock)
     watcher = ExpiryWatcher(store, database, clock, _limits(config), discard)
     turns.contexts.post = watcher.post_context
-    return Parts(config, clock, directory, database, store, processes, turns, watcher, token)
+    return Parts(
+        config, clock, directory, database, store, processes, agents, turns, watcher, token
+    )
 
 
 def _app(parts: Parts, stop: anyio.Event) -> ASGIApp:
@@ -355,7 +364,8 @@ def _app(parts: Parts, stop: anyio.Event) -> ASGIApp:
             started_at=parts.clock.now(),
             version=__version__,
             stop=stop,
-            agents=facts_of(parts.config.agents),
+            agents=lambda: facts_of(parts.config.agents, parts.agents),
+            servers=parts.servers.statistics,
             live=lambda: parts.watcher.limits,
             extra_status=lambda: {
                 "url": parts.url,
@@ -385,13 +395,3 @@ def _failed(error: GatewayError) -> ExitCode:
             "gateway.failed", error=str(error), kind=type(error).__name__, exit_code=error.exit_code
         )
     return error.exit_code
-
-
-def _gateway_errors(group: BaseExceptionGroup[BaseException]) -> list[GatewayError]:
-    found: list[GatewayError] = []
-    for error in group.exceptions:
-        if isinstance(error, GatewayError):
-            found.append(error)
-        elif isinstance(error, BaseExceptionGroup):
-            found += _gateway_errors(error)
-    return found

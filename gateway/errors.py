@@ -6,7 +6,7 @@ a caller can act on them without reading prose. Nothing here knows who raises or
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -140,10 +140,45 @@ class BusyError(RefusedError):
         super().__init__(message)
 
 
+class AgentFailure(StrEnum):
+    """Why an agent could not answer, as far as another one might."""
+
+    OTHER = "other"
+    """The request, the answer or the set-up is wrong: another try would fail as well."""
+    RATE_LIMIT = "rate_limit"
+    OUTAGE = "outage"
+    """The provider is overloaded, silent, out of order or cannot be reached."""
+    OVERFLOW = "overflow"
+    """The request does not fit the window."""
+
+
 class AgentError(GatewayError):
     """The agent could not answer."""
 
-    def __init__(self, message: str, *, user_text: str | None = None) -> None:
-        """Keep what the log says apart from what the user may read."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        user_text: str | None = None,
+        failure: AgentFailure = AgentFailure.OTHER,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Keep what the log says apart from what the user may read.
+
+        `retry_after_s` is the pause that the provider asks for.
+        """
         self.user_text = user_text or "The agent could not answer. Please try again later."
+        self.failure = failure
+        self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+def gateway_errors(group: BaseExceptionGroup[BaseException]) -> list[GatewayError]:
+    """Return the gateway's own errors in a group, at any depth."""
+    found: list[GatewayError] = []
+    for error in group.exceptions:
+        if isinstance(error, GatewayError):
+            found.append(error)
+        elif isinstance(error, BaseExceptionGroup):
+            found += gateway_errors(error)
+    return found

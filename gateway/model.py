@@ -9,7 +9,10 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Any, Final, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SessionKey = NewType("SessionKey", str)
 """Who talks where; see `gateway.sessions.key`."""
@@ -110,6 +113,17 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model is told of it."""
+
+    name: str
+    """1 to 64 characters A-Z a-z 0-9 _ -; unique among the tools of an agent."""
+    description: str
+    schema: Mapping[str, Any]
+    """The JSON Schema of its arguments, an object."""
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A picture in a message."""
 
@@ -135,6 +149,14 @@ class Message:
     """The turn it belongs to; empty for a system prompt."""
     images: tuple[Image, ...] = ()
     """What a tool or a user shows beside the text, after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool returned; a failure is a result as well, whose text says so."""
+
+    text: str
+    images: tuple[Image, ...] = ()
 
 
 class ProjectionMode(StrEnum):
@@ -226,6 +248,15 @@ class ContextMeasurement:
     """Number of this measurement within its session id; a later one has the higher number."""
 
 
+class CallPurpose(StrEnum):
+    """What a request to a model was for."""
+
+    TURN = "turn"
+    """To answer."""
+    COMPACTION = "compaction"
+    """To summarise old turns; its size says nothing of the session's context."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCall:
     """One finished request to a model."""
@@ -234,3 +265,23 @@ class ModelCall:
     started_at: datetime
     usage: Usage | None
     """None where the provider counted nothing."""
+    cache_counted: bool = True
+    """Whether the provider tells what it read from its prompt cache; else `usage` has 0 there."""
+    purpose: CallPurpose = CallPurpose.TURN
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What stands in a context in place of a session's oldest turns."""
+
+    through_turn: TurnId
+    """The newest turn it covers."""
+    turns: int
+    """How many it covers, those of the summary before among them."""
+    text: str
+    agent: AgentId
+    """Who wrote it."""
+    model: str
+    tokens_before: int
+    """The size of the request, estimated, had there been no summary."""
+    tokens_after: int

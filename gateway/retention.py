@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.durable.batch import PASSING
 from gateway.errors import ConflictError, UnavailableError
 from gateway.sessions.history import stamp
-from gateway.transcripts import outbox
+from gateway.transcripts import outbox, usage
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -24,11 +24,17 @@ COMPACT_BYTES: Final = 268_435_456
 """The largest database that an erasure rewrites; all writing waits meanwhile, about 3 s."""
 _CHUNK: Final = 1_000
 _SESSIONS: Final = "(SELECT session_id FROM sessions WHERE session_key = ?)"
+_USERS_OF_NO_OTHER: Final = (
+    f'SELECT "user" FROM session_users WHERE session_id IN {_SESSIONS} '  # noqa: S608 - a text of ours
+    f'EXCEPT SELECT "user" FROM session_users WHERE session_id NOT IN {_SESSIONS}'
+)
 _OF_KEY: Final = (
     f"DELETE FROM messages WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     f"DELETE FROM model_calls WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     f"DELETE FROM projections WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     f"DELETE FROM context_accounts WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
+    f"DELETE FROM summaries WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
+    f"DELETE FROM session_users WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     "DELETE FROM inbox WHERE session_key = ?",
     "DELETE FROM outbox WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
@@ -55,6 +61,9 @@ async def discard_delivered(database: Database, clock: Clock) -> int:
 async def erase(database: Database, store: SessionStore, key: SessionKey) -> bool:
     """Delete everything that was stored of a session key; quarantine and backups are not touched.
 
+    What its model calls used stays in the sums of their days, without the name of a user who has no
+    other session.
+
     Returns whether the database was rewritten as well. Where it is too large for that, deleted rows
     are overwritten, but copies that SQLite once made in moving them may stay in free space.
 
@@ -69,6 +78,8 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> boo
         if store.has_staged(key):
             raise ConflictError("the session is there again; remove it first")
 
+        for (user,) in transaction.execute(_USERS_OF_NO_OTHER, (key, key)).fetchall():
+            usage.forget_user(transaction, str(user))
         for statement in _OF_KEY:
             transaction.execute(statement, (key,))
         transaction.execute(_ERASING)

@@ -32,6 +32,7 @@ FLOORS: Final = {
     "transcripts": 2,
     "processes": 2,
     "agents": 2,
+    "tools": 2,
     "channels": 2,
     "turns": 3,
     "watcher": 3,
@@ -45,6 +46,16 @@ FLOORS: Final = {
     "__main__": 7,
 }
 """The floor of each room: a module or package directly under gateway/."""
+
+SDKS: Final = {
+    "anthropic": {"gateway.agents.anthropic"},
+    "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
+    "openai": {"gateway.agents.openai"},
+}
+"""The modules that may import each vendor's SDK; they load it, so nobody else loads them early."""
+
+SDK_TYPES: Final = {"gateway.tools.results": "mcp"}
+"""Modules that may name an SDK's types, and never load it."""
 
 SETTINGS_OF_ALL: Final = "config"
 """The room that puts the settings classes of all parts together, those of its own floor too."""
@@ -203,17 +214,20 @@ def storage_outside_durable(uses: list[Use]) -> Iterator[str]:
             yield f"{use.place}: {use.target}; only gateway/durable/ syncs or opens SQLite"
 
 
-def sdk_outside_its_agent(uses: list[Use]) -> Iterator[str]:
-    """Yield a fault where a vendor's SDK is imported elsewhere, or its agent at import time."""
-    for sdk in ("anthropic", "openai"):
-        agent = f"gateway.agents.{sdk}"
-        for use in uses:
-            if not use.imported or use.module == agent:
-                continue
-            if use.target.split(".")[0] == sdk:
-                yield f"{use.place}: {use.target}; SDK types stop in gateway/agents/{sdk}.py"
-            elif f"{use.target}.".startswith(f"{agent}.") and not use.deferred:
-                yield f"{use.place}: {agent} loads its SDK; import it in a function"
+def sdk_outside_its_place(uses: list[Use]) -> Iterator[str]:
+    """Yield a fault where a vendor's SDK is imported elsewhere, or its modules at import time."""
+    for use in uses:
+        if not use.imported:
+            continue
+        top = use.target.split(".")[0]
+        typed = use.typing_only and SDK_TYPES.get(use.module) == top
+        if top in SDKS and use.module not in SDKS[top] and not typed:
+            homes = ", ".join(sorted(SDKS[top])).replace(".", "/")
+            yield f"{use.place}: {use.target}; SDK types stop in {homes}"
+        for sdk, places in SDKS.items():
+            loads = any(f"{use.target}.".startswith(f"{place}.") for place in places)
+            if loads and use.module not in places and not use.deferred:
+                yield f"{use.place}: {use.target} loads the SDK of {sdk}; import it in a function"
 
 
 def impure_rooms(uses: list[Use]) -> Iterator[str]:

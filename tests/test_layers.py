@@ -28,8 +28,8 @@ def test_only_durable_syncs_or_opens_sqlite() -> None:
     assert list(layers.storage_outside_durable(layers.read_package(PACKAGE))) == []
 
 
-def test_each_vendors_sdk_is_loaded_lazily_and_in_one_place() -> None:
-    assert list(layers.sdk_outside_its_agent(layers.read_package(PACKAGE))) == []
+def test_each_vendors_sdk_is_loaded_lazily_and_in_its_place() -> None:
+    assert list(layers.sdk_outside_its_place(layers.read_package(PACKAGE))) == []
 
 
 def test_pure_rooms_reach_no_io() -> None:
@@ -52,7 +52,7 @@ def _faults(package: Path) -> list[str]:
         *layers.imports_not_strictly_down(uses),
         *layers.time_outside_the_clock(uses),
         *layers.storage_outside_durable(uses),
-        *layers.sdk_outside_its_agent(uses),
+        *layers.sdk_outside_its_place(uses),
         *layers.impure_rooms(uses),
     ]
 
@@ -103,6 +103,19 @@ def _faults(package: Path) -> list[str]:
         pytest.param(
             "agents/openai.py", "import anthropic", "SDK types stop", id="sdk-of-another-vendor"
         ),
+        pytest.param("tools/server.py", "import mcp", "SDK types stop", id="sdk-of-tools"),
+        pytest.param(
+            "tools/results.py",
+            "from mcp import types",
+            "SDK types stop",
+            id="sdk-types-at-run-time",
+        ),
+        pytest.param(
+            "tools/server.py",
+            "from gateway.tools.client import SdkConnector",
+            "in a function",
+            id="sdk-of-tools-not-lazy",
+        ),
         pytest.param("context/a.py", "import anyio", "must stay pure", id="context-anyio"),
         pytest.param("context/a.py", "from structlog import x", "must stay pure", id="context-log"),
         pytest.param("pruning/rules.py", "import anyio", "must stay pure", id="pruning-anyio"),
@@ -145,6 +158,12 @@ def test_io_reached_through_another_room_is_caught(tmp_path: Path) -> None:
             "agents/a.py",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import gateway.agents.openai",
             id="sdk-types",
+        ),
+        pytest.param("tools/http.py", "import mcp.types, gateway.tools.wire", id="sdk-of-tools"),
+        pytest.param(
+            "tools/results.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n from mcp import types",
+            id="sdk-types-named",
         ),
         pytest.param("pruning/manager.py", "import anyio", id="pruning-manager"),
         pytest.param(

@@ -11,15 +11,19 @@ import pytest
 
 from gateway.clock import FakeClock
 from gateway.errors import ConflictError
+from gateway.model import AgentId, ModelCall, Summary, TurnId, Usage
 from gateway.retention import DELIVERED_DAYS, discard_delivered, erase
-from gateway.transcripts import inbox
+from gateway.transcripts import inbox, summaries, usage
 from gateway.transcripts.reading import read_transcript, sessions_of
+from gateway.transcripts.usage import UsageBy
+from gateway.turns.budgets import user_of
 from tests.support.messages import commit_turn, inbox_row
-from tests.support.state import entry, key_of, open_state, resolve
+from tests.support.state import START, entry, key_of, open_state, resolve, source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.model import SessionId
     from tests.support.state import State
 
 KEY = key_of()
@@ -144,6 +148,43 @@ async def test_a_removed_session_keeps_what_was_said_until_it_is_erased(tmp_path
         assert await read_transcript(state.database, session_id) == []
 
 
+async def _used(state: State, session_id: SessionId, user: str) -> None:
+    """Count a call of a user, and keep a summary of the session."""
+    calls = [(ModelCall("m", START, Usage(input_tokens=10)), 0.5)]
+    summary = Summary(TurnId("t1"), 1, CANARY, AgentId("main"), "m", 10, 5)
+    await state.database.write(lambda tx: usage.count(tx, session_id, "main", user, calls))
+    await state.database.write(lambda tx: summaries.keep(tx, session_id, summary, at="x"))
+
+
+async def _users(state: State) -> dict[str, int]:
+    rows = await state.database.read(lambda conn: usage.read(conn, by=UsageBy.USER))
+    return {row.name: row.calls for row in rows}
+
+
+async def test_erasing_takes_summaries_and_the_names_of_users_that_have_no_other_session(
+    tmp_path: Path,
+) -> None:
+    alice, bob = user_of(source("alice")), user_of(source("bob"))
+    async with open_state(tmp_path / "state") as state:
+        first = (await resolve(state.store)).entry.session_id
+        second = (await state.store.reset(KEY)).session_id
+        other = (await resolve(state.store, "bob")).entry.session_id
+        for session_id, user in ((first, alice), (second, alice), (second, bob), (other, bob)):
+            await _used(state, session_id, user)
+        before = await state.database.read(usage.total)
+        await state.store.remove(KEY)
+        removed = await _users(state)
+
+        await erase(state.database, state.store, KEY)
+
+        assert removed == {alice: 2, bob: 2}
+        assert await _users(state) == {"": 2, bob: 2}
+        assert await state.database.read(usage.total) == before
+        counts = [await _count(state, table) for table in ("summaries", "session_users")]
+        assert counts == [1, 1]
+        assert await _count(state, "context_accounts") == 1
+
+
 def _holding_canary(path: Path) -> list[str]:
     return [
         one.name for one in path.rglob("*") if one.is_file() and CANARY.encode() in one.read_bytes()
@@ -162,6 +203,9 @@ async def _live(state: State, names: list[str], chance: random.Random) -> None:
             key_of(name),
             lambda one, name=name: replace(one, turns=one.turns + 1, model=name),  # type: ignore[misc]
         )
+        session_id = (await resolve(state.store, name)).entry.session_id
+        if name == CANARY:
+            await _used(state, session_id, user_of(source(name)))
         if number % 20 == 7:
             await state.store.reset(key_of(name))
         if number % 15 == 3:

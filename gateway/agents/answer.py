@@ -5,25 +5,28 @@ Knows no vendor: their files, above, read the pieces and say how their streams e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from gateway.agents.failures import BROKEN_OFF
-from gateway.errors import AgentError
+from gateway.agents.failures import BROKEN_OFF, ENDLESS, NO_ANSWER, Fault
 from gateway.log import get_logger
 from gateway.model import Message, Role, ToolCall, Usage, clean_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
     from gateway.model import TurnId
 
 MAX_ANSWER_CHARS: Final = 4_000_000
 """A stream that goes on beyond this is broken, whatever its model's window."""
-NO_ANSWER: Final = "The model gave no answer. Please try again."
-_NO_SUCH_TOOL: Final = "The model asked for a tool that it does not have. Please try again."
+MAX_TOOL_NAME_CHARS: Final = 128
+"""How much is kept of the name of a tool; no tool has a longer one."""
+MAX_TOKENS: Final = 2**40
+"""More of one request nobody counts in earnest; sums of such numbers would burst a column."""
+_CALL_CHARS: Final = 100
+"""What a call counts beside its text, so that calls without any have an end too."""
 
 log = get_logger()
 
@@ -34,8 +37,28 @@ class FinishReasons:
 
     cut: frozenset[str]
     """The answer reached a limit and stays as it is."""
-    failed: Mapping[str, str]
-    """It is no answer: what the user reads."""
+    failed: Mapping[str, Fault]
+    """It is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a provider counted of a request."""
+
+    usage: Usage
+    cache_counted: bool
+    """Whether it told of its prompt cache."""
+
+
+ReadUsage = Callable[[Any], Counted]
+"""Reads what a vendor's events told."""
+
+
+@dataclass(slots=True)
+class _Call:
+    call_id: str = ""
+    names: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -46,9 +69,14 @@ class Answer:
     reasons: FinishReasons
     finish_reason: str = ""
     """The vendor's word; empty: the stream has not come to the end of the answer."""
-    usage: Usage | None = None
+    ended: bool = False
+    """Whether nothing of the stream is of use any more."""
+    counted: list[Any] = field(default_factory=list)
+    """What the vendor told of tokens, in its own form."""
     _texts: list[str] = field(default_factory=list)
-    _calls: dict[int, list[str]] = field(default_factory=dict)
+    _calls: list[_Call] = field(default_factory=list)
+    _open: dict[object, _Call] = field(default_factory=dict)
+    """The newest call of each index."""
     _chars: int = 0
 
     @contextmanager
@@ -62,9 +90,7 @@ class Answer:
             yield
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             # The SDKs build their types without checking what the endpoint sent.
-            raise AgentError(
-                f"{self.model}: a chunk of the stream is malformed", user_text=BROKEN_OFF
-            ) from exc
+            raise BROKEN_OFF.error(f"{self.model}: a chunk of the stream is malformed") from exc
 
     def add_text(self, text: str) -> str:
         """Add text and return it as any store and socket takes it."""
@@ -74,14 +100,21 @@ class Answer:
         return clean
 
     def add_call(
-        self, index: int, *, call_id: str = "", name: str = "", arguments: str = ""
+        self, index: object, *, call_id: str = "", name: str = "", arguments: str = ""
     ) -> None:
-        """Add a piece of a tool call; its id comes once, the rest in as many pieces as it likes."""
-        call = self._calls.setdefault(index, ["", "", ""])
-        call[0] += "" if call[0] else call_id
-        call[1] += name
-        call[2] += arguments
-        self.count(len(name) + len(arguments))
+        """Add a piece of a tool call; its id comes once, the rest in as many pieces as it likes.
+
+        Another id is another call: some endpoints give all calls of an answer one index.
+        """
+        call = self._open.get(index)
+        if call is None or (call_id and call.call_id not in {"", call_id}):
+            call = self._open[index] = _Call()
+            self._calls.append(call)
+            self.count(_CALL_CHARS)
+        call.call_id = call.call_id or _text(call_id)
+        call.names.append(_text(name))
+        call.arguments.append(_text(arguments))
+        self.count(len(call_id) + len(name) + len(arguments))
 
     def count(self, chars: int) -> None:
         """Count what came, kept or not.
@@ -91,47 +124,52 @@ class Answer:
         """
         self._chars += chars
         if self._chars > MAX_ANSWER_CHARS:
-            raise AgentError(
-                f"{self.model}: the answer has no end, {self._chars} characters so far",
-                user_text=BROKEN_OFF,
+            raise ENDLESS.error(
+                f"{self.model}: the answer has no end, {self._chars} characters so far"
             )
 
-    def measure(self, read: Callable[[], Usage]) -> None:
-        """Keep what the provider counted; a number that cannot be read costs it, not the answer."""
+    def measured(self, read: ReadUsage) -> Counted | None:
+        """Return what the provider counted; None where it told nothing.
+
+        A number that cannot be read costs the measurement, not the answer.
+        """
+        if not self.counted:
+            return None
+
         try:
-            self.usage = _checked(read())
-        except (AttributeError, TypeError, ValueError) as exc:
+            return _checked(read(self.counted))
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
             log.warning("agent.usage_lost", model=self.model, reason=type(exc).__name__)
-            self.usage = None
+            return None
 
     def message(self, turn_id: TurnId) -> Message:
-        """Return the whole answer.
+        """Return the whole answer; ids of its calls may be empty or stand there twice.
 
         Raises:
             AgentError: The stream ended early, or what it brought is not an answer.
         """
-        calls = tuple(ToolCall(*map(clean_text, parts)) for parts in self._calls.values())
-        message = Message(Role.ASSISTANT, "".join(self._texts), calls, turn_id=turn_id)
+        cut = self.finish_reason in self.reasons.cut
+        calls = [_whole(call) for call in self._calls]
+        if cut and calls and not calls[-1].arguments.strip():
+            # Nobody knows with what the model was going to call it.
+            calls.pop()
+        message = Message(Role.ASSISTANT, "".join(self._texts), tuple(calls), turn_id=turn_id)
         if problem := self._problem(message):
-            reason, user_text = problem
-            raise AgentError(f"{self.model}: {reason}", user_text=user_text)
+            reason, fault = problem
+            raise fault.error(f"{self.model}: {reason}")
 
-        if self.finish_reason in self.reasons.cut:
+        if cut:
             log.warning("agent.answer_cut", model=self.model, text_chars=len(message.text))
 
         return message
 
-    def _problem(self, message: Message) -> tuple[str, str] | None:
-        """Return what the log and what the user is told of an answer that is none."""
+    def _problem(self, message: Message) -> tuple[str, Fault] | None:
+        """Return what the log is told of an answer that is none, and what that means."""
         if not self.finish_reason:
             return "the stream ended before the answer did", BROKEN_OFF
 
-        if message.tool_calls:
-            # Kept, a call without its result would make every later request of the session fail.
-            names = ", ".join(call.name[:64] for call in message.tool_calls[:8])
-            return f"it called tools that it was not offered: {names}", _NO_SUCH_TOOL
-
-        if self.finish_reason in self.reasons.failed or not message.text:
+        said = message.text or message.tool_calls
+        if self.finish_reason in self.reasons.failed or not said:
             return (
                 f"no answer, finish reason {self.finish_reason[:64]!r}",
                 self.reasons.failed.get(self.finish_reason, NO_ANSWER),
@@ -140,8 +178,21 @@ class Answer:
         return None
 
 
-def _checked(usage: Usage) -> Usage:
-    if not all(type(tokens) is int and tokens >= 0 for tokens in astuple(usage)):
+def _text(piece: str) -> str:
+    if not isinstance(piece, str):
+        raise TypeError("not a text")
+
+    return piece
+
+
+def _whole(call: _Call) -> ToolCall:
+    name = clean_text("".join(call.names))[:MAX_TOOL_NAME_CHARS]
+    return ToolCall(clean_text(call.call_id), name, clean_text("".join(call.arguments)))
+
+
+def _checked(counted: Counted) -> Counted:
+    numbers = astuple(counted.usage)
+    if not all(type(tokens) is int and 0 <= tokens <= MAX_TOKENS for tokens in numbers):
         raise ValueError("not a token count")
 
-    return usage
+    return counted

@@ -7,9 +7,6 @@ costs a second: `gateway.agents.registry` does it only where such an agent is co
 from __future__ import annotations
 
 import re
-from contextlib import suppress
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,35 +14,36 @@ import anthropic
 import httpx2
 
 from gateway.agents.answer import Answer, FinishReasons
-from gateway.agents.anthropic_wire import read_usage, request_parts
-from gateway.agents.attempts import Attempts, stamp
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.anthropic_wire import read_usage, request_parts, wire_tools
+from gateway.agents.attempts import stamp
+from gateway.agents.calls import wire_chars
 from gateway.agents.failures import (
+    ABOUT_LENGTH,
+    BROKEN_OFF,
     NO_BALANCE,
     TOO_LONG,
+    Fault,
     SdkErrors,
-    text_of_status,
-    translated_errors,
+    fault_of_status,
+    retry_after_s,
 )
-from gateway.errors import AgentError
-from gateway.log import get_logger
-from gateway.model import ModelCall
+from gateway.agents.streaming import Wire, streamed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from anthropic.types import RawMessageStreamEvent
 
     from gateway.agents.base import AgentEvent
     from gateway.agents.settings import AnthropicSettings
     from gateway.clock import Clock
-    from gateway.model import Message
+    from gateway.model import Message, ToolSpec
 
 MAX_RETRY_AFTER_S: Final = 120.0
 """A provider that wants a longer pause gets no second request: the user reads why instead."""
 _REASONS: Final = FinishReasons(
     cut=frozenset({"max_tokens", "model_context_window_exceeded"}),
-    failed={"refusal": "The model declined to answer this."},
+    failed={"refusal": Fault("The model declined to answer this.")},
 )
 _STATUS_OF_TYPE: Final = {
     "invalid_request_error": 400,
@@ -62,24 +60,24 @@ _STATUS_OF_TYPE: Final = {
 """Errors inside a stream come with the status of the stream, which is 200."""
 _SPEND_LIMITS: Final = frozenset({"contract_spend_limit_reached", "enforced_spend_limit_reached"})
 _ABOUT_BALANCE: Final = re.compile("credit balance", re.IGNORECASE)
-_ABOUT_LENGTH: Final = re.compile(
-    r"prompt is too long|context[_ ](?:limit|length|window|size)", re.IGNORECASE
-)
-
-log = get_logger()
 
 
-class AnthropicAgent:
-    """Asks one model at one endpoint; offers it no tools."""
+class AnthropicModel:
+    """Asks one model at one endpoint."""
 
     def __init__(self, settings: AnthropicSettings, api_key: str, clock: Clock) -> None:
         """Make a client; an empty key is for an endpoint that asks for none."""
-        self.model = settings.model
-        self.cache_ttl_s: float | None = settings.cache_ttl_s
-        self.context_window_tokens = settings.context_window_tokens
-        self.reserve_tokens = settings.reserve_tokens
+        self.facts = settings.facts()
         self._settings = settings
         self._clock = clock
+        self._wire = Wire(
+            settings.model,
+            _REASONS,
+            _ERRORS,
+            _take,
+            partial(read_usage, cache_on=settings.cache_ttl != "off"),
+            clock,
+        )
         self._client = anthropic.AsyncAnthropic(
             api_key=api_key or "none",
             base_url=settings.base_url,
@@ -97,82 +95,61 @@ class AnthropicAgent:
             ),
         )
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
-    ) -> AsyncGenerator[AgentEvent]:
-        """Answer the last user message of a context.
+    def overhead_chars(self, tools: Sequence[ToolSpec]) -> int:
+        """Return the length of the system prompt and of the tools' definitions.
 
-        Cancellation: the connection of the request is closed.
-
-        Raises:
-            AgentError: There is no whole answer; deltas may have been yielded before.
+        What stands for past tools where none is offered is not among it: only some requests have
+        it, and what it costs is measured with the first of them.
         """
-        attempts = Attempts(self._clock)
-        answer = Answer(self.model, _REASONS)
-        counted: list[Any] = []
-        stream = await self._open_stream(messages)
-        async with stream:
-            while (event := await self._next_event(stream, answer)) is not None:
-                with answer.reading():
-                    text = _take(event, answer, counted)
-                if text:
-                    yield TextDelta(text)
+        return self.facts.overhead_chars + wire_chars(wire_tools(tools))
 
-        if answer.finish_reason:
-            answer.measure(partial(read_usage, counted))
-            yield ModelCallFinished(ModelCall(self.model, attempts.started_at, answer.usage))
-        yield MessageFinished(answer.message(messages[-1].turn_id))
-
-    def overhead_chars(self) -> int:
-        """Return the length of the system prompt."""
-        return len(self._settings.system_prompt)
+    def ask(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        *,
+        cache_key: str,
+        may_call: bool,
+    ) -> AsyncGenerator[AgentEvent]:
+        """Send one request; see `gateway.agents.loop.Model`."""
+        settings = self._settings
+        parts = request_parts(
+            settings.system_prompt, messages, settings.cache_ttl, tools, may_call=may_call
+        )
+        return streamed(self._wire, messages[-1].turn_id, partial(self._open_stream, parts))
 
     async def aclose(self) -> None:
-        """Close connections; the agent is not used afterwards."""
+        """Close connections; the model is not used afterwards."""
         await self._client.close()
 
     async def _open_stream(
-        self, messages: Sequence[Message]
+        self, parts: dict[str, Any]
     ) -> anthropic.AsyncStream[RawMessageStreamEvent]:
-        settings = self._settings
-        parts = request_parts(settings.system_prompt, messages, settings.cache_ttl)
-        stream: anthropic.AsyncStream[RawMessageStreamEvent]
-        with translated_errors(self.model, _ERRORS):
-            stream = await self._client.messages.create(
-                model=self.model, max_tokens=settings.max_output_tokens, stream=True, **parts
-            )
+        stream: anthropic.AsyncStream[RawMessageStreamEvent] = await self._client.messages.create(
+            model=self._settings.model,
+            max_tokens=self._settings.max_output_tokens,
+            stream=True,
+            **parts,
+        )
         return stream
-
-    async def _next_event(
-        self, stream: anthropic.AsyncStream[RawMessageStreamEvent], answer: Answer
-    ) -> RawMessageStreamEvent | None:
-        try:
-            with translated_errors(self.model, _ERRORS):
-                event = await anext(stream, None)
-        except AgentError as exc:
-            if not answer.finish_reason:
-                raise
-            # The answer is whole, and so are its numbers: only the mark of the end is missing.
-            log.warning("agent.stream_unended", model=self.model, reason=str(exc))
-            return None
-
-        # The SDK would read on until the connection closes.
-        return None if getattr(event, "type", None) == "message_stop" else event
 
     async def _refuse_long_pauses(self, response: httpx2.Response) -> None:
         """Tell the SDK, which would wait for any time, not to wait for a long one."""
-        if _retry_after_s(response.headers, self._clock) > MAX_RETRY_AFTER_S:
+        if (retry_after_s(response.headers, self._clock) or 0.0) > MAX_RETRY_AFTER_S:
             response.headers["x-should-retry"] = "false"
 
 
-def _take(event: Any, answer: Answer, counted: list[Any]) -> str:  # noqa: ANN401 - built unchecked
+def _take(event: Any, answer: Answer) -> str:  # noqa: ANN401 - built unchecked from what came
     """Add an event and return the text it brings, which may be empty."""
     match event.type:
         case "message_start":
-            counted.append(event.message.usage)
+            answer.counted.append(event.message.usage)
         case "message_delta":
-            counted.append(event.usage)
+            answer.counted.append(event.usage)
             answer.finish_reason = str(event.delta.stop_reason or answer.finish_reason)
+        case "message_stop":
+            # The SDK would read on until the connection closes.
+            answer.ended = True
         case "content_block_start" if event.content_block.type == "tool_use":
             block = event.content_block
             answer.add_call(event.index, call_id=block.id, name=block.name)
@@ -195,21 +172,6 @@ def _take_delta(event: Any, answer: Answer) -> str:  # noqa: ANN401 - built unch
     return ""
 
 
-def _retry_after_s(headers: Mapping[str, str], clock: Clock) -> float:
-    """Return the pause that a response asks for, in seconds or as a date; 0 if it asks for none."""
-    header = headers.get("retry-after", "")
-    with suppress(ValueError):
-        return float(headers.get("retry-after-ms", "")) / 1_000
-    with suppress(ValueError):
-        return float(header)
-    try:
-        until = parsedate_to_datetime(header)
-    except ValueError:
-        return 0.0
-
-    return (until.replace(tzinfo=until.tzinfo or UTC) - clock.now()).total_seconds()
-
-
 def _facts(error: anthropic.APIError) -> dict[str, object]:
     if not isinstance(error, anthropic.APIStatusError):
         return {"kind": type(error).__name__}
@@ -222,9 +184,9 @@ def _facts(error: anthropic.APIError) -> dict[str, object]:
     }
 
 
-def _user_text(error: anthropic.APIError) -> str:
+def _fault(error: anthropic.APIError) -> Fault:
     if not isinstance(error, anthropic.APIStatusError):
-        return text_of_status(0)
+        return BROKEN_OFF
 
     status = error.status_code
     if error.response.is_success:
@@ -232,16 +194,17 @@ def _user_text(error: anthropic.APIError) -> str:
     told = str(error.api_message)
     if error.error_code in _SPEND_LIMITS or (status == 400 and _ABOUT_BALANCE.search(told)):  # noqa: PLR2004 - HTTP
         return NO_BALANCE
-    if status in {0, 400, 413, 500} and _ABOUT_LENGTH.search(told):
+    if status in {0, 400, 413, 500} and ABOUT_LENGTH.search(told):
         return TOO_LONG
 
-    return text_of_status(status)
+    return fault_of_status(status)
 
 
 _ERRORS: Final = SdkErrors(
     timeout=anthropic.APITimeoutError,
     connection=anthropic.APIConnectionError,
     api=anthropic.APIError,
-    user_text=_user_text,
+    status=anthropic.APIStatusError,
+    fault=_fault,
     facts=_facts,
 )

@@ -1,54 +1,55 @@
-"""A context as the Messages API takes it, with the marks of its prompt cache. Pure.
+"""A context and tools as the Messages API takes them, with the marks of its prompt cache. Pure.
 
 The same message always becomes the same blocks: beside the marks nothing before the newest message
-differs from one request of a session to the next, so that the cache finds its prefix. The one
-exception is the request with the first tool call of a session: it defines a tool, before all else.
+differs from one request of a session to the next, so that the cache finds its prefix. An exception
+is a session with calls of the past whose agent has no tools: with the first of them its requests
+define one, before all else.
 Knows no SDK: `gateway.agents.anthropic`, above, sends it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import orjson
-
+from gateway.agents.answer import Counted
+from gateway.agents.calls import fit_name, hashed_id, is_fit, schema_of, sent_arguments
 from gateway.model import Message, Role, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.model import Image, ToolCall
+    from gateway.model import Image, ToolCall, ToolSpec
 
 Block = dict[str, Any]
 CacheTtl = Literal["5m", "1h", "off"]
 
 _IMAGE_TYPES: Final = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_NAME_CHARS: Final = 64
+_MAX_ID_CHARS: Final = 64
+_CACHE_FIELDS: Final = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens"})
 _PAST_TOOL: Final = {
     "name": "past_tool",
     "description": "Stands for the tools of earlier turns. It cannot be called.",
     "input_schema": {"type": "object", "properties": {}},
 }
-"""The API refuses tool calls and results in a request that defines no tool, whichever it is."""
+"""The API refuses tool calls and results in a request that defines no tool. Which one it defines
+is all the same: calls of tools that are not offered any more are taken beside any other."""
 
 
 @dataclass(slots=True)
 class _Blocks:
     """What a context becomes, in the order of the wire."""
 
+    tools: list[Block] = field(default_factory=list)
     system: list[Block] = field(default_factory=list)
     said: list[tuple[str, Block]] = field(default_factory=list)
     """Each with the role that says it."""
     live_at: int = 0
     """How many come before the newest user message."""
-    with_tools: bool = False
+    with_calls: bool = False
     calls: Counter[str] = field(default_factory=Counter)
     """How often each id was called: the API takes none twice, some vendors begin anew each turn."""
 
@@ -67,16 +68,30 @@ class _Blocks:
 
 
 def request_parts(
-    system_prompt: str, messages: Sequence[Message], cache_ttl: CacheTtl
+    system_prompt: str,
+    messages: Sequence[Message],
+    cache_ttl: CacheTtl,
+    tools: Sequence[ToolSpec] = (),
+    *,
+    may_call: bool = True,
 ) -> dict[str, Any]:
     """Return `messages` of a request and, where there is something in them, `system` and `tools`.
 
-    The marks stand on the last block of the system prompt, on the last one before the newest user
-    message, and on the last of all. The API finds a prefix that ends at most 20 blocks before a
-    mark: the second one is where the requests of the turn before ended but for its answer, so
-    that neither a turn of many steps nor a step of many calls loses the cache.
+    The marks stand on the last block of the system prompt, or without one on the last tool, on the
+    last block before the newest user message, and on the last of all. The API finds a prefix that
+    ends at most 20 blocks before a mark: the second one is where the requests of the turn before
+    ended but for its answer, so that neither a turn of many steps nor a step of many calls loses
+    the cache.
+
+    Args:
+        system_prompt: The agent's; blank: none.
+        messages: The context, oldest first.
+        cache_ttl: How long the provider keeps the prompt; `off` sets no marks.
+        tools: What the model is offered.
+        may_call: Whether it may use them in its answer.
     """
     blocks = _blocks(system_prompt, messages)
+    blocks.tools += wire_tools(tools)
     if cache_ttl != "off":
         _mark(blocks, cache_ttl)
     parts: dict[str, Any] = {
@@ -88,16 +103,31 @@ def request_parts(
     }
     if blocks.system:
         parts["system"] = blocks.system
-    if blocks.with_tools:
+    if blocks.tools:
+        choice = "auto" if may_call else "none"
+        parts |= {"tools": blocks.tools, "tool_choice": {"type": choice}}
+    elif blocks.with_calls:
         parts |= {"tools": [_PAST_TOOL], "tool_choice": {"type": "none"}}
     return parts
 
 
-def read_usage(counted: Sequence[Any]) -> Usage:
+def wire_tools(tools: Sequence[ToolSpec]) -> list[Block]:
+    """Return the definitions of tools, by name."""
+    return [
+        {"name": tool.name, "description": tool.description, "input_schema": schema_of(tool)}
+        for tool in sorted(tools, key=attrgetter("name"))
+    ]
+
+
+def read_usage(counted: Sequence[Any], *, cache_on: bool) -> Counted:
     """Return what an endpoint counted in the events of one answer; None counted nothing.
 
     Its numbers are cumulative, so the largest of each is the last, even where one event has 0 for
     what another one told.
+
+    Args:
+        counted: What its events told.
+        cache_on: Whether it was asked to keep the prompt in its cache.
 
     Raises:
         AttributeError, TypeError, ValueError: It cannot be read.
@@ -111,7 +141,7 @@ def read_usage(counted: Sequence[Any]) -> Usage:
     written = largest("cache_creation_input_tokens", 0)
     by_ttl = [numbers.get("cache_creation", {}) for numbers in seen]
     details = [numbers.get("output_tokens_details", {}) for numbers in seen]
-    return Usage(
+    usage = Usage(
         input_tokens=largest("input_tokens"),
         output_tokens=largest("output_tokens"),
         cache_read_tokens=largest("cache_read_input_tokens", 0),
@@ -119,6 +149,8 @@ def read_usage(counted: Sequence[Any]) -> Usage:
         cache_write_1h_tokens=min(written, largest("ephemeral_1h_input_tokens", 0, of=by_ttl)),
         reasoning_tokens=largest("thinking_tokens", 0, of=details),
     )
+    told = any(_CACHE_FIELDS & numbers.keys() for numbers in seen)
+    return Counted(usage, cache_counted=cache_on and told)
 
 
 def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
@@ -137,12 +169,12 @@ def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
                 for call in message.tool_calls:
                     content.append(_call(call, blocks.next_call(call.call_id)))
                 blocks.said += (("assistant", block) for block in content)
-                blocks.with_tools |= bool(message.tool_calls)
+                blocks.with_calls |= bool(message.tool_calls)
             case Role.TOOL:
                 blocks.said.append(
                     ("user", _result(message, blocks.next_result(message.tool_call_id)))
                 )
-                blocks.with_tools = True
+                blocks.with_calls = True
             case Role.NOTICE:
                 pass
     return blocks
@@ -150,7 +182,7 @@ def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
 
 def _mark(blocks: _Blocks, cache_ttl: CacheTtl) -> None:
     mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
-    marked = blocks.system[-1:]
+    marked = blocks.system[-1:] or blocks.tools[-1:]
     marked += [blocks.said[end - 1][1] for end in (blocks.live_at, len(blocks.said)) if end]
     for block in marked:
         block["cache_control"] = mark
@@ -170,12 +202,11 @@ def _image(image: Image) -> Block:
 
 
 def _call(call: ToolCall, call_id: str) -> Block:
-    name = _UNFIT.sub("_", call.name)[:_MAX_NAME_CHARS] or "unnamed"
     return {
         "type": "tool_use",
         "id": call_id,
-        "name": name,
-        "input": _arguments(call.arguments),
+        "name": fit_name(call.name),
+        "input": sent_arguments(call.arguments),
     }
 
 
@@ -192,16 +223,4 @@ def _numbered(call_id: str, count: int) -> str:
 
 def _call_id(call_id: str) -> str:
     """Return an id that the API takes, another one for each: other vendors' may have any form."""
-    if call_id and not _UNFIT.search(call_id):
-        return call_id
-
-    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:32]}"
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """Return the arguments of a call; the API takes an object only."""
-    try:
-        parsed = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        parsed = None
-    return parsed if isinstance(parsed, dict) else {"_raw": text}
+    return call_id if is_fit(call_id) and len(call_id) <= _MAX_ID_CHARS else hashed_id(call_id)

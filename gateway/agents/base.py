@@ -1,7 +1,7 @@
 """The protocol between a turn and whatever answers it.
 
-An agent gets the whole context of one turn and yields events until the turn is answered. It keeps
-nothing between turns. Cancellation at any point is how a turn ends at its deadline.
+An agent is given a conversation and yields events until the turn is answered. It keeps nothing
+between turns. Cancellation at any point is how a turn ends at its deadline.
 """
 
 from __future__ import annotations
@@ -13,6 +13,28 @@ from gateway.model import Message, ModelCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
+
+    from gateway.model import ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """What of an agent the size and the cost of its requests depend on."""
+
+    model: str
+    """The model's name, as its provider spells it."""
+    window_tokens: int
+    """The size of the model's window."""
+    reserve_tokens: int
+    """How much of the window is kept free for the answer."""
+    overhead_chars: int = 0
+    """Of a request beside the messages: the system prompt and what describes the tools."""
+    cache_ttl_s: float | None = None
+    """How long its provider keeps a prompt after the start of a request, in seconds.
+
+    0 where it keeps none, None where that is not known."""
+    completes: bool = False
+    """Whether `Agent.complete` can answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +56,7 @@ class MessageFinished:
 
 @dataclass(frozen=True, slots=True)
 class ModelCallFinished:
-    """One request to a model ended well."""
+    """One request to a model ended well; comes before the message it brought."""
 
     call: ModelCall
 
@@ -42,50 +64,69 @@ class ModelCallFinished:
 AgentEvent = TextDelta | MessageFinished | ModelCallFinished
 
 
-class Agent(Protocol):
-    """What answers a turn."""
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer outside a turn."""
+
+    text: str
+    call: ModelCall
+
+
+class Conversation(Protocol):
+    """What an agent is given of the turn that it answers."""
 
     @property
-    def model(self) -> str:
-        """The model's name, as its provider spells it."""
-        ...
+    def cache_key(self) -> str:
+        """The same for all requests of a session, and it says nothing of who talks.
 
-    @property
-    def context_window_tokens(self) -> int:
-        """The size of the model's window in tokens."""
-        ...
-
-    @property
-    def reserve_tokens(self) -> int:
-        """How much of the window is kept free for the answer, in tokens."""
-        ...
-
-    @property
-    def cache_ttl_s(self) -> float | None:
-        """How long its provider keeps a prompt after the start of a request, in seconds.
-
-        0 where it keeps none, None where that is not known.
+        Providers that have a use for it then find its prompt cache.
         """
         ...
 
-    def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
-    ) -> AsyncGenerator[AgentEvent]:
-        """Answer the last user message of a context.
+    @property
+    def spent_tokens(self) -> int:
+        """What the provider counted in this turn so far, input and output."""
+        ...
 
-        Args:
-            messages: The context, oldest first, a system prompt of the agent not included: an agent
-                adds its own.
-            cache_key: The same for all requests of a session: providers that have a use for it
-                then find its prompt cache. It says nothing of who talks.
+    async def messages(self) -> Sequence[Message]:
+        """Return what the next request to a model carries, oldest first; ask before each request.
+
+        These are the context, the user's message, and every message that the agent has yielded
+        since. A system prompt is not among them: an agent adds its own.
+
+        Raises:
+            AgentError: There may be no request: it does not fit, or a budget is used up.
+        """
+        ...
+
+    async def approve(self, call: ToolCall) -> bool:
+        """Ask the user whether a tool may run; False also where no answer comes in time."""
+        ...
+
+
+class Agent(Protocol):
+    """What answers a turn."""
+
+    def facts(self) -> AgentFacts:
+        """Return what of it the size and the cost of a request depend on, as it is now."""
+        ...
+
+    def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
+        """Answer the user's message.
 
         Raises:
             AgentError: It cannot answer; `user_text` is what the user may read.
         """
         ...
 
-    def overhead_chars(self) -> int:
-        """Return how many characters a request carries beside the messages (the system prompt)."""
+    async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
+        """Answer the last user message of a context once, without tools.
+
+        For questions of the gateway's own, such as a summary.
+
+        Raises:
+            AgentError: It cannot; where `facts` say that it does not complete, it never can.
+        """
         ...
 
     async def aclose(self) -> None:

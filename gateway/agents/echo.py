@@ -10,13 +10,14 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.errors import AgentError
 from gateway.model import Message, ModelCall, Role, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
     from datetime import datetime
 
-    from gateway.agents.base import AgentEvent
+    from gateway.agents.base import AgentEvent, AgentFacts, Completion, Conversation
     from gateway.agents.settings import EchoSettings
     from gateway.clock import Clock
     from gateway.model import TurnId
@@ -38,18 +39,21 @@ _FILLING: Final = "The quick brown fox jumps over the lazy dog.\n"
 class EchoAgent:
     """Answers with the text it got; counts no tokens."""
 
-    model: Final = "echo"
-
     def __init__(self, settings: EchoSettings, clock: Clock) -> None:
-        self.cache_ttl_s: float | None = None
-        self.context_window_tokens = settings.context_window_tokens
-        self.reserve_tokens = settings.reserve_tokens
+        self._facts = settings.facts()
         self._clock = clock
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
-    ) -> AsyncGenerator[AgentEvent]:
-        """Answer the last user message of a context."""
+    def facts(self) -> AgentFacts:
+        """Return the facts of the pretended model."""
+        return self._facts
+
+    async def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
+        """Answer the last user message.
+
+        Raises:
+            AgentError: The conversation allows no request.
+        """
+        messages = await conversation.messages()
         started_at = self._clock.now()
         asked = next(message for message in reversed(messages) if message.role is Role.USER)
         answer = asked.text
@@ -61,6 +65,7 @@ class EchoAgent:
                 yield self._call_finished(started_at)
                 for message in _tool_round(chars, asked.turn_id):
                     yield MessageFinished(message)
+                await conversation.messages()
                 started_at = self._clock.now()
                 answer = f"{TOOL_NAME} returned {chars} characters."
 
@@ -69,15 +74,19 @@ class EchoAgent:
         yield self._call_finished(started_at)
         yield MessageFinished(Message(Role.ASSISTANT, answer, turn_id=asked.turn_id))
 
-    def overhead_chars(self) -> int:
-        """Return 0: there is no system prompt."""
-        return 0
+    async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
+        """Refuse: what it was asked is no answer to a question of the gateway's own.
+
+        Raises:
+            AgentError: Always.
+        """
+        raise AgentError("echo: it completes nothing")
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
 
     def _call_finished(self, started_at: datetime) -> ModelCallFinished:
-        return ModelCallFinished(ModelCall(self.model, started_at, usage=None))
+        return ModelCallFinished(ModelCall(self._facts.model, started_at, usage=None))
 
 
 def split_words(text: str) -> Iterator[str]:

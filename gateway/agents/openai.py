@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2
 import openai
 
-from gateway.agents.answer import NO_ANSWER, Answer, FinishReasons
-from gateway.agents.attempts import Attempts, stamp
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.answer import Answer, FinishReasons
+from gateway.agents.attempts import stamp
+from gateway.agents.calls import wire_chars
 from gateway.agents.failures import (
+    ABOUT_LENGTH,
+    BUSY,
+    NO_ANSWER,
     NO_BALANCE,
     TOO_LONG,
+    Fault,
     SdkErrors,
-    text_of_status,
-    translated_errors,
+    fault_of_status,
 )
-from gateway.agents.openai_wire import read_usage, wire_messages
-from gateway.errors import AgentError
-from gateway.log import get_logger
-from gateway.model import ModelCall
+from gateway.agents.openai_wire import read_usage, wire_messages, wire_tools
+from gateway.agents.streaming import Wire, streamed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -34,34 +35,32 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
 
     from gateway.agents.base import AgentEvent
+    from gateway.agents.openai_wire import WireMessage
     from gateway.agents.settings import OpenAISettings
     from gateway.clock import Clock
-    from gateway.model import Message
+    from gateway.model import Message, ToolSpec
 
 _REASONS: Final = FinishReasons(
     cut=frozenset({"length"}),
     failed={
-        "content_filter": "The model's provider filtered the answer out.",
-        "error": NO_ANSWER,
+        "content_filter": Fault("The model's provider filtered the answer out."),
+        # A router's word for a provider that failed behind it.
+        "error": Fault(NO_ANSWER.user_text, BUSY.failure),
     },
 )
 _NO_BALANCE_CODES: Final = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_ABOUT_LENGTH: Final = re.compile(r"context[_ ](?:length|window|size)", re.IGNORECASE)
+_STATUS_OF_CODE: Final = {"rate_limit_exceeded": 429, "server_error": 500, "overloaded_error": 529}
+"""Errors inside a stream have no status; some endpoints send it as the code."""
 
-log = get_logger()
 
-
-class OpenAIAgent:
-    """Asks one model at one endpoint; offers it no tools."""
+class OpenAIModel:
+    """Asks one model at one endpoint."""
 
     def __init__(self, settings: OpenAISettings, api_key: str, clock: Clock) -> None:
         """Make a client; an empty key is for an endpoint that asks for none."""
-        self.model = settings.model
-        self.cache_ttl_s: float | None = None
-        self.context_window_tokens = settings.context_window_tokens
-        self.reserve_tokens = settings.reserve_tokens
+        self.facts = settings.facts()
         self._settings = settings
-        self._clock = clock
+        self._wire = Wire(settings.model, _REASONS, _ERRORS, _take, read_usage, clock)
         self._client = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=settings.base_url,
@@ -76,72 +75,55 @@ class OpenAIAgent:
             ),
         )
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
+    def overhead_chars(self, tools: Sequence[ToolSpec]) -> int:
+        """Return the length of the system prompt and of the tools' definitions."""
+        definitions = wire_tools(tools, official=self._settings.official)
+        return self.facts.overhead_chars + wire_chars(definitions)
+
+    def ask(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        *,
+        cache_key: str,
+        may_call: bool,
     ) -> AsyncGenerator[AgentEvent]:
-        """Answer the last user message of a context.
-
-        Cancellation: the connection of the request is closed.
-
-        Raises:
-            AgentError: There is no whole answer; deltas may have been yielded before.
-        """
-        attempts = Attempts(self._clock)
-        answer = Answer(self.model, _REASONS)
-        stream = await self._open_stream(messages, cache_key)
-        async with stream:
-            while (chunk := await self._next_chunk(stream, answer)) is not None:
-                with answer.reading():
-                    text = _take(chunk, answer)
-                if text:
-                    yield TextDelta(text)
-
-        if answer.finish_reason:
-            yield ModelCallFinished(ModelCall(self.model, attempts.started_at, answer.usage))
-        yield MessageFinished(answer.message(messages[-1].turn_id))
-
-    def overhead_chars(self) -> int:
-        """Return the length of the system prompt."""
-        return len(self._settings.system_prompt)
+        """Send one request; see `gateway.agents.loop.Model`."""
+        settings = self._settings
+        parameters = extra_parameters(settings, cache_key, tools, may_call=may_call)
+        wire = wire_messages(settings.system_prompt, messages)
+        open_stream = partial(self._open_stream, wire, parameters)
+        return streamed(self._wire, messages[-1].turn_id, open_stream)
 
     async def aclose(self) -> None:
-        """Close connections; the agent is not used afterwards."""
+        """Close connections; the model is not used afterwards."""
         await self._client.close()
 
     async def _open_stream(
-        self, messages: Sequence[Message], cache_key: str
+        self, wire: list[WireMessage], parameters: dict[str, object]
     ) -> openai.AsyncStream[ChatCompletionChunk]:
-        wire = wire_messages(self._settings.system_prompt, messages)
-        with translated_errors(self.model, _ERRORS):
-            return await self._client.chat.completions.create(
-                model=self.model,
-                # They stand in `extra_body`, which takes their place: here, the SDK would compare
-                # each with its types, a third of a second for 2,000 messages on the event loop.
-                messages=(),
-                stream=True,
-                stream_options={"include_usage": True},
-                extra_body={"messages": wire, **extra_parameters(self._settings, cache_key)},
-            )
-
-    async def _next_chunk(
-        self, stream: openai.AsyncStream[ChatCompletionChunk], answer: Answer
-    ) -> ChatCompletionChunk | None:
-        try:
-            with translated_errors(self.model, _ERRORS):
-                return await anext(stream, None)
-        except AgentError as exc:
-            if not answer.finish_reason:
-                raise
-            # The answer is whole; only what follows it, its usage, is lost.
-            log.warning("agent.usage_lost", model=self.model, reason=str(exc))
-            return None
+        return await self._client.chat.completions.create(
+            model=self._settings.model,
+            # They stand in `extra_body`, which takes their place: here, the SDK would compare
+            # each with its types, a third of a second for 2,000 messages on the event loop.
+            messages=(),
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"messages": wire, **parameters},
+        )
 
 
-def extra_parameters(settings: OpenAISettings, cache_key: str) -> dict[str, object]:
+def extra_parameters(
+    settings: OpenAISettings,
+    cache_key: str,
+    tools: Sequence[ToolSpec] = (),
+    *,
+    may_call: bool = True,
+) -> dict[str, object]:
     """Return the parameters that not every endpoint knows by one name, or at all.
 
     The official endpoint's newer models refuse `max_tokens`; many others know nothing else, and
-    some refuse `prompt_cache_key`.
+    some refuse `prompt_cache_key`, or a choice of tools where there are none.
     """
     parameters: dict[str, object] = {}
     if settings.max_output_tokens:
@@ -149,20 +131,24 @@ def extra_parameters(settings: OpenAISettings, cache_key: str) -> dict[str, obje
         parameters[name] = settings.max_output_tokens
     if cache_key and (settings.official or settings.prompt_cache_key):
         parameters["prompt_cache_key"] = cache_key
+    if tools:
+        parameters["tools"] = wire_tools(tools, official=settings.official)
+        parameters["tool_choice"] = "auto" if may_call else "none"
     return parameters
 
 
-def _take(chunk: ChatCompletionChunk, answer: Answer) -> str:
+def _take(chunk: Any, answer: Answer) -> str:  # noqa: ANN401 - built unchecked from what came
     """Add a chunk and return the text it brings, which may be empty."""
     if chunk.usage is not None:
-        answer.measure(partial(read_usage, chunk.usage))
+        # Some endpoints count in every chunk; the last one counts all.
+        answer.counted[:] = [chunk.usage]
 
     text = ""
     for choice in chunk.choices or ():
         if choice.index:
             continue
         answer.finish_reason = str(choice.finish_reason or answer.finish_reason)
-        delta: Any = choice.delta  # the type says never None; some endpoints send null
+        delta = choice.delta  # the type says never None; some endpoints send null
         if delta is not None:
             text += answer.add_text((delta.content or "") + (delta.refusal or ""))
             _take_calls(delta, answer)
@@ -188,24 +174,27 @@ def _facts(error: openai.APIError) -> dict[str, object]:
     return facts
 
 
-def _user_text(error: openai.APIError) -> str:
+def _fault(error: openai.APIError) -> Fault:
     code = error.code or ""
-    # An error inside a stream has no status; some endpoints send it as the code.
-    status = int(code) if re.fullmatch("[1-5][0-9][0-9]", code) else 0
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
+    else:
+        status = (
+            int(code) if re.fullmatch("[1-5][0-9][0-9]", code) else _STATUS_OF_CODE.get(code, 0)
+        )
     if code in _NO_BALANCE_CODES:
         return NO_BALANCE
-    if status in {0, 400, 413, 422, 500} and _ABOUT_LENGTH.search(f"{code} {error.message}"):
+    if status in {0, 400, 413, 422, 500} and ABOUT_LENGTH.search(f"{code} {error.message}"):
         return TOO_LONG
 
-    return text_of_status(status)
+    return fault_of_status(status)
 
 
 _ERRORS: Final = SdkErrors(
     timeout=openai.APITimeoutError,
     connection=openai.APIConnectionError,
     api=openai.APIError,
-    user_text=_user_text,
+    status=openai.APIStatusError,
+    fault=_fault,
     facts=_facts,
 )

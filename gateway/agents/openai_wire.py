@@ -1,4 +1,4 @@
-"""A context as the chat-completions wire takes it, and what that wire counts. Pure.
+"""A context and tools as the chat-completions wire takes them, and what that wire counts. Pure.
 
 The same message always becomes the same bytes, so that a provider finds its prompt cache.
 Knows no SDK: `gateway.agents.openai`, above, sends it.
@@ -6,16 +6,26 @@ Knows no SDK: `gateway.agents.openai`, above, sends it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
+from gateway.agents.answer import Counted
+from gateway.agents.calls import fit_name, hashed_id, parse_arguments, schema_of, sent_arguments
 from gateway.model import Message, Role, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.model import Image
+    from gateway.model import Image, ToolCall, ToolSpec
 
 WireMessage = dict[str, Any]
+
+MAX_CALL_ID_CHARS: Final = 40
+"""The longest id of a call that the official endpoint takes."""
+MAX_DESCRIPTION_CHARS: Final = 1_024
+"""The longest description of a tool that the official endpoint takes."""
 
 
 def wire_messages(system_prompt: str, messages: Sequence[Message]) -> list[WireMessage]:
@@ -27,13 +37,33 @@ def wire_messages(system_prompt: str, messages: Sequence[Message]) -> list[WireM
     return wire
 
 
+def wire_tools(tools: Sequence[ToolSpec], *, official: bool = False) -> list[dict[str, Any]]:
+    """Return the definitions of tools, by name.
+
+    Args:
+        tools: What the model is offered.
+        official: Whether descriptions are cut to what OpenAI's own endpoint takes.
+    """
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": _cut(tool.description) if official else tool.description,
+                "parameters": schema_of(tool),
+            },
+        }
+        for tool in sorted(tools, key=attrgetter("name"))
+    ]
+
+
 def image_marker(image: Image) -> str:
     """Return what stands for an image where the wire takes text alone."""
     return f"[image: {image.media_type}]"
 
 
-def read_usage(counted: Any) -> Usage:  # noqa: ANN401 - built unchecked from what came
-    """Return what an endpoint counted, in whichever of the known fields.
+def read_usage(told: Sequence[Any]) -> Counted:
+    """Return what an endpoint counted, told last, in whichever of the known fields.
 
     `prompt_tokens` counts all input. What was read from the cache and what was written to it are
     parts of that; an endpoint that contradicts itself is held to the sum.
@@ -41,21 +71,25 @@ def read_usage(counted: Any) -> Usage:  # noqa: ANN401 - built unchecked from wh
     Raises:
         AttributeError, TypeError, ValueError: It cannot be read.
     """
+    counted = told[-1]
     prompt_tokens = counted.prompt_tokens
-    read = min(_cached_tokens(counted, prompt_tokens), prompt_tokens)
+    cached = _cached_tokens(counted, prompt_tokens)
+    read = min(cached or 0, prompt_tokens)
     details = counted.prompt_tokens_details
     written = min((details.cache_write_tokens or 0) if details else 0, prompt_tokens - read)
     completion = counted.completion_tokens_details
-    return Usage(
+    usage = Usage(
         input_tokens=prompt_tokens - read - written,
         output_tokens=counted.completion_tokens,
         cache_read_tokens=read,
         cache_write_tokens=written,
         reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
     )
+    return Counted(usage, cache_counted=cached is not None)
 
 
-def _cached_tokens(counted: Any, prompt_tokens: int) -> int:  # noqa: ANN401 - as above
+def _cached_tokens(counted: Any, prompt_tokens: int) -> int | None:  # noqa: ANN401 - built unchecked from what came
+    """Return what was read from the cache; None where nothing is told of it."""
     details = counted.prompt_tokens_details
     cached: int | None = details.cached_tokens if details else None
     # DeepSeek's fields, which the SDK's types do not know.
@@ -64,7 +98,7 @@ def _cached_tokens(counted: Any, prompt_tokens: int) -> int:  # noqa: ANN401 - a
     missed: int | None = getattr(counted, "prompt_cache_miss_tokens", None)
     if cached is None and missed is not None:
         cached = prompt_tokens - missed
-    return cached or 0
+    return cached
 
 
 def _wire_message(message: Message) -> WireMessage:
@@ -72,7 +106,7 @@ def _wire_message(message: Message) -> WireMessage:
         case Role.TOOL:
             return {
                 "role": "tool",
-                "tool_call_id": message.tool_call_id,
+                "tool_call_id": _call_id(message.tool_call_id),
                 "content": "\n".join(
                     [*([message.text] if message.text else []), *map(image_marker, message.images)]
                 ),
@@ -81,19 +115,32 @@ def _wire_message(message: Message) -> WireMessage:
             return {
                 "role": "assistant",
                 "content": message.text or None,
-                "tool_calls": [
-                    {
-                        "id": call.call_id,
-                        "type": "function",
-                        "function": {"name": call.name, "arguments": call.arguments},
-                    }
-                    for call in message.tool_calls
-                ],
+                "tool_calls": [_call(call) for call in message.tool_calls],
             }
         case Role.USER if message.images:
             return {"role": "user", "content": [*_text_part(message.text), *_images(message)]}
         case role:
             return {"role": role.value, "content": message.text}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.arguments
+    # Some endpoints read them, and refuse each request whose history has others.
+    if not arguments.strip() or parse_arguments(arguments) is None:
+        arguments = orjson.dumps(sent_arguments(arguments)).decode()
+    return {
+        "id": _call_id(call.call_id),
+        "type": "function",
+        "function": {"name": fit_name(call.name), "arguments": arguments},
+    }
+
+
+def _call_id(call_id: str) -> str:
+    return call_id if 0 < len(call_id) <= MAX_CALL_ID_CHARS else hashed_id(call_id)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_DESCRIPTION_CHARS else f"{text[: MAX_DESCRIPTION_CHARS - 1]}…"
 
 
 def _text_part(text: str) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""An agent that follows a script: for tests, and to try the gateway without a model.
+"""A model that follows a script: for tests, and to try the gateway and tools without a provider.
 
-The steps serve one turn each, whichever session it belongs to, and start again after the last. It
-knows nothing of its settings table; `gateway.agents.settings` checks a script with `parse_script`.
+The steps serve one request each, whichever session it belongs to, and start again after the last.
+It knows nothing of its settings table; `gateway.agents.settings` checks a script with
+`parse_script`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,34 @@ import anyio
 import anyio.lowlevel
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.calls import is_fit, parse_arguments
 from gateway.errors import AgentError
-from gateway.model import Message, ModelCall, Role, Usage
+from gateway.model import Message, ModelCall, Role, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from gateway.agents.base import AgentEvent
+    from gateway.agents.base import AgentEvent, AgentFacts
     from gateway.clock import Clock
+    from gateway.model import ToolSpec
 
-DIRECTIVES: Final = "!hang, !fail TEXT, !chunks A|B|C, !usage INPUT OUTPUT CACHE_READ CACHE_WRITE"
+DIRECTIVES: Final = (
+    "!hang, !fail TEXT, !chunks A|B|C, !call NAME {...} && NAME {...}, "
+    "!usage INPUT OUTPUT CACHE_READ CACHE_WRITE"
+)
 """What a line of a script may be beside a plain answer."""
+_BETWEEN_CALLS: Final = " && "
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer, streamed in these pieces."""
 
-    chunks: tuple[str, ...]
+    chunks: tuple[str, ...] = ()
     usage: Usage | None = None
     """What the pretended provider counted; None: nothing."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tools it calls, all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +61,28 @@ class Hang:
 
 Step = Reply | Fail | Hang
 ReplyTo = Callable[[Sequence[Message]], Step]
-"""Makes a step from the context that the agent is given."""
+"""Makes a step from the context that the model is given."""
 
 
-class ScriptedAgent:
+class ScriptedModel:
     """Plays steps one after the other, round and round."""
 
-    model: Final = "scripted"
-
-    def __init__(
-        self,
-        steps: Sequence[Step | ReplyTo],
-        clock: Clock,
-        *,
-        context_window_tokens: int = 200_000,
-        reserve_tokens: int = 16_384,
-    ) -> None:
-        self.cache_ttl_s: float | None = None
-        self.context_window_tokens = context_window_tokens
-        self.reserve_tokens = reserve_tokens
+    def __init__(self, steps: Sequence[Step | ReplyTo], facts: AgentFacts, clock: Clock) -> None:
+        self.facts = facts
         self._steps = cycle(steps)
         self._clock = clock
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
+    def overhead_chars(self, tools: Sequence[ToolSpec]) -> int:
+        """Return 0: there is no request that would carry anything."""
+        return 0
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[ToolSpec],
+        *,
+        cache_key: str,
+        may_call: bool,
     ) -> AsyncGenerator[AgentEvent]:
         """Play the next step.
 
@@ -98,13 +105,9 @@ class ScriptedAgent:
         for chunk in step.chunks:
             yield TextDelta(chunk)
             await anyio.lowlevel.checkpoint()
-        text = "".join(step.chunks)
-        yield ModelCallFinished(ModelCall(self.model, started_at, step.usage))
-        yield MessageFinished(Message(Role.ASSISTANT, text, turn_id=messages[-1].turn_id))
-
-    def overhead_chars(self) -> int:
-        """Return 0: there is no system prompt."""
-        return 0
+        yield ModelCallFinished(ModelCall(self.facts.model, started_at, step.usage))
+        text, turn_id = "".join(step.chunks), messages[-1].turn_id
+        yield MessageFinished(Message(Role.ASSISTANT, text, step.calls, turn_id=turn_id))
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
@@ -150,6 +153,8 @@ def _parse_step(line: str, number: int) -> Step:
             return Fail(rest)
         case "!chunks" if rest.strip("|"):
             return Reply(tuple(filter(None, rest.split("|"))))
+        case "!call":
+            return Reply(calls=_parse_calls(rest, number))
 
     if directive.startswith("!"):
         raise ValueError(
@@ -157,6 +162,25 @@ def _parse_step(line: str, number: int) -> Step:
         )
 
     return Reply((line,))
+
+
+def _parse_calls(text: str, number: int) -> tuple[ToolCall, ...]:
+    """Return the calls of a line; what stands between them may stand in their arguments too."""
+    calls: list[ToolCall] = []
+    so_far: str | None = None
+    for part in text.split(_BETWEEN_CALLS):
+        so_far = part if so_far is None else so_far + _BETWEEN_CALLS + part
+        name, _, arguments = so_far.strip().partition(" ")
+        if is_fit(name) and parse_arguments(arguments) is not None:
+            calls.append(ToolCall("", name, arguments.strip() or "{}"))
+            so_far = None
+    if so_far is not None:
+        raise ValueError(
+            f"line {number}: accepted is !call NAME {{...}}, a tool's name of A-Z a-z 0-9 _ - and "
+            f"a JSON object, and more of them after each {_BETWEEN_CALLS.strip()}"
+        )
+
+    return tuple(calls)
 
 
 def _parse_usage(line: str, number: int) -> Usage:

@@ -2,49 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Protocol, Self
+from pathlib import PurePath
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from gateway.agents.base import AgentFacts
+from gateway.agents.rules import (
+    check_endpoint,
+    check_url,
+    check_window,
+    with_reserve,
+    with_window,
+)
 from gateway.agents.scripted import parse_script
-from gateway.agents.windows import window_of
-from gateway.settings import SecretSource, Settings, is_loopback
+from gateway.settings import PathSetting, SecretSource, Settings, broken_rule, is_loopback
 
 OFFICIAL_ANTHROPIC_URL: Final = "https://api.anthropic.com"
 OFFICIAL_OPENAI_URL: Final = "https://api.openai.com/v1"
+INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
+"""What a program needs of the daemon's environment, and nothing that is secret."""
+
+VariableName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        json_schema_extra={"accepted": "a name of A-Z a-z 0-9 _ that begins with no digit"},
+    ),
+]
+Pattern = Annotated[str, Field(min_length=1)]
+Argument = Annotated[
+    str,
+    Field(pattern=r"^[^\x00]*$", json_schema_extra={"accepted": "a NUL-free string"}),
+]
 
 
-class _Window(Protocol):
-    @property
-    def context_window_tokens(self) -> int: ...
-    @property
-    def reserve_tokens(self) -> int: ...
+class AgentToolSettings(Settings):
+    """Which tools a model is offered, and how far it may go with them in one turn.
 
+    Tools are named by patterns with `*` and `?`, in any case; `deny` wins.
+    """
 
-class _Endpoint(_Window, Protocol):
-    @property
-    def api_key(self) -> SecretSource | None: ...
-    @property
-    def loopback(self) -> bool: ...
-    @property
-    def max_output_tokens(self) -> int: ...
+    allow: list[Pattern] = Field(default_factory=list)
+    """Tools that it is offered; empty: none, for an agent is offered nothing it was not given."""
+    deny: list[Pattern] = Field(default_factory=list)
+    """Tools that it is not offered though `allow` names them."""
+    ask: list[Pattern] = Field(default_factory=list)
+    """Tools that need the user's yes in the chat each time, before they run."""
+    max_steps: Annotated[int, Field(gt=0, le=1_000)] = 25
+    """How often in a turn it may call tools before it must answer; calls at once count as one."""
+    max_turn_tokens: Annotated[int, Field(ge=0)] = 1_000_000
+    """From how many tokens in a turn on, input and output of all its requests together, it must
+    answer without tools; 0: no bound."""
+    max_parallel: Annotated[int, Field(gt=0, le=64)] = 8
+    """How many calls of an answer run at once; more wait."""
 
 
 class EchoSettings(Settings):
     """An agent that answers with the text it got; it needs no key and no network."""
 
     kind: Literal["echo"] = "echo"
-    """What answers: `anthropic`, `echo`, `openai` or `scripted`; it decides which keys the table
-    takes."""
+    """What answers: `anthropic`, `command`, `echo`, `openai` or `scripted`; it decides which keys
+    the table takes."""
     context_window_tokens: Annotated[int, Field(gt=0)] = 200_000
     """The size of the pretended model's window, in tokens."""
     reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
-    """How much of the window is kept free for the answer, in tokens."""
+    """How much of the window is kept free for the answer, in tokens; left out: 16,384, or a
+    quarter of the window where that is less."""
+    fallback: list[str] = Field(default_factory=list)
+    """Agents that are asked in its place where its provider fails, in this order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reserve_of_the_window(cls, values: object) -> object:
+        return with_reserve(cls, values)
+
+    def facts(self) -> AgentFacts:
+        """Return what of it the size and the cost of a request depend on, without tools."""
+        return AgentFacts(
+            model="echo",
+            window_tokens=self.context_window_tokens,
+            reserve_tokens=self.reserve_tokens,
+        )
 
     @model_validator(mode="after")
     def _room_is_left(self) -> Self:
-        _check_window(self)
+        check_window(self)
         return self
 
 
@@ -52,16 +96,35 @@ class ScriptedSettings(Settings):
     """An agent that answers from a list, to try things without a model."""
 
     kind: Literal["scripted"] = "scripted"
-    """What answers: `anthropic`, `echo`, `openai` or `scripted`; it decides which keys the table
-    takes."""
+    """What answers: `anthropic`, `command`, `echo`, `openai` or `scripted`; it decides which keys
+    the table takes."""
     replies: Annotated[list[str], Field(min_length=1)]
     """What it answers, one after the other and then from the start again. `!hang` waits until the
     turn is cancelled, `!fail TEXT` is an error that the user reads as TEXT, `!chunks A|B|C` streams
-    in pieces, `!usage INPUT OUTPUT CACHE_READ CACHE_WRITE` sets the tokens of the next reply."""
+    in pieces, `!call NAME {...} && NAME {...}` calls tools, `!usage INPUT OUTPUT CACHE_READ
+    CACHE_WRITE` sets the tokens of the next reply."""
     context_window_tokens: Annotated[int, Field(gt=0)] = 200_000
     """The size of the pretended model's window, in tokens."""
     reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
-    """How much of the window is kept free for the answer, in tokens."""
+    """How much of the window is kept free for the answer, in tokens; left out: 16,384, or a
+    quarter of the window where that is less."""
+    fallback: list[str] = Field(default_factory=list)
+    """Agents that are asked in its place where its provider fails, in this order."""
+    tools: AgentToolSettings = Field(default_factory=AgentToolSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reserve_of_the_window(cls, values: object) -> object:
+        return with_reserve(cls, values)
+
+    def facts(self) -> AgentFacts:
+        """Return what of it the size and the cost of a request depend on, without tools."""
+        return AgentFacts(
+            model="scripted",
+            window_tokens=self.context_window_tokens,
+            reserve_tokens=self.reserve_tokens,
+            completes=True,
+        )
 
     @field_validator("replies")
     @classmethod
@@ -71,7 +134,88 @@ class ScriptedSettings(Settings):
 
     @model_validator(mode="after")
     def _room_is_left(self) -> Self:
-        _check_window(self)
+        check_window(self)
+        return self
+
+
+class CommandSettings(Settings):
+    """A program that reads JSON lines and writes JSON lines; one process a turn."""
+
+    kind: Literal["command"] = "command"
+    """What answers: `anthropic`, `command`, `echo`, `openai` or `scripted`; it decides which keys
+    the table takes."""
+    argv: Annotated[list[Argument], Field(min_length=1)]
+    """The program, an absolute path or a name on PATH, and its arguments; no shell reads them."""
+    cwd: PathSetting | None = None
+    """The directory it runs in; left out: the daemon's own."""
+    inherit_env: list[VariableName] = Field(
+        default_factory=lambda: list(INHERITED_VARIABLES),
+        json_schema_extra={"accepted": "a list of names of variables"},
+    )
+    """The daemon's variables that it is given; no other is, so that no secret leaks."""
+    env: dict[VariableName, Argument] = Field(default_factory=dict)
+    """More variables, and their values; they win over `inherit_env`."""
+    secret_env: dict[VariableName, SecretSource] = Field(default_factory=dict)
+    """More variables whose values are secrets: `{ NAME = { file = ... } }`, `{ env = ... }` or
+    `{ credential = ... }`."""
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """How long an answer may take, in seconds."""
+    idle_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """How long it may write nothing, in seconds."""
+    max_output_bytes: Annotated[int, Field(gt=0, le=1_073_741_824)] = 4_194_304
+    """The longest output of an answer, in bytes."""
+    max_line_bytes: Annotated[int, Field(gt=0, le=67_108_864)] = 1_048_576
+    """The longest line of it, in bytes, at most `max_output_bytes`."""
+    max_parallel: Annotated[int, Field(gt=0, le=1_024)] = 4
+    """How many processes run at once; more turns wait."""
+    model: Annotated[str, Field(max_length=256)] = ""
+    """The name that is shown of it; empty: the program's own."""
+    context_window_tokens: Annotated[int, Field(gt=0)] = 200_000
+    """The size of its window, in tokens."""
+    reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
+    """How much of the window is kept free for the answer, in tokens; left out: 16,384, or a
+    quarter of the window where that is less."""
+    fallback: list[str] = Field(default_factory=list)
+    """Agents that are asked in its place where its provider fails, in this order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reserve_of_the_window(cls, values: object) -> object:
+        return with_reserve(cls, values)
+
+    @property
+    def program(self) -> str:
+        """The program's name without its directory."""
+        return PurePath(self.argv[0]).name
+
+    def facts(self) -> AgentFacts:
+        """Return what the size of a request depends on."""
+        return AgentFacts(
+            model=self.model or self.program,
+            window_tokens=self.context_window_tokens,
+            reserve_tokens=self.reserve_tokens,
+        )
+
+    @field_validator("argv")
+    @classmethod
+    def _program_is_named(cls, argv: list[str]) -> list[str]:
+        program = argv[0]
+        if not PurePath(program).name or ("/" in program and not program.startswith("/")):
+            raise ValueError(
+                "begins with no program; accepted is an absolute path or a name without a directory"
+            )
+
+        return argv
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        check_window(self)
+        for name in self.env.keys() & self.secret_env.keys():
+            raise broken_rule("secret_env", "stands in env as well; accepted is one of them", name)
+        if self.max_line_bytes > self.max_output_bytes:
+            text = f"is above max_output_bytes ({self.max_output_bytes}); accepted is at most that"
+            raise broken_rule("max_line_bytes", text)
+
         return self
 
 
@@ -79,8 +223,8 @@ class OpenAISettings(Settings):
     """A model behind any OpenAI-compatible chat-completions endpoint."""
 
     kind: Literal["openai"] = "openai"
-    """What answers: `anthropic`, `echo`, `openai` or `scripted`; it decides which keys the table
-    takes."""
+    """What answers: `anthropic`, `command`, `echo`, `openai` or `scripted`; it decides which keys
+    the table takes."""
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """The model's name, as the endpoint spells it."""
     base_url: str = OFFICIAL_OPENAI_URL
@@ -93,7 +237,8 @@ class OpenAISettings(Settings):
     context_window_tokens: Annotated[int, Field(gt=0)] = 128_000
     """The size of the model's window, in tokens; left out: what is known of the model."""
     reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
-    """How much of the window is kept free for the answer, in tokens."""
+    """How much of the window is kept free for the answer, in tokens; left out: 16,384, or a
+    quarter of the window where that is less."""
     max_output_tokens: Annotated[int, Field(ge=0)] = 0
     """The longest answer, in tokens, at most `reserve_tokens`; 0 leaves it to the endpoint."""
     connect_timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
@@ -105,11 +250,24 @@ class OpenAISettings(Settings):
     prompt_cache_key: bool = False
     """Whether an endpoint beside the official one is told, as a hash, which session a request
     belongs to, so that it finds its prompt cache."""
+    fallback: list[str] = Field(default_factory=list)
+    """Agents that are asked in its place where its provider fails, in this order."""
+    tools: AgentToolSettings = Field(default_factory=AgentToolSettings)
+
+    def facts(self) -> AgentFacts:
+        """Return what of it the size and the cost of a request depend on, without tools."""
+        return AgentFacts(
+            model=self.model,
+            window_tokens=self.context_window_tokens,
+            reserve_tokens=self.reserve_tokens,
+            overhead_chars=len(self.system_prompt),
+            completes=True,
+        )
 
     @model_validator(mode="before")
     @classmethod
     def _window_of_the_model(cls, values: object) -> object:
-        return _with_window(cls, values)
+        return with_reserve(cls, with_window(cls, values))
 
     @property
     def loopback(self) -> bool:
@@ -124,11 +282,11 @@ class OpenAISettings(Settings):
     @field_validator("base_url")
     @classmethod
     def _usable_url(cls, url: str) -> str:
-        return _check_url(url, such_as=OFFICIAL_OPENAI_URL)
+        return check_url(url, such_as=OFFICIAL_OPENAI_URL)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        _check_endpoint(self)
+        check_endpoint(self)
         return self
 
 
@@ -136,8 +294,8 @@ class AnthropicSettings(Settings):
     """A model behind the Messages API, Anthropic's or one that speaks like it."""
 
     kind: Literal["anthropic"] = "anthropic"
-    """What answers: `anthropic`, `echo`, `openai` or `scripted`; it decides which keys the table
-    takes."""
+    """What answers: `anthropic`, `command`, `echo`, `openai` or `scripted`; it decides which keys
+    the table takes."""
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """The model's name, as the endpoint spells it."""
     base_url: str = OFFICIAL_ANTHROPIC_URL
@@ -151,9 +309,11 @@ class AnthropicSettings(Settings):
     context_window_tokens: Annotated[int, Field(gt=0)] = 200_000
     """The size of the model's window, in tokens; left out: what is known of the model."""
     reserve_tokens: Annotated[int, Field(ge=0)] = 16_384
-    """How much of the window is kept free for the answer, in tokens."""
+    """How much of the window is kept free for the answer, in tokens; left out: 16,384, or a
+    quarter of the window where that is less."""
     max_output_tokens: Annotated[int, Field(gt=0)] = 8_192
-    """The longest answer, thinking included, in tokens, at most `reserve_tokens`."""
+    """The longest answer, thinking included, in tokens, at most `reserve_tokens`; left out: 8,192,
+    or the reserve where that is less."""
     cache_ttl: Literal["5m", "1h", "off"] = "5m"
     """How long the provider keeps the prompt in its cache: `5m`, `1h` (writing costs more) or
     `off`."""
@@ -163,11 +323,25 @@ class AnthropicSettings(Settings):
     """How long the endpoint may be silent, before an answer and between its pieces, in seconds."""
     max_retries: Annotated[int, Field(ge=0, le=10)] = 2
     """How often a request that failed before an answer began is sent again."""
+    fallback: list[str] = Field(default_factory=list)
+    """Agents that are asked in its place where its provider fails, in this order."""
+    tools: AgentToolSettings = Field(default_factory=AgentToolSettings)
+
+    def facts(self) -> AgentFacts:
+        """Return what of it the size and the cost of a request depend on, without tools."""
+        return AgentFacts(
+            model=self.model,
+            window_tokens=self.context_window_tokens,
+            reserve_tokens=self.reserve_tokens,
+            overhead_chars=len(self.system_prompt),
+            cache_ttl_s=self.cache_ttl_s,
+            completes=True,
+        )
 
     @model_validator(mode="before")
     @classmethod
     def _window_of_the_model(cls, values: object) -> object:
-        return _with_window(cls, values)
+        return with_reserve(cls, with_window(cls, values))
 
     @property
     def cache_ttl_s(self) -> float:
@@ -188,79 +362,16 @@ class AnthropicSettings(Settings):
                 f"such as {OFFICIAL_ANTHROPIC_URL}"
             )
 
-        return _check_url(url, such_as=OFFICIAL_ANTHROPIC_URL)
+        return check_url(url, such_as=OFFICIAL_ANTHROPIC_URL)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        _check_endpoint(self)
+        check_endpoint(self)
         return self
 
 
 AgentSettings = Annotated[
-    EchoSettings | ScriptedSettings | OpenAISettings | AnthropicSettings,
+    EchoSettings | ScriptedSettings | CommandSettings | OpenAISettings | AnthropicSettings,
     Field(discriminator="kind"),
 ]
 """One `[agents.ID]` table; `kind` says which."""
-
-
-def _with_window(cls: type[Settings], values: object) -> object:
-    """Return a table with the window of its model, where it does not give one."""
-    if not isinstance(values, dict) or "context_window_tokens" in values:
-        return values
-
-    model, usual = values.get("model"), cls.model_fields["context_window_tokens"].default
-    if not isinstance(model, str):
-        return values
-
-    return {**values, "context_window_tokens": window_of(model, usual)}
-
-
-def _check_window(settings: _Window) -> None:
-    if settings.reserve_tokens >= settings.context_window_tokens:
-        raise ValueError(
-            f"reserve_tokens ({settings.reserve_tokens}) leaves nothing of context_window_tokens "
-            f"({settings.context_window_tokens}); accepted is less than that"
-        )
-
-
-def _check_endpoint(settings: _Endpoint) -> None:
-    if settings.api_key is None and not settings.loopback:
-        raise ValueError(
-            "api_key is missing; accepted is { file = ... }, { env = ... } or "
-            "{ credential = ... }, and none only where base_url is a loopback address"
-        )
-
-    _check_window(settings)
-    if settings.max_output_tokens > settings.reserve_tokens:
-        raise ValueError(
-            f"max_output_tokens ({settings.max_output_tokens}) is above reserve_tokens "
-            f"({settings.reserve_tokens}); accepted is at most that"
-        )
-
-
-def _check_url(url: str, *, such_as: str) -> str:
-    if not _is_plain_http_url(url):
-        raise ValueError(
-            "not a usable address; accepted is http:// or https://, a host, a port if any "
-            f"and a path, without user, query and fragment, such as {such_as}"
-        )
-
-    return url
-
-
-def _is_plain_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port_is_sound = parts.port != 0
-    except ValueError:
-        return False
-
-    extras = (parts.username, parts.password, parts.query, parts.fragment)
-    printable = url.isascii() and url.isprintable() and " " not in url
-    return bool(
-        printable
-        and port_is_sound
-        and parts.scheme in {"http", "https"}
-        and parts.hostname
-        and not any(extras)
-    )

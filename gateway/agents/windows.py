@@ -1,4 +1,4 @@
-"""The windows of well-known models, for agents whose table does not give one.
+"""The windows of well-known models, for agents whose table does not give one, and their reserves.
 
 Names are patterns; the first that matches counts. Where a provider limits input and answer apart,
 it is the input's limit. An endpoint of your own may be run with less: then its table says so.
@@ -29,6 +29,9 @@ WINDOWS: Final[tuple[tuple[str, int], ...]] = (
 )
 """Patterns of model names, each with the window in tokens."""
 
+USUAL_RESERVE_TOKENS: Final = 16_384
+"""How much of a window is kept free for the answer, where it is large enough."""
+
 
 def window_of(model: str, otherwise: int) -> int:
     """Return the window of a model in tokens; `otherwise` where it is not known.
@@ -37,3 +40,11 @@ def window_of(model: str, otherwise: int) -> int:
     """
     name = model.rpartition("/")[2].lower()
     return next((size for pattern, size in WINDOWS if fnmatchcase(name, pattern)), otherwise)
+
+
+def reserve_of(window_tokens: int) -> int:
+    """Return how much of a window is kept free for the answer, in tokens, where no table says it.
+
+    At most a quarter, so that a small window keeps room for a conversation.
+    """
+    return min(USUAL_RESERVE_TOKENS, window_tokens // 4)

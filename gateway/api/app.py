@@ -15,6 +15,7 @@ from gateway.api.messages import message_routes
 from gateway.api.operations import operation_routes
 from gateway.api.session_context import session_context_routes
 from gateway.api.sessions import session_routes
+from gateway.api.usage import usage_routes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -28,6 +29,7 @@ def build_app(context: ApiContext) -> ASGIApp:
         *message_routes(context),
         *session_routes(context),
         *session_context_routes(context),
+        *usage_routes(context),
         *operation_routes(context),
     ]
     router = Router(routes, redirect_slashes=False)

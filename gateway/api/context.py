@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import anyio
 
+from gateway.agents.base import AgentFacts
 from gateway.api.settings import HttpSettings
 from gateway.clock import Clock
 from gateway.durable.database import Database
 from gateway.model import AgentId
 from gateway.sessions.store import SessionStore
+from gateway.tools.server import ServerStatistics
 from gateway.turns.pipeline import Turns
-from gateway.turns.preparing import AgentFacts
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 
@@ -34,8 +35,10 @@ class ApiContext:
     started_at: datetime
     stop: anyio.Event
     """Set once the daemon stops; the one that `serve` gets."""
-    agents: Mapping[AgentId, AgentFacts] = field(default_factory=dict)
-    """Who answers, by id."""
+    agents: Callable[[], Mapping[AgentId, AgentFacts]]
+    """Who answers, by id, as they are now."""
+    servers: Callable[[], Sequence[ServerStatistics]]
+    """The tool servers, as they are now."""
     live: Callable[[], RetentionLimits]
     """What the store may keep now."""
     extra_status: Callable[[], Mapping[str, object]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import unicodedata
+from datetime import date
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -115,6 +116,17 @@ class Form:
         self._refuse(name, value, f"a whole number from {least} to {most}")
         return default
 
+    def day(self, name: str) -> str:
+        """Return a day, written `YYYY-MM-DD`; empty where it is not there."""
+        value = self._take(name)
+        if value is None:
+            return ""
+        if isinstance(value, str) and _is_day(value):
+            return value
+
+        self._refuse(name, value, "a day as YYYY-MM-DD")
+        return ""
+
     def refuse(self, name: str, accepted: str) -> None:
         """Note a fault in a field that the caller looked at itself."""
         self._refuse(name, self._fields.get(name), accepted)
@@ -171,6 +183,14 @@ def query_form(request: Request) -> Form:
         raise bad_request(["the query gives a parameter twice, accepted is once"])
 
     return Form(fields, "query parameter")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        # Python reads other forms of ISO 8601 as well.
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _is_unfit(char: str) -> bool:

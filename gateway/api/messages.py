@@ -18,6 +18,7 @@ from gateway.api.problems import problem_of, stopping, unexpected
 from gateway.errors import GatewayError
 from gateway.log import get_logger
 from gateway.model import AgentId, ChatType, Inbound, SessionSource, clean_name
+from gateway.turns.ticket import Question
 
 if TYPE_CHECKING:
     from anyio import CancelScope
@@ -95,6 +96,8 @@ def reply_object(reply: Reply, *, duplicate: bool) -> dict[str, object]:
         "usage": reply.usage,
         "context": reply.context,
         "status": reply.status,
+        "agent": reply.agent or None,
+        "fallbacks": reply.fallbacks,
     }
 
 
@@ -125,7 +128,9 @@ class _Stream:
     async def _events(self) -> None:
         async with aclosing(self._ticket.progress.deltas()) as deltas:
             async for text in deltas:
-                await self._event("delta", to_json({"text": text}))
+                # Who streams can ask the user at once, and send the answer as a message.
+                question = {"question": True} if isinstance(text, Question) else {}
+                await self._event("delta", to_json({"text": text, **question}))
         try:
             reply = await self._ticket.progress.reply()
         except GatewayError as error:

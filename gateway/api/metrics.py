@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from gateway.context.cache import CacheVerdict
+from gateway.tools.server import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,7 @@ class StatisticsCollector:
         yield from self._of_store()
         yield from self._of_turns()
         yield from self._of_contexts()
+        yield from self._of_tools()
         yield from self._of_database()
         yield from self._of_watcher()
 
@@ -69,6 +71,34 @@ class StatisticsCollector:
         yield _counter("refused", "Messages refused because of a bound.", turns.refused)
         yield _counter("paused", "Messages to paused sessions.", turns.paused)
         yield _counter("recovered", "Messages that a restart found unanswered.", turns.recovered)
+        yield _counter(
+            "stood_in", "Turns that another agent has answered than their own.", turns.stood_in
+        )
+        yield _gauge("asking", "Turns that wait for the user's yes to a tool.", turns.asking)
+        yield _gauge(
+            "agents_resting",
+            "Agents not asked first for a time, for their provider failed.",
+            len(turns.resting_agents),
+        )
+
+    def _of_tools(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "gateway_tool_server_running", "1 while a tool server runs.", labels=["server"]
+        )
+        restarts = CounterMetricFamily(
+            "gateway_tool_server_restarts", "How often it was started again.", labels=["server"]
+        )
+        calls = CounterMetricFamily(
+            "gateway_tool_calls", "Calls of tools, by how they ended.", labels=["server", "result"]
+        )
+        for server in self._context.servers():
+            running.add_metric([server.server], int(server.state is ServerState.RUNNING))
+            restarts.add_metric([server.server], server.restarts)
+            failed = server.failures - server.timeouts
+            calls.add_metric([server.server, "ok"], server.calls - server.failures)
+            calls.add_metric([server.server, "failed"], failed)
+            calls.add_metric([server.server, "timeout"], server.timeouts)
+        yield from (running, restarts, calls)
 
     def _of_contexts(self) -> Iterator[Metric]:
         contexts = context_statistics(self._context.turns.contexts)
@@ -93,6 +123,14 @@ class StatisticsCollector:
             "only of models whose price is configured.",
             contexts.saved_usd,
         )
+        compactions = CounterMetricFamily(
+            "gateway_context_compactions",
+            "Attempts to summarise old turns, by what came of them.",
+            labels=["result"],
+        )
+        compactions.add_metric(["done"], contexts.compactions)
+        compactions.add_metric(["failed"], contexts.compactions_failed)
+        yield compactions
         calls = CounterMetricFamily(
             "gateway_model_calls",
             "Model calls, by what became of them at the provider's prompt cache.",
@@ -147,6 +185,10 @@ class ContextStatistics:
     """What rounds took out of contexts, estimated."""
     saved_usd: float
     """What that saved at the requests right after the rounds, of models whose price is known."""
+    compactions: int
+    """Summaries that took the place of old turns."""
+    compactions_failed: int
+    """Attempts that changed nothing."""
     model_calls: dict[str, int]
     """Model calls by what became of them at the provider's prompt cache."""
 
@@ -159,6 +201,8 @@ def context_statistics(contexts: Contexts) -> ContextStatistics:
         cleared=contexts.pruned["clear"],
         saved_tokens=contexts.saved_tokens,
         saved_usd=contexts.saved_usd,
+        compactions=contexts.compactions["done"],
+        compactions_failed=contexts.compactions["failed"],
         model_calls={verdict.value: contexts.verdicts[verdict] for verdict in CacheVerdict},
     )
 

@@ -75,6 +75,7 @@ class Operations:
             "ready": not self._reasons(),
             "store": context.store.statistics(),
             "turns": context.turns.statistics(),
+            "tools": context.servers(),
             "contexts": context_statistics(context.turns.contexts),
             "database": context.database.statistics(),
             "watcher": context.watcher.statistics(),

@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from gateway.agents.base import AgentFacts
     from gateway.api.context import ApiContext
     from gateway.context.settings import PruningSettings
     from gateway.sessions.entry import SessionEntry
-    from gateway.turns.preparing import AgentFacts
     from gateway.turns.showing import NextRound, ShownContext
 
 
 def session_context_routes(context: ApiContext) -> list[Route]:
-    """Return the route of what is sent of a session."""
+    """Return the routes of what is sent of a session."""
     shown = SessionContexts(context)
-    return [Route("/v1/sessions/{key}/context", shown.show, methods=["GET"])]
+    one = "/v1/sessions/{key}/context"
+    return [
+        Route(one, shown.show, methods=["GET"]),
+        Route(f"{one}/compact", shown.compact, methods=["POST"]),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class CacheState:
 
 
 class SessionContexts:
-    """Shows what is sent; changes nothing."""
+    """Shows what is sent, and lets old turns be summarised."""
 
     def __init__(self, context: ApiContext) -> None:
         """Read the context's parts."""
@@ -73,7 +77,7 @@ class SessionContexts:
             raise not_found()
 
         entry = parts.watcher.view(found)
-        agent, settings = parts.agents.get(entry.agent), parts.turns.contexts.settings
+        agent, settings = parts.agents().get(entry.agent), parts.turns.contexts.settings
         now = parts.clock.now()
         shown = await show_context(
             parts.database, entry, agent, settings, now, dry_run=dry_run, text=text
@@ -108,6 +112,22 @@ class SessionContexts:
         if dry_run:
             answer["next_round"] = _next_round(shown.next_round, entry, settings.pruning, cache)
         return json_response(answer)
+
+    async def compact(self, request: Request) -> Response:
+        """Let the agent summarise all turns but the latest, and answer with what it did."""
+        query_form(request).finish()
+        key = key_of(request)
+        compacted = await self._context.turns.compact(key)
+        summary = compacted.summary
+        return json_response(
+            {
+                "session_key": key,
+                "compacted": summary is not None,
+                "why_not": compacted.reason or None,
+                "summary": None if summary is None else asdict(summary),
+                "model_calls": len(compacted.calls),
+            }
+        )
 
 
 def _size(shown: ShownContext, agent: AgentFacts | None) -> dict[str, object]:
@@ -191,6 +211,7 @@ def _next_round(
         "saved_tokens": planned.saved_tokens,
         "saved_usd": planned.saved_usd,
         "left_out_turns": planned.left_out_turns,
+        "compacts": planned.compacts,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import stat
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +56,20 @@ def bearer_token(settings: HttpSettings, state_dir: Path, disk: Disk = SYSTEM_DI
         raise ConfigurationError([f"{problem}; remove it and a new one is made"])
 
     return token
+
+
+def try_command(url: str, token: Path) -> str:
+    """Return a shell command that sends a first message, from whatever directory it is run.
+
+    Args:
+        url: Where the API listens.
+        token: The absolute path of the file that holds the bearer token.
+    """
+    return (
+        f"curl -s {shlex.quote(url + '/v1/messages')} -H 'Content-Type: application/json' "
+        f'-H "Authorization: Bearer $(cat {shlex.quote(str(token))})" '
+        """-d '{"chat_id": "me", "text": "hello"}'"""
+    )
 
 
 def _read_private(path: Path, disk: Disk) -> bytes:

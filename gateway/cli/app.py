@@ -15,6 +15,7 @@ from gateway.cli.sessions import app as sessions
 from gateway.cli.status import status
 from gateway.cli.store import app as store
 from gateway.cli.transcript import app as transcript
+from gateway.cli.usage import usage
 
 app = typer.Typer(
     help="A gateway between chat platforms, HTTP clients and LLM agents.",
@@ -50,6 +51,7 @@ app.command()(init)
 app.command("check-config")(check_config)
 app.command()(status)
 app.command()(chat)
+app.command()(usage)
 app.command()(backup)
 app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")

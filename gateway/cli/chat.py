@@ -124,12 +124,25 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
         if event.name == "delta" and not screen.as_json:
             write(safe(event.data["text"]))
             shown += event.data["text"]
+            if event.data.get("question") and sys.stdin.isatty():
+                await _answer_question(api, body)
         elif event.name == "done":
             if not screen.as_json:
                 _finish(shown, event.data["reply"])
             return event.data
 
     raise UnavailableError("the answer broke off; what there is of it is in the transcript")
+
+
+async def _answer_question(api: Api, body: dict[str, str]) -> None:
+    """Let the user say yes or no to what the agent asks."""
+    from anyio import to_thread
+
+    answer = ""
+    while answer not in {"yes", "no"}:
+        answer = await to_thread.run_sync(input, "\nyes or no> ", abandon_on_cancel=True)
+        answer = {"y": "yes", "n": "no"}.get(answer.strip().lower(), answer.strip().lower())
+    await api.post("/v1/messages", body | {"text": answer})
 
 
 def _finish(shown: str, reply: str) -> None:

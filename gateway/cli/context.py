@@ -1,4 +1,4 @@
-"""`gateway context`: what is sent to the model."""
+"""`gateway context`: what is sent to the model, and old turns summarised by hand."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api
 
 app = typer.Typer(
-    help="See what is sent to the model.", no_args_is_help=True, rich_markup_mode=None
+    help="See what is sent to the model, and have old turns summarised.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.callback()
 def context() -> None:
-    """See what is sent to the model."""
+    """See what is sent to the model, and have old turns summarised."""
 
 
 @app.command()
@@ -51,6 +51,50 @@ def show(
         else:
             _show_messages(screen, shown, dry_run=dry_run, text=text)
             screen.facts([pair for pair in _facts(shown) if pair[1]])
+
+
+@app.command()
+def compact(
+    key: KeyArgument,
+    *,
+    config: ConfigOption = None,
+    state_dir: StateDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the agent summarise the old turns of a session; only the summary is sent of them then.
+
+    The latest turns stay whole, and the transcript keeps every word. Needs a running gateway.
+    """
+    with reporting(as_json=as_json) as screen:
+        from gateway.cli.client import call
+
+        done = call(Where(config, state_dir), partial(_compact, key=key))
+        if as_json:
+            screen.document(done)
+        elif not done["compacted"]:
+            screen.note(f"nothing was changed: {done['why_not']}")
+        else:
+            screen.facts(_compacted(done["summary"]))
+            screen.line("")
+            screen.line(done["summary"]["text"])
+        if not done["compacted"]:
+            raise typer.Exit(1)
+
+
+async def _compact(api: Api, *, key: str) -> dict[str, Any]:
+    from gateway.cli.sessions import path_of
+
+    done: dict[str, Any] = await api.post(f"{path_of(key)}/context/compact")
+    return done
+
+
+def _compacted(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("summarised", f"the {summary['turns']} oldest turns"),
+        ("by", f"{summary['agent']} ({summary['model']})"),
+        ("size before", f"{summary['tokens_before']:,} tokens, estimated"),
+        ("size after", f"{summary['tokens_after']:,} tokens, estimated"),
+    ]
 
 
 async def _get(api: Api, *, key: str, dry_run: bool, text: bool) -> dict[str, Any]:

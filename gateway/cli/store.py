@@ -22,6 +22,9 @@ _ROWS: Final = {
     "model_calls": "model calls",
     "projections": "shortened tool results",
     "context_accounts": "accounts of contexts",
+    "summaries": "summaries of old turns",
+    "session_users": "names of users of sessions",
+    "usage": "sums of what was used",
     "inbox": "messages that the next start answers",
     "outbox": "stored replies",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.model import GatewayConfig
+from gateway.config.prices import unpriced_agents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +21,14 @@ LIVE: Final[frozenset[KeyPath]] = frozenset(
         ("store", "snapshot_burst_bytes"),
         ("sessions", "reset"),
         ("turns", "turn_deadline_s"),
+        ("turns", "approval_timeout_s"),
         ("turns", "max_running"),
         ("turns", "max_waiting"),
         ("turns", "max_waiting_per_session"),
         ("turns", "messages_per_minute"),
         ("turns", "max_text_chars"),
         ("context",),
+        ("budgets",),
         ("log", "level"),
         ("routes",),
     }
@@ -41,18 +44,21 @@ RESTART: Final[frozenset[KeyPath]] = frozenset(
         ("turns", "grace_s"),
         ("http",),
         ("log", "format"),
+        ("tools",),
         ("agents",),
     }
 )
 """Keys that apply at the next start, with all below them."""
 
 _CHOOSES_AGENTS: Final = (("default_agent",), ("routes",))
+_NEEDS_PRICES: Final = frozenset({"budgets", "context"})
 
 
 def changed_live(old: GatewayConfig, new: GatewayConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the keys that differ, in order: those that apply at once, those that need a restart.
 
-    The choice of agents applies at once only where it names agents that already run.
+    The choice of agents applies at once only where it names agents that already run; prices and
+    limits only where no agent that runs would pass a limit in dollars for want of its price.
     """
     before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
     differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -73,6 +79,10 @@ def with_live(old: GatewayConfig, new: GatewayConfig) -> GatewayConfig:
 def _is_live(key: KeyPath, old: GatewayConfig, new: GatewayConfig) -> bool:
     if not any(key[:length] in LIVE for length in range(1, len(key) + 1)):
         return False
+
+    if key[0] in _NEEDS_PRICES:
+        tree = new.to_dict() | {"agents": old.to_dict()["agents"]}
+        return not any(unpriced_agents(tree))
 
     named = {new.default_agent, *(route.agent for route in new.routes)}
     return key not in _CHOOSES_AGENTS or named <= old.agents.keys()

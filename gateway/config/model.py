@@ -17,12 +17,15 @@ from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
+from gateway.config.prices import unpriced_agents
 from gateway.context.settings import ContextSettings
 from gateway.errors import ConfigurationError
 from gateway.log import LogSettings, get_logger
 from gateway.model import ChatType
 from gateway.sessions.settings import SessionSettings, StoreSettings
 from gateway.settings import PathSetting, Settings, broken_rule
+from gateway.tools.settings import ToolsSettings
+from gateway.turns.budgets import BudgetSettings
 from gateway.turns.settings import TurnSettings
 
 if TYPE_CHECKING:
@@ -81,8 +84,10 @@ class GatewayConfig(Settings):
     sessions: SessionSettings = Field(default_factory=SessionSettings)
     turns: TurnSettings = Field(default_factory=TurnSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
+    budgets: BudgetSettings = Field(default_factory=BudgetSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    tools: ToolsSettings = Field(default_factory=ToolsSettings)
     agents: dict[AgentName, AgentSettings] = Field(
         default_factory=_default_agents,
         json_schema_extra={"accepted_names": _ACCEPTED_NAME},
@@ -94,6 +99,13 @@ class GatewayConfig(Settings):
     @model_validator(mode="after")
     def _names_agents_there_are(self) -> Self:
         for path, text in dangling_agents(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
+    @model_validator(mode="after")
+    def _knows_prices_where_money_is_limited(self) -> Self:
+        for path, text in unpriced_agents(self.to_dict()):
             raise broken_rule(str(path[0]), text, *path[1:])
 
         return self
@@ -130,6 +142,7 @@ class GatewayConfig(Settings):
 def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield each key that breaks a rule between keys, in values that may be wrong otherwise too."""
     yield from dangling_agents(data)
+    yield from unpriced_agents(data)
     http = data.get("http")
     host = http.get("host") if isinstance(http, dict) else None
     if isinstance(http, dict) and isinstance(host, str):
@@ -155,8 +168,17 @@ def dangling_agents(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for index, route in enumerate(routes if isinstance(routes, list) else []):
         if isinstance(route, dict):
             names.append((("routes", index, "agent"), route.get("agent")))
+    names += _fallbacks(agents)
     for path, name in names:
         if isinstance(name, str) and name not in agents:
             known = ", ".join(dotted((agent,)) for agent in sorted(agents)[:_LISTED_AGENTS])
             accepted = f"one of: {known}" if known else "an agent with a table, and there is none"
             yield path, f"there is no table [agents.{dotted((name,))}], accepted is {accepted}"
+
+
+def _fallbacks(agents: Mapping[Any, Any]) -> Iterator[tuple[KeyPath, object]]:
+    """Yield each agent that another one names in its place."""
+    for agent, table in agents.items():
+        named = table.get("fallback", []) if isinstance(table, dict) else []
+        for index, name in enumerate(named if isinstance(named, list) else []):
+            yield ("agents", agent, "fallback", index), name

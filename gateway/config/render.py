@@ -35,6 +35,9 @@ _EXAMPLES: Final[dict[KeyPath, str]] = {
         '[sessions.reset.by_chat_type.group]\nmode = "idle"\nidle_minutes = 120'
     ),
     ("context", "cache"): '[[context.cache]]\nmodel = "claude-*"\nttl_s = 3600.0',
+    ("tools", "servers"): (
+        '[tools.servers.fetch]\ncommand = ["uvx", "mcp-server-fetch"]\ncall_timeout_s = 60.0'
+    ),
     ("routes",): '[[routes]]\nplatform = "telegram"\nchat_type = "dm"\nagent = "main"',
     ("agents", "gpt", "api_key"): 'api_key = { env = "OPENAI_API_KEY" }',
 }

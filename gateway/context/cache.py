@@ -34,7 +34,7 @@ class CacheVerdict(StrEnum):
     BELOW_MINIMUM = "below_minimum"
     """Too short to be cached."""
     UNKNOWN = "unknown"
-    """The provider counted nothing."""
+    """The provider counted nothing, or tells nothing of its cache, or was told to keep nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class CachePolicy:
     read_multiplier: float
     min_tokens: int
     input_usd_per_mtok: float | None
+    output_usd_per_mtok: float | None = None
+    write_1h_multiplier: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def cache_policy(
         read_multiplier=table.read_multiplier,
         min_tokens=table.min_tokens,
         input_usd_per_mtok=table.input_usd_per_mtok,
+        output_usd_per_mtok=table.output_usd_per_mtok,
+        write_1h_multiplier=table.write_1h_multiplier,
     )
 
 
@@ -108,6 +112,8 @@ def verdict(
     model: str,
     policy: CachePolicy,
     started_at: datetime,
+    *,
+    cache_counted: bool = True,
 ) -> CacheVerdict:
     """Return what became of a request.
 
@@ -117,6 +123,7 @@ def verdict(
         model: The model it went to.
         policy: What its cache is like.
         started_at: When it began.
+        cache_counted: Whether the provider tells what was read from its cache.
     """
     if usage is None:
         return CacheVerdict.UNKNOWN
@@ -125,6 +132,9 @@ def verdict(
     before = last.tokens if last is not None and known else 0
     if usage.cache_read_tokens > 0 and usage.cache_read_tokens >= _SAME * before:
         return CacheVerdict.HIT
+
+    if not cache_counted or policy.ttl_s == 0:
+        return CacheVerdict.UNKNOWN
 
     if usage.context_tokens < policy.min_tokens:
         return CacheVerdict.BELOW_MINIMUM

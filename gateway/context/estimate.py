@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 CHARS_PER_TOKEN_ESTIMATE: Final = 4
 """Characters a token is taken to have: what English prose and code come to on the average."""
 IMAGE_CHARS: Final = 8_000
-"""Characters an image is taken for, whatever its size: providers count 1,000 to 2,000 tokens."""
+"""Characters an image is taken for, whatever its size: providers count 1,000 to 2,000 tokens.
+
+So does one of a tool result, although some wires send a marker in its place: a context is counted
+once, whoever is asked, and which wire that is changes. Where images are not sent the provider
+counts less, which the account of the session takes for its rate; until then the context is taken
+for larger than it is, so that no window overflows for it."""
 
 
 def message_chars(message: Message) -> int:
@@ -38,16 +43,6 @@ def message_chars(message: Message) -> int:
 def estimate_context_chars(messages: Iterable[Message]) -> int:
     """Return the characters of a context: texts, tool calls and ids of calls, images as a sum."""
     return sum(map(message_chars, messages))
-
-
-def estimate_context_tokens(messages: Iterable[Message], overhead_chars: int = 0) -> int:
-    """Estimate the size of a request, rounded up.
-
-    Args:
-        messages: The context; notices count nothing.
-        overhead_chars: What the request carries beside the messages, such as a system prompt.
-    """
-    return tokens_of_chars(estimate_context_chars(messages) + overhead_chars)
 
 
 def tokens_of_chars(chars: int) -> int:

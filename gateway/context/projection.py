@@ -49,8 +49,7 @@ def project(message: Message, projection: Projection) -> Message:
 
     text = message.text
     if len(text) > projection.max_chars:
-        trimmed = _trimmed(text, projection.head_chars, projection.tail_chars)
-        text = min(text, trimmed, key=len)
+        text = trimmed(text, projection.head_chars, projection.tail_chars)
     markers = [f"[image removed: {image.media_type}]" for image in message.images]
     return _showing(message, "\n".join(filter(None, (text, *markers))))
 
@@ -61,11 +60,15 @@ def _showing(message: Message, text: str) -> Message:
     return Message(message.role, text, (), call_id, name, message.turn_id)
 
 
-def _trimmed(text: str, head_chars: int, tail_chars: int) -> str:
+def trimmed(text: str, head_chars: int, tail_chars: int) -> str:
+    """Return beginning and end of a text with a note of what is missing; the text if that is less.
+
+    The tail is up to 32 characters longer, so that no character people see is cut.
+    """
     head = text[: _whole(text, head_chars)]
     tail = text[_whole(text, len(text) - tail_chars) :] if tail_chars else ""
     note = f"[trimmed: the first {len(head)} and the last {len(tail)} of {len(text)} characters]"
-    return f"{head}\n...\n{tail}\n{note}"
+    return min(text, f"{head}\n...\n{tail}\n{note}", key=len)
 
 
 def _whole(text: str, place: int) -> int:

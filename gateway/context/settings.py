@@ -119,6 +119,19 @@ class PruningSettings(Settings):
         return self
 
 
+class CompactionSettings(Settings):
+    """How the oldest turns are summarised by the agent once a context does not fit the window."""
+
+    enabled: bool = True
+    """Whether they are summarised; else they are left out. Some agents cannot summarise."""
+    keep_turns: Annotated[int, Field(ge=0, le=1_000)] = 3
+    """So many of the latest turns stay whole, unless they alone do not fit."""
+    summary_chars: Annotated[int, Field(ge=500, le=100_000)] = 8_000
+    """The longest summary, in characters; one that is longer is refused."""
+    fill_ratio: Annotated[float, Field(ge=0.1, le=0.9)] = 0.5
+    """What of the room in the window is taken afterwards at most, the longest summary included."""
+
+
 class CacheSettings(Settings):
     """What the prompt cache of some models is like; the first table that matches counts."""
 
@@ -131,17 +144,30 @@ class CacheSettings(Settings):
     the agent's `cache_ttl` says, else `context.pruning.ttl_s`."""
     write_multiplier: Multiplier = 1.25
     """What a token written to it costs, as a multiple of an input token."""
+    write_1h_multiplier: Multiplier = 2.0
+    """What a token costs that its provider says was written to live for an hour."""
     read_multiplier: Multiplier = 0.1
     """What a token read from it costs, as a multiple of an input token."""
     min_tokens: Annotated[int, Field(ge=0)] = 1_024
     """The shortest prompt that is cached at all, in tokens."""
     input_usd_per_mtok: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     """The price of a million input tokens, in US dollars; left out: no money is told."""
+    output_usd_per_mtok: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """The price of a million output tokens, in US dollars; left out: no money is told of calls."""
+
+    @model_validator(mode="after")
+    def _prices_of_both(self) -> Self:
+        if self.output_usd_per_mtok is not None and self.input_usd_per_mtok is None:
+            text = "means nothing without input_usd_per_mtok, accepted is a price for both"
+            raise broken_rule("output_usd_per_mtok", text)
+
+        return self
 
 
 class ContextSettings(Settings):
     """What is sent to models, and what it costs."""
 
     pruning: PruningSettings = Field(default_factory=PruningSettings)
+    compaction: CompactionSettings = Field(default_factory=CompactionSettings)
     cache: list[CacheSettings] = Field(default_factory=list)
     """What the prompt caches of models are like, one table each."""

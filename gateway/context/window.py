@@ -1,7 +1,8 @@
 """How many of the oldest turns leave a context that no longer fits the window of a model.
 
 Whole turns leave, so that a tool call never loses its result, and more than need be: each time the
-beginning of the context changes, the provider's prompt cache is lost. What left stays out.
+beginning of the context changes, the provider's prompt cache is lost. What left stays out. A
+summary in front of the turns never leaves.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.context.counted import image_chars
 from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
 from gateway.model import TurnId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.context.counted import CountedContext
 
 FILL: Final = 0.75
@@ -24,7 +28,7 @@ class Overflow:
     """The turns that leave a context."""
 
     messages: int
-    """How many messages these are, from the first on."""
+    """How many messages these are, from the first on; a summary in front is not counted."""
     turns: int
     last_turn: TurnId
     """The newest of them."""
@@ -52,18 +56,39 @@ def overflow(context: CountedContext, room: int) -> Overflow | None:
         context: Without the turn that runs, which always stays.
         room: What `room_chars` returned; where it is not positive, all turns leave.
     """
-    if context.chars <= room:
+    return _oldest(context, context.sizes, context.chars, room)
+
+
+def too_many_images(context: CountedContext, most_chars: int) -> Overflow | None:
+    """Return which turns must leave a context for the images of the rest to be bearable.
+
+    Args:
+        context: Without the turn that runs.
+        most_chars: What all images may take in memory, in base64.
+    """
+    if context.image_chars <= most_chars:
         return None
 
-    chars, messages, turns = context.chars, 0, 0
+    weights = [image_chars(message) for message in context.messages]
+    return _oldest(context, weights, context.image_chars, most_chars)
+
+
+def _oldest(
+    context: CountedContext, weights: Sequence[int], weight: int, most: int
+) -> Overflow | None:
+    """Return the oldest turns without which the rest is not heavier than it may be."""
+    if weight <= most:
+        return None
+
+    messages, turns, first = 0, 0, context.begins
     newest = context.messages[-1].turn_id if context.messages else None
     last: TurnId | None = None
-    for message, size in zip(context.messages, context.sizes, strict=True):
+    for message, own in zip(context.messages[first:], weights[first:], strict=True):
         if message.turn_id != last:
-            if chars <= (room if message.turn_id == newest else FILL * room):
+            if weight <= (most if message.turn_id == newest else FILL * most):
                 break
             last = message.turn_id
             turns += 1
-        chars -= size
+        weight -= own
         messages += 1
     return None if last is None else Overflow(messages, turns, last)

@@ -187,5 +187,79 @@ CREATE TABLE context_accounts (
 ) STRICT;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH)
+# What an older gateway counted is taken over: nobody knows any more in whose name, nor what it
+# cost. Sums are cut to what a column holds, for a damaged count must not keep a gateway from
+# starting.
+_FIFTH = """
+ALTER TABLE model_calls ADD COLUMN purpose TEXT NOT NULL DEFAULT 'turn';
+ALTER TABLE model_calls ADD COLUMN usd REAL;
+
+ALTER TABLE context_accounts ADD COLUMN spent_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE context_accounts ADD COLUMN spent_usd REAL NOT NULL DEFAULT 0;
+ALTER TABLE context_accounts ADD COLUMN spent_unpriced_calls INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE usage (
+    position INTEGER PRIMARY KEY,
+    day TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    model TEXT NOT NULL,
+    user TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    usd REAL NOT NULL,
+    unpriced_calls INTEGER NOT NULL,
+    UNIQUE (day, user, agent, model)
+) STRICT;
+
+CREATE TABLE session_users (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    user TEXT NOT NULL,
+    UNIQUE (session_id, user)
+) STRICT;
+
+CREATE TABLE summaries (
+    position INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    through_turn TEXT NOT NULL,
+    turns INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    model TEXT NOT NULL,
+    tokens_before INTEGER NOT NULL,
+    tokens_after INTEGER NOT NULL,
+    made_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX summaries_by_session ON summaries (session_id);
+
+INSERT INTO usage (day, agent, model, user, calls, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_tokens, usd, unpriced_calls)
+SELECT substr(started_at, 1, 10), agent, model, '', count(*),
+    CAST(min(max(total(input_tokens), 0), 1e15) AS INTEGER),
+    CAST(min(max(total(output_tokens), 0), 1e15) AS INTEGER),
+    CAST(min(max(total(cache_read_tokens), 0), 1e15) AS INTEGER),
+    CAST(min(max(total(cache_write_tokens), 0), 1e15) AS INTEGER),
+    0.0, count(*)
+FROM model_calls
+WHERE input_tokens IS NOT NULL
+    AND started_at GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*'
+GROUP BY 1, 2, 3;
+
+INSERT INTO context_accounts (session_id, model, request_tokens, overhead_tokens, cache_verdict,
+    rounds, trimmed, cleared, saved_tokens, spent_tokens, spent_unpriced_calls)
+SELECT session_id, '', 0, 0, '', 0, 0, 0, 0,
+    CAST(min(max(total(input_tokens) + total(output_tokens) + total(cache_read_tokens)
+        + total(cache_write_tokens), 0), 1e15) AS INTEGER),
+    count(*)
+FROM model_calls
+WHERE input_tokens IS NOT NULL
+GROUP BY session_id
+ON CONFLICT (session_id) DO UPDATE SET spent_tokens = excluded.spent_tokens,
+    spent_unpriced_calls = excluded.spent_unpriced_calls;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 """The script at index n leads from version n to n + 1."""

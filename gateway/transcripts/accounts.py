@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -11,24 +12,53 @@ if TYPE_CHECKING:
 
 LEAST_RATE: Final = 0.25
 MOST_RATE: Final = 8.0
-_PRIOR_TOKENS: Final = 2_000
-"""So many tokens' worth of trust in the estimate, until what was counted says otherwise."""
+GUARDING_RATE: Final = 0.7
+"""What guards a window counts at least so many tokens for each that is estimated."""
+_USUAL_CONSTANT: Final = 4_000
+"""A first count is taken for constant as far as it is above the estimate by at most this."""
+_MOST_CONSTANT: Final = 20_000
+"""More than this is never taken for constant when a request shrinks."""
+_MEMORY_TOKENS: Final = 30_000
+"""The rate rests on so much growth, in estimated tokens; what is older is forgotten bit by bit."""
+_LEAST_WEIGHT: Final = 20
+_FIRST_WEIGHT: Final = 0.05
+"""What a first count is worth beside growth, as a share of its size."""
+_FRAMING_TOKENS: Final = 200
+"""Growth of about this or less says little: a message more or less costs as much."""
+_MESSAGE_TOKENS: Final = 4
+"""What providers count for a message beside its text: the estimate knows nothing of it."""
+_TOLERATED: Final = 3_000
+"""By this, divided by its weight, growth may be off the rate before it is doubted, ..."""
+_LEAST_TOLERATED: Final = 0.15
+"""... at least by this share of the rate, ..."""
+_SLACK_TOKENS: Final = 200
+"""... and by so many tokens more."""
+_DOUBTED: Final = 1 / 3
+"""What is left of the weight after a growth that is doubted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContextAccount:
-    """The account of one session id."""
+    """The account of one session id.
+
+    What a provider counts of a request is taken for a constant (its own framing, what prompt and
+    tools take beyond their estimate) and a rate for each token estimated. One count cannot tell the
+    two apart: a usual constant is granted, the rest is rate. What the counts grow by from request
+    to request then tells the rate. A growth it does not explain is taken for a change of the
+    constant, as by other tools; but the rate weighs less from then on, so that another script is
+    followed once it goes on for some requests.
+    """
 
     model: str = ""
     """Whose count the next four are; empty before any."""
     request_tokens: int = 0
     """The size of the last request that its provider counted."""
     overhead_tokens: int = 0
-    """What the provider counted of it beside what grows with the estimate; it may be negative."""
+    """What the provider counted of it beside the estimate at the rate; it may be negative."""
     tokens_per_estimate: float = 1.0
-    """How many tokens it counted more, from request to request, for each that was estimated."""
+    """The rate: how many tokens are counted more for each more that is estimated."""
     weighed_tokens: int = 0
-    """How many estimated tokens that rests on."""
+    """How many estimated tokens of growth the rate rests on; fewer once it was off."""
     cache_verdict: str = ""
     """What became of that request at the provider's prompt cache."""
     rounds: int = 0
@@ -42,12 +72,49 @@ class ContextAccount:
     last_round_at: str | None = None
     """RFC 3339 in UTC."""
 
-    def tokens(self, estimated: int) -> int:
-        """Return what the provider would count of a request.
+    @property
+    def average_rate(self) -> float:
+        """The rate of all that was last counted: what is left where much leaves is told by it.
 
-        Its last count and what changed since, at the rate that this session has shown.
+        It leaves 0 to 20,000 tokens for the constant, whatever the last growth was like.
         """
-        return max(0, round(self.tokens_per_estimate * estimated) + self.overhead_tokens)
+        estimated = self._estimated
+        if estimated <= 0:
+            return self.tokens_per_estimate
+
+        rate = max(self.tokens_per_estimate, (self.request_tokens - _MOST_CONSTANT) / estimated)
+        return _plausible(min(rate, self.request_tokens / estimated))
+
+    @property
+    def guarding_rate(self) -> float:
+        """The rate for what guards a window: a provider that tells too little switches none off."""
+        return max(GUARDING_RATE, self.average_rate)
+
+    @property
+    def _estimated(self) -> int:
+        """What was estimated of the last request that was counted."""
+        return round((self.request_tokens - self.overhead_tokens) / self.tokens_per_estimate)
+
+    def tokens(self, estimated: int) -> int:
+        """Return what the provider would count of a request: its last count and what changed since.
+
+        With text of one kind it is off by at most a tenth (and 500 tokens where it has fewer than
+        5,000) from the second count on, while it differs by no more than all requests before it did
+        together. It may be off by more where the constant changes with this very request or has
+        changed among the first ten, and where what leaves is of another kind than what stays.
+        """
+        rate, less = self.tokens_per_estimate, max(0, self._estimated - estimated)
+        tokens = round(rate * estimated) + self.overhead_tokens
+        return max(0, tokens + round((rate - self.average_rate) * less))
+
+    def guarding_tokens(self, estimated: int) -> int:
+        """Return what a request surely needs room for.
+
+        Args:
+            estimated: All of it, or what of it cannot leave; the constant comes with either.
+        """
+        constant = self.request_tokens - round(self.average_rate * self._estimated)
+        return max(self.tokens(estimated), ceil(GUARDING_RATE * estimated) + max(0, constant))
 
     def of(self, model: str) -> ContextAccount:
         """Return the account as far as it says something of a model."""
@@ -63,6 +130,19 @@ class ContextAccount:
             weighed_tokens=0,
         )
 
+    def without_messages(self, count: int) -> ContextAccount:
+        """Return the account once messages have left, with what each took by itself.
+
+        A summary of very many short messages would else be told at their framing as well. What is
+        only shortened keeps its framing.
+        """
+        gone = min(_MESSAGE_TOKENS * count, max(0, self.overhead_tokens))
+        return replace(
+            self,
+            request_tokens=self.request_tokens - gone,
+            overhead_tokens=self.overhead_tokens - gone,
+        )
+
     def with_request(
         self, model: str, *, tokens: int, estimated: int, verdict: str
     ) -> ContextAccount:
@@ -75,22 +155,14 @@ class ContextAccount:
             verdict: What became of it at the provider's prompt cache.
         """
         known = self.of(model)
-        rate, weight = known.tokens_per_estimate, known.weighed_tokens
-        before = round((known.request_tokens - known.overhead_tokens) / rate)
-        grown = estimated - before if known.request_tokens else 0
-        if grown:
-            counted = (tokens - known.request_tokens) * (1 if grown > 0 else -1)
-            trust = weight + _PRIOR_TOKENS
-            rate = (rate * trust + counted) / (trust + abs(grown))
-            rate = min(MOST_RATE, max(LEAST_RATE, rate))
-            weight += abs(grown)
+        rate, weight = _rate(known, tokens, estimated)
         return replace(
             known,
             model=model,
             request_tokens=tokens,
             overhead_tokens=tokens - round(rate * estimated),
             tokens_per_estimate=rate,
-            weighed_tokens=weight,
+            weighed_tokens=round(weight),
             cache_verdict=verdict,
         )
 
@@ -110,6 +182,38 @@ class ContextAccount:
             saved_usd=usd,
             last_round_at=at,
         )
+
+
+def _rate(known: ContextAccount, tokens: int, estimated: int) -> tuple[float, float]:
+    """Return rate and weight after another count."""
+    if not known.request_tokens:
+        return _first_rate(tokens, estimated)
+
+    rate = known.tokens_per_estimate
+    weight = float(min(_MEMORY_TOKENS, max(_LEAST_WEIGHT, known.weighed_tokens)))
+    expected = known.tokens(estimated) - known.request_tokens
+    before = round((known.request_tokens - known.overhead_tokens) / rate)
+    grown, counted = abs(estimated - before), tokens - known.request_tokens
+    if not grown:
+        return rate, weight
+
+    tolerated = max(_TOLERATED / weight, _LEAST_TOLERATED * rate) * grown + _SLACK_TOKENS
+    # From 1, where the growth is as expected, to 0, where it is doubted wholly.
+    belief = max(0.0, 1 - ((counted - expected) / tolerated) ** 2) ** 2
+    weight = max(_LEAST_WEIGHT, weight * (_DOUBTED + (1 - _DOUBTED) * belief))
+    more = belief * grown * grown / (grown + _FRAMING_TOKENS)
+    rate = (rate * weight + _plausible(counted / (estimated - before)) * more) / (weight + more)
+    return _plausible(rate), min(_MEMORY_TOKENS, weight + more)
+
+
+def _first_rate(tokens: int, estimated: int) -> tuple[float, float]:
+    constant = min(_USUAL_CONSTANT, max(0, tokens - estimated))
+    rate = _plausible((tokens - constant) / estimated) if estimated else 1.0
+    return rate, min(_MEMORY_TOKENS, max(_LEAST_WEIGHT, _FIRST_WEIGHT * estimated))
+
+
+def _plausible(rate: float) -> float:
+    return min(MOST_RATE, max(LEAST_RATE, rate))
 
 
 _NAMES: Final = tuple(field.name for field in fields(ContextAccount))

@@ -52,6 +52,7 @@ def append_model_calls(
     agent: str,
     calls: Sequence[ModelCall],
     verdicts: Sequence[str],
+    prices: Sequence[float | None] | None = None,
 ) -> None:
     """Record each model call of a turn with what its provider counted.
 
@@ -62,8 +63,12 @@ def append_model_calls(
         agent: Who made the calls.
         calls: In order.
         verdicts: What became of each call at the provider's prompt cache.
+        prices: What each call cost in US dollars, None where that is not known; left out: of none
+            it is.
     """
-    for call, verdict in zip(calls, verdicts, strict=True):
+    of_turn = (session_id, turn_id, agent)
+    prices = [None] * len(calls) if prices is None else prices
+    for call, verdict, usd in zip(calls, verdicts, prices, strict=True):
         started_at = call.started_at.isoformat().replace("+00:00", "Z")
         usage = call.usage
         counts: tuple[int | None, ...] = (None,) * 6
@@ -79,7 +84,7 @@ def append_model_calls(
         transaction.execute(
             "INSERT INTO model_calls (session_id, turn_id, agent, model, started_at, "
             "input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, "
-            "cache_write_1h_tokens, reasoning_tokens, cache_verdict) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (session_id, turn_id, agent, call.model, started_at, *counts, verdict),
+            "cache_write_1h_tokens, reasoning_tokens, cache_verdict, purpose, usd) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*of_turn, call.model, started_at, *counts, verdict, call.purpose.value, usd),
         )

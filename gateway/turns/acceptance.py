@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 
 from gateway.clock import Clock
 from gateway.model import AgentId, Inbound, SessionId, SessionKey, TurnId
+from gateway.sessions.entry import SessionEntry
 from gateway.sessions.history import stamp
 from gateway.sessions.policy import Action
 from gateway.sessions.resolution import Resolution, View
 from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import InboxRow
-from gateway.turns.records import decode_reply, encode_reset, paused_reply
+from gateway.turns.approvals import OpenQuestion
+from gateway.turns.records import (
+    answered_reply,
+    decode_reply,
+    encode_reply,
+    encode_reset,
+    paused_reply,
+)
 from gateway.turns.ticket import Reply, ResetNotice
 
 if TYPE_CHECKING:
@@ -89,6 +97,49 @@ class Acceptance:
             # Reset or undone by the operator since the user's last message.
             reason = entry.reset_reason
         return None if reason is None else ResetNotice(reason, entry.previous_session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A message that answers a question of the turn that runs; it has no turn of its own."""
+
+    inbound: Inbound
+    agent: AgentId
+    entry: SessionEntry
+    turn_id: TurnId
+    question: OpenQuestion
+    approved: bool
+    clock: Clock
+
+    def run(self, transaction: Transaction) -> Reply | Stored | None:
+        """Store its reply, unless the message came before; return what there is then.
+
+        None: the question is settled, and the message is one like all others.
+        """
+        entry, inbound = self.entry, self.inbound
+        if inbound.message_id:
+            found = before(transaction, entry.session_key, inbound.message_id)
+            if found is not None:
+                return found
+
+        approved = self.question.take(self.approved, transaction)
+        if approved is None:
+            return None
+
+        at = stamp(self.clock.now())
+        row = InboxRow(
+            turn_id=self.turn_id,
+            session_key=entry.session_key,
+            message_id=inbound.message_id or self.turn_id,
+            agent=self.agent,
+            source=inbound.source,
+            text=inbound.text,
+            reset=None,
+            accepted_at=at,
+        )
+        reply = answered_reply(entry, self.turn_id, approved=approved)
+        outbox.add(transaction, row, reply=encode_reply(reply), at=at)
+        return reply
 
 
 def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:

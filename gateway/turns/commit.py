@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from gateway.context.cache import CacheVerdict
-from gateway.model import ContextSource, Message, Role, SessionId, Usage
+from gateway.model import ContextSource, Message, Projection, Role, SessionId, Usage
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.history import stamp
-from gateway.transcripts import accounts, inbox, outbox
+from gateway.transcripts import accounts, inbox, outbox, projections, usage
 from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.inbox import InboxRow
 from gateway.transcripts.writing import append_messages, append_model_calls
+from gateway.turns.outcome import Outcome
 from gateway.turns.records import encode_reply
-from gateway.turns.running import Outcome
 from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
@@ -37,10 +39,14 @@ class TurnCommit:
     """What the user is told ahead of the answer; empty for nothing."""
     context: ReplyContext | None
     at: datetime
-    verdicts: tuple[CacheVerdict, ...] = ()
-    """What became of each model call at the provider's prompt cache."""
+    user: str
+    """Whose usage it is."""
     account: ContextAccount | None = None
-    """How the context was measured; None where nothing new is known."""
+    """How the context was measured; None where nothing was counted."""
+    refused: Projection | None = None
+    """What keeps a message out of the context that no window has room for; None for all others."""
+    posted: int = 0
+    """Sizes of the context that dashboards were told while it ran."""
 
     def messages(self) -> list[Message]:
         """Return what the turn adds to the transcript, in order."""
@@ -62,16 +68,11 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
     def work(transaction: Transaction) -> None:
         at, row = stamp(turn.at), turn.row
         append_messages(transaction, turn.session_id, turn.messages(), at=at)
-        append_model_calls(
-            transaction,
-            turn.session_id,
-            row.turn_id,
-            row.agent,
-            turn.outcome.calls,
-            turn.verdicts,
-        )
+        _keep_calls(transaction, turn)
         if turn.account is not None:
             accounts.keep(transaction, turn.session_id, turn.account)
+        if turn.refused is not None:
+            projections.keep(transaction, turn.session_id, [turn.refused], at=at)
         outbox.add(transaction, row, reply=encode_reply(reply), at=at)
         inbox.remove(transaction, row)
         # The entry of a session that was removed or reset meanwhile is not this turn's to change.
@@ -82,26 +83,43 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
     return reply
 
 
+def _keep_calls(transaction: Transaction, turn: TurnCommit) -> None:
+    for agent, made in groupby(turn.outcome.calls, key=attrgetter("agent")):
+        calls = list(made)
+        usd = [one.usd for one in calls]
+        append_model_calls(
+            transaction,
+            turn.session_id,
+            turn.row.turn_id,
+            agent,
+            [one.call for one in calls],
+            [one.verdict for one in calls],
+            usd,
+        )
+        counted_calls = [(one.call, one.usd) for one in calls]
+        usage.count(transaction, turn.session_id, agent, turn.user, counted_calls)
+
+
 def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
     """Return an entry with a turn counted; unchanged where it is another session's by now."""
     if entry.session_id != turn.session_id:
         return entry
 
     outcome, source = turn.outcome, turn.row.source
-    usage = outcome.usage() or Usage()
-    last = outcome.calls[-1] if outcome.calls else None
+    used = outcome.usage() or Usage()
+    last = outcome.calls[-1].call if outcome.calls else None
     return entry.changed(
         updated_at=_used_at(entry, turn),
         source=source,
         display_name=display_name(source),
         turns=entry.turns + 1,
-        input_tokens=entry.input_tokens + usage.input_tokens,
-        output_tokens=entry.output_tokens + usage.output_tokens,
-        cache_read_tokens=entry.cache_read_tokens + usage.cache_read_tokens,
-        cache_write_tokens=entry.cache_write_tokens + usage.cache_write_tokens,
+        input_tokens=entry.input_tokens + used.input_tokens,
+        output_tokens=entry.output_tokens + used.output_tokens,
+        cache_read_tokens=entry.cache_read_tokens + used.cache_read_tokens,
+        cache_write_tokens=entry.cache_write_tokens + used.cache_write_tokens,
         cache_touched_at=entry.cache_touched_at if last is None else last.started_at,
         model=entry.model if last is None else last.model,
-        **_measured(entry, turn.context, usage),
+        **_measured(entry, turn, used),
     )
 
 
@@ -117,9 +135,9 @@ def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
     return max(entry.updated_at, accepted_at)
 
 
-def _measured(entry: SessionEntry, context: ReplyContext | None, usage: Usage) -> dict[str, Any]:
+def _measured(entry: SessionEntry, turn: TurnCommit, used: Usage) -> dict[str, Any]:
     """Return the fields that a measurement of the context changes, and the total."""
-    total = entry.total_tokens + usage.total_tokens
+    context, total = turn.context, entry.total_tokens + used.total_tokens
     if context is None or context.source is ContextSource.UNKNOWN:
         return {"total_tokens": total}
 
@@ -129,7 +147,8 @@ def _measured(entry: SessionEntry, context: ReplyContext | None, usage: Usage) -
         "context_window_tokens": context.window_tokens,
         "context_source": context.source,
         "context_measured_at": context.measured_at,
-        "context_step": entry.context_step + 1,
+        # Newer than all that was told while the turn ran, wherever that is by now.
+        "context_step": entry.context_step + 1 + turn.posted,
     }
 
 
@@ -143,6 +162,8 @@ def _reply(turn: TurnCommit) -> Reply:
         usage=turn.outcome.usage(),
         context=turn.context or ReplyContext(0, 0, ContextSource.UNKNOWN, None),
         status=turn.outcome.status,
+        agent=turn.outcome.agent or "",
+        fallbacks=tuple(turn.outcome.fallbacks),
     )
 
 
@@ -154,7 +175,9 @@ def turn_facts(turn: TurnCommit, reply: Reply) -> dict[str, object]:
         "session_id": turn.session_id,
         "turn_id": row.turn_id,
         "agent": row.agent,
-        "model": outcome.calls[-1].model if outcome.calls else None,
+        "answered_by": outcome.agent,
+        "fallbacks": [f"{one.agent}: {one.reason}" for one in outcome.fallbacks] or None,
+        "model": outcome.calls[-1].call.model if outcome.calls else None,
         "platform": row.source.platform,
         "status": outcome.status,
         "error": outcome.error or None,
@@ -167,5 +190,12 @@ def turn_facts(turn: TurnCommit, reply: Reply) -> dict[str, object]:
         "context_tokens": reply.context.tokens,
         "context_source": reply.context.source.value,
         "turns_left_out": reply.context.turns_left_out,
-        "cache": turn.verdicts[-1].value if turn.verdicts else None,
+        "cache": _cache(outcome),
+        "usd": None if outcome.usd is None else round(outcome.usd, 6),
     }
+
+
+def _cache(outcome: Outcome) -> str | dict[str, int] | None:
+    """Return the verdict of a turn's model call, or how many calls had each."""
+    verdicts = Counter(made.verdict.value for made in outcome.calls)
+    return dict(verdicts) if len(outcome.calls) > 1 else next(iter(verdicts), None)

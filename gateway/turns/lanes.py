@@ -100,6 +100,14 @@ class Lanes(Generic[T]):
         self._lanes.setdefault(key, _Lane()).reserved += 1
         return self.join(key, item)
 
+    def hold(self, key: SessionKey) -> bool:
+        """Keep a lane from running turns until `has_next`; False where one runs or waits."""
+        if key in self._lanes:
+            return False
+
+        self._lanes[key] = _Lane(worked=True, running=True)
+        return True
+
     def has_next(self, key: SessionKey) -> bool:
         """Return whether an item waits, for a lane's worker whose turn ended; False lets it go."""
         lane = self._lanes[key]

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from gateway.context.compaction import summary_message
 from gateway.context.counted import CountedContext
-from gateway.context.window import Overflow, overflow
+from gateway.context.window import Overflow, overflow, too_many_images
 from gateway.model import Projection, ProjectionMode, TurnId
-from gateway.transcripts import accounts, projections
+from gateway.transcripts import accounts, projections, summaries
 from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.reading import Beginning, beginning_after, messages_after
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries
     from gateway.durable.database import Database
-    from gateway.model import SessionId
+    from gateway.model import SessionId, Summary
 
 MAX_CHARS: Final = 128_000_000
 """Characters kept in all; the sessions longest not in use leave first."""
+MAX_IMAGE_CHARS: Final = 64_000_000
+"""Characters of images read of one session, in base64: no provider takes a request so large."""
 _MESSAGE_CHARS: Final = 300
 """What a message takes in memory beside its text."""
 
@@ -39,53 +43,88 @@ class SessionContext:
     """Turns that were not even read, for no window has room for them; not stored yet."""
 
     @property
+    def dropped(self) -> list[str]:
+        """Projections of turns that have left: who stores that empties it, once they are deleted.
+
+        See `gateway.transcripts.projections.drop`.
+        """
+        return self.counted.dropped
+
+    @property
     def weight(self) -> int:
         """Roughly its characters in memory."""
-        messages = self.counted.messages
-        images = sum(len(image.data) for one in messages if one.images for image in one.images)
-        return self.counted.chars + _MESSAGE_CHARS * len(messages) + images
+        counted = self.counted
+        return counted.chars + counted.image_chars + _MESSAGE_CHARS * len(counted.messages)
 
 
 async def load_context(
-    database: Database, session_id: SessionId, *, max_chars: int
+    database: Database,
+    session_id: SessionId,
+    *,
+    max_chars: int,
+    max_image_chars: int = MAX_IMAGE_CHARS,
 ) -> SessionContext:
-    """Read what is sent of a session, its projections in place.
+    """Read what is sent of a session, its summary in front and its projections in place.
 
     Args:
         database: Where it is.
         session_id: The conversation.
         max_chars: What surely fits no window is left out, so that memory is bounded.
+        max_image_chars: So are turns whose images, in base64, surely fit no request.
     """
-    return await database.read(lambda connection: _load(connection, session_id, max_chars))
+    return await database.read(
+        lambda connection: _load(connection, session_id, max_chars, max_image_chars)
+    )
 
 
-def _load(connection: Queries, session_id: SessionId, max_chars: int) -> SessionContext:
+def _load(
+    connection: Queries, session_id: SessionId, max_chars: int, max_image_chars: int
+) -> SessionContext:
     made = projections.read(connection, session_id)
-    begins = _beginning(connection, session_id, made)
+    summary = summaries.newest(connection, session_id)
+    begins = _beginning(connection, session_id, made, summary)
     counted = CountedContext(
         {one.item: one for one in made if one.mode is not ProjectionMode.OMIT},
         left_out_turns=begins.turns,
         after_answer=begins.last_answer,
+        summary=summary_message(summary.text, summary.through_turn) if summary else None,
+        summarised_turns=summary.turns if summary else 0,
     )
     context = SessionContext(counted, accounts.read(connection, session_id))
-    last: TurnId | None = None
     for message in messages_after(connection, session_id, begins.position):
-        if message.turn_id != last and counted.chars > 2 * max_chars:
-            context.left_out = leave_out(counted, overflow(counted, max_chars)) or context.left_out
-        last = message.turn_id
         counted.extend([message])
+        if context.left_out is not None and message.turn_id == context.left_out.item:
+            # The rest of a turn that is too much by itself.
+            counted.leave_out(1, 0)
+        else:
+            _bound(context, max_chars, max_image_chars)
     return context
 
 
-def _beginning(connection: Queries, session_id: SessionId, made: list[Projection]) -> Beginning:
-    for one in made:
-        if one.mode is ProjectionMode.OMIT:
-            return beginning_after(connection, session_id, TurnId(one.item))
-    return Beginning()
+def _bound(context: SessionContext, max_chars: int, max_image_chars: int) -> None:
+    """Leave out what is too much to be held."""
+    counted = context.counted
+    gone = leave_out(counted, too_many_images(counted, max_image_chars))
+    if counted.chars > 2 * max_chars:
+        gone = leave_out(counted, overflow(counted, max_chars)) or gone
+    context.left_out = gone or context.left_out
+
+
+def _beginning(
+    connection: Queries, session_id: SessionId, made: list[Projection], summary: Summary | None
+) -> Beginning:
+    """Return where the turns begin that are sent: after those summarised and those left out."""
+    before = [TurnId(one.item) for one in made if one.mode is ProjectionMode.OMIT]
+    before += [] if summary is None else [summary.through_turn]
+    begins = [beginning_after(connection, session_id, turn_id) for turn_id in before]
+    return max(begins, key=attrgetter("position"), default=Beginning())
 
 
 def leave_out(counted: CountedContext, beyond: Overflow | None) -> Projection | None:
-    """Leave turns out of a context; return what stands in their place."""
+    """Leave turns out of a context; return what stands in their place.
+
+    What was made of their tool results is noted in `SessionContext.dropped`.
+    """
     if beyond is None:
         return None
 

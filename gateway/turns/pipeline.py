@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.errors import (
-    BadRequestError,
-    BusyError,
-    UnavailableError,
-)
+from gateway.errors import BadRequestError, BusyError, ConflictError, UnavailableError
 from gateway.log import get_logger
-from gateway.model import (
-    AgentId,
-    Inbound,
-    SessionKey,
-    TurnId,
-)
+from gateway.model import AgentId, Inbound, SessionKey, TurnId
 from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy, is_active, policy_for
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
-from gateway.turns.acceptance import Acceptance, Stored, before
+from gateway.turns.acceptance import Acceptance, Answer, Stored, before
+from gateway.turns.budgets import user_of
+from gateway.turns.candidates import Breakers
 from gateway.turns.checking import checked
 from gateway.turns.lanes import Lanes
 from gateway.turns.records import PAUSED
 from gateway.turns.runner import LATE, Accepted, TurnRunner
+from gateway.turns.running import Answering
+from gateway.turns.statistics import TurnStatistics
 from gateway.turns.ticket import Progress, Reply, Ticket
 from gateway.turns.workers import Workers
 
@@ -51,33 +46,13 @@ if TYPE_CHECKING:
     from gateway.sessions.settings import SessionSettings
     from gateway.sessions.store import SessionStore
     from gateway.transcripts.inbox import InboxRow
+    from gateway.turns.compacting import Compacted
     from gateway.turns.settings import TurnSettings
 
 STOPPING: Final = (
     "The gateway is stopping. Your message is kept and will be answered after its restart."
 )
 LOST: Final = "The answer could not be stored. Your message is kept, and runs after a restart."
-
-
-@dataclass(frozen=True, slots=True)
-class TurnStatistics:
-    """What became of messages since the start."""
-
-    running: int
-    waiting: int
-    completed: int
-    failed: int
-    """Turns that ended with an error the user was told."""
-    deadline: int
-    """Turns that took too long."""
-    lost_commits: int
-    """Turns whose reply could not be stored; their messages are kept and run again."""
-    duplicates: int
-    refused: int
-    paused: int
-    """Messages to paused sessions."""
-    recovered: int
-    """Messages that a restart found unanswered."""
 
 
 class Turns:
@@ -107,10 +82,14 @@ class Turns:
         self._group: TaskGroup | None = None
         self._draining = False
         self._drained = anyio.Event()
-        self._runner = TurnRunner(database, store, agents, clock, settings.turn_deadline_s)
+        self.answering = Answering(agents, Breakers(clock))
+        """Who answers, and who stands in where one cannot."""
+        self._runner = TurnRunner(database, store, self.answering, clock, settings)
         self._runner.on_stalled = self._tell_stalled
         self.contexts = self._runner.contexts
         """What is sent of each session."""
+        self.budgets = self._runner.budgets
+        self.approvals = self._runner.approvals
         self._stalled: set[SessionKey] = set()
         """Sessions whose turn waits for the storage."""
         self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
@@ -174,6 +153,7 @@ class Turns:
         """Take new bounds, policies and routes for what comes from now on."""
         self._settings = self._lanes.settings = settings
         self._runner.deadline_s = settings.turn_deadline_s
+        self.approvals.timeout_s = settings.approval_timeout_s
         self.contexts.settings = context
         self._sessions = sessions
         self._policies.clear()
@@ -206,6 +186,11 @@ class Turns:
         if self._group is None or self._draining:
             raise UnavailableError("The gateway is not taking messages at the moment.")
 
+        if self.approvals.is_open(key):
+            answered = await self._answer(inbound, agent, key)
+            if answered is not None:
+                return answered
+
         try:
             self._lanes.reserve(key)
         except BusyError:
@@ -217,6 +202,44 @@ class Turns:
             raise
 
         return await self._accept(inbound, agent, key)
+
+    async def compact(self, key: SessionKey) -> Compacted:
+        """Summarise all turns of a session but the latest; no turn of it runs meanwhile.
+
+        Durability: on return the summary survives power loss.
+
+        Raises:
+            NotFoundError: there is no such session.
+            ConflictError: a turn of it runs or waits, or its agent cannot summarise.
+        """
+        if not self._lanes.hold(key):
+            raise ConflictError("A turn of this session runs or waits. Try again after it.")
+
+        try:
+            return await self._runner.compact(key)
+        finally:
+            if self._lanes.has_next(key):
+                self._workers.add(key)
+
+    async def _answer(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket | None:
+        """Take a message as the answer to an open question; None where it is none."""
+        entry = self._store.get(key)
+        found = self.approvals.read(key, user_of(inbound.source), inbound.text)
+        if found is None or entry is None:
+            return None
+
+        question, approved = found
+        turn_id = TurnId(next(self._turn_ids))
+        answer = Answer(inbound, agent, entry, turn_id, question, approved, self._clock)
+        reply = await self._database.write_through(answer.run)
+        if not isinstance(reply, Reply):
+            return None
+
+        duplicate = reply.turn_id != turn_id
+        self._counts["duplicate"] += duplicate
+        if not duplicate:
+            question.settle()
+        return Ticket.answered(reply, duplicate=duplicate)
 
     async def _known(self, inbound: Inbound, key: SessionKey) -> Ticket | None:
         """Return the ticket of a message that came before, if it did."""
@@ -249,6 +272,9 @@ class Turns:
             refused=counts["refused"],
             paused=counts["paused"],
             recovered=counts["recovered"],
+            stood_in=self.answering.stood_in,
+            asking=len(self.approvals),
+            resting_agents=self.answering.breakers.resting(),
         )
 
     def _agent_of(self, inbound: Inbound) -> AgentId:

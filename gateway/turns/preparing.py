@@ -1,93 +1,105 @@
-"""What is sent for a turn: the session's context, pruned where that pays, and small enough.
+"""What is sent to an agent: the session's context, pruned where that pays, and small enough.
 
-A round is committed before the request that uses it. Knows no agent's wire and runs nothing.
+Decides and changes a context in memory; whoever asks stores the changes before the request is sent.
+Knows no agent's wire and runs nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from math import ceil
+from typing import TYPE_CHECKING
 
-from gateway.context.cache import (
-    CachePolicy,
-    CacheVerdict,
-    LastRequest,
-    is_cold,
-    saved_usd,
-    verdict,
-)
-from gateway.context.estimate import estimate_context_chars, message_chars, tokens_of_chars
+from gateway.agents.base import Agent, AgentFacts
+from gateway.context.cache import CachePolicy, LastRequest, saved_usd
+from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.context.pruning import Decision, Round, Situation, plan_round
 from gateway.context.window import Overflow, overflow, room_chars
-from gateway.model import Message, Projection, ProjectionMode
+from gateway.model import AgentId, Message, Projection
+from gateway.sessions.entry import SessionEntry
 from gateway.transcripts.accounts import ContextAccount
-from gateway.turns.memory import SessionContext, leave_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from gateway.context.counted import CountedContext
     from gateway.context.settings import PruningSettings
-    from gateway.model import ModelCall
-    from gateway.sessions.entry import SessionEntry
+    from gateway.turns.memory import SessionContext
 
 
-_GUARDING_RATE: Final = 0.7
-"""What guards a window counts at least so many tokens for each that is estimated."""
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What was counted of a session's requests so far."""
+
+    account: ContextAccount
+    last: LastRequest | None
+    """The last successful request; None where there was none, or where none of it is left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an agent is sent for a turn."""
+    """What an agent is sent."""
 
     messages: tuple[Message, ...]
-    """The context and the new message."""
+    """The context, the user's message, and what the turn has added since."""
     chars: int
     """Of all of it, the agent's own prompt included."""
     turns_left_out: int
+    """Oldest turns of which nothing is sent but their summary, if there is one."""
     fits: bool
-    """False where the new message alone is too large; an agent must not be asked then."""
+    """False where what the turn has said alone is too large; an agent must not be asked then."""
+    facts: AgentFacts
+    """Of the agent that it is meant for."""
     policy: CachePolicy
-    last: LastRequest | None
-    account: ContextAccount
+    books: Books
+    shortened: Mapping[str, Projection]
+    """What was made of the turn's own tool results, by item; empty for most."""
+    posted: int = 0
+    """How many sizes dashboards were told ahead of it."""
 
-    def estimated_tokens(self, answer: Sequence[Message] = ()) -> int:
-        """Return the size of a request, as the provider would count it.
+    @property
+    def estimated(self) -> int:
+        """Its size at the usual characters a token."""
+        return tokens_of_chars(self.chars)
 
-        Args:
-            answer: What the turn has added to it since.
-        """
-        return self.account.tokens(tokens_of_chars(self.chars + estimate_context_chars(answer)))
+    def estimated_tokens(self) -> int:
+        """Return its size as the provider would count it."""
+        return self.books.account.tokens(self.estimated)
 
-    def verdicts(self, calls: Sequence[ModelCall]) -> tuple[CacheVerdict, ...]:
-        """Return what became of each call of the turn at the provider's prompt cache."""
-        found, last = [], self.last
-        for call in calls:
-            found.append(verdict(call.usage, last, call.model, self.policy, call.started_at))
-            tokens = call.usage.context_tokens if call.usage is not None else 0
-            last = LastRequest(call.started_at, call.model, tokens)
-        return tuple(found)
+    def fits_window(self, facts: AgentFacts) -> bool:
+        """Return whether it fits the window of another agent."""
+        account = self.books.account.of(facts.model)
+        other_chars = facts.overhead_chars - self.facts.overhead_chars
+        needed = needed_tokens(account, facts, self.chars + other_chars)
+        return needed <= facts.window_tokens - facts.reserve_tokens
 
-    def account_after(
-        self, calls: Sequence[ModelCall], answer: Sequence[Message], verdicts: Sequence[str]
-    ) -> ContextAccount | None:
-        """Return the account once the turn is done; None where nothing was counted.
 
-        Args:
-            calls: The calls of the turn.
-            answer: What it adds to the transcript, the last answer included.
-            verdicts: What became of the calls.
-        """
-        if not calls or calls[-1].usage is None:
-            return None
+Store = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+"""Stores something, as often as it takes."""
 
-        return self.account.with_request(
-            calls[-1].model,
-            tokens=calls[-1].usage.context_tokens,
-            estimated=tokens_of_chars(self.chars + estimate_context_chars(answer[:-1])),
-            verdict=verdicts[-1],
-        )
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """Who is going to be sent what."""
+
+    entry: SessionEntry
+    """As it was when the turn began."""
+    user: str
+    """Whose usage a summary is."""
+    agent_id: AgentId
+    agent: Agent
+    live: tuple[Message, ...]
+    """The user's message and what the turn has added since; empty where no turn runs."""
+    books: Books | None
+    """What was counted in this turn so far; None before its first request."""
+    shortened: Mapping[str, Projection]
+    """What was made of the turn's own tool results so far, by item."""
+    store: Store
+    step: int
+    """Number of the next measurement of the session."""
+    overflowed_chars: int | None = None
+    """The size of the last request, if its provider found it too large."""
 
 
 def last_request(entry: SessionEntry, account: ContextAccount) -> LastRequest | None:
@@ -100,16 +112,21 @@ def last_request(entry: SessionEntry, account: ContextAccount) -> LastRequest | 
 
 
 @dataclass(frozen=True, slots=True)
-class AgentFacts:
-    """What of an agent the size of a request depends on."""
+class Live:
+    """What a request carries beside the context: the turn that runs, and the agent's own."""
 
-    model: str
-    window_tokens: int
-    reserve_tokens: int
-    overhead_chars: int
-    """Of a request beside the messages: the system prompt."""
-    cache_ttl_s: float | None = None
-    """How long its provider keeps a prompt; None where that is not known."""
+    messages: tuple[Message, ...]
+    """The user's, and what the turn has added since; empty where no turn runs."""
+    chars: int
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], facts: AgentFacts) -> Live:
+        """Return the turn's messages with what an agent adds to them."""
+        return cls(tuple(messages), facts.overhead_chars + estimate_context_chars(messages))
+
+    def own_chars(self, facts: AgentFacts) -> int:
+        """Return the characters of the turn alone."""
+        return self.chars - facts.overhead_chars
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +134,8 @@ class Plan:
     """What is done to a context before a request; the round is done already."""
 
     round: Round
+    room: int
+    """How many characters of context the window has room for."""
     overflow: Overflow | None
     """The turns that are to leave."""
     tokens_before: int
@@ -125,89 +144,71 @@ class Plan:
     """What the round saves; None where no price is known, or where there was no round."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request, and what must be stored before it is sent."""
-
-    request: Request
-    projections: tuple[Projection, ...]
-    """None for most turns."""
-    plan: Plan
-
-
 def plan_request(
     context: SessionContext,
-    agent: AgentFacts,
-    own_chars: int,
+    facts: AgentFacts,
+    live: Live,
     settings: PruningSettings,
     policy: CachePolicy,
     *,
     cold: bool,
+    most_chars: int | None = None,
 ) -> Plan:
     """Prune a context, and find what does not fit.
 
     Args:
         context: The session's; it is changed.
-        agent: Who is going to be asked.
-        own_chars: Of what a request carries beside the context.
+        facts: Of who is going to be asked.
+        live: What the request carries beside the context.
         settings: When a round is done.
         policy: What the provider's prompt cache costs.
         cold: Whether it has run out.
+        most_chars: More context than this does not fit, whatever is estimated.
     """
     counted = context.counted
-    account = context.account = context.account.of(agent.model)
-    # A provider that tells too little must not switch off what guards the window.
-    rate = max(_GUARDING_RATE, account.tokens_per_estimate)
-    other_tokens = round(rate * tokens_of_chars(own_chars)) + max(0, account.overhead_tokens)
-    room = max(0, room_chars(agent.window_tokens, agent.reserve_tokens, other_tokens, rate))
-    where = Situation(agent.window_tokens, other_tokens, cold, rate, full=counted.chars > room)
+    account = context.account = context.account.of(facts.model)
+    rate, other_tokens = account.guarding_rate, needed_tokens(account, facts, live.chars)
+    room = max(0, room_chars(facts.window_tokens, facts.reserve_tokens, other_tokens, rate))
+    if most_chars is not None:
+        room = min(room, max(0, most_chars))
+    where = Situation(facts.window_tokens, other_tokens, cold, rate, full=counted.chars > room)
     done = plan_round(counted, settings, where)
-    tokens_before = account.tokens(tokens_of_chars(counted.chars + own_chars))
+    tokens_before = account.tokens(tokens_of_chars(counted.chars + live.chars))
     done.apply(counted)
     beyond = overflow(counted, room)
-    return Plan(done, beyond, tokens_before, _saved_usd(policy, counted, done, cold=cold))
+    usd = _saved_usd(policy, counted, done, cold=cold)
+    return Plan(done, room, beyond, tokens_before, usd)
 
 
-def prepare(
-    context: SessionContext,
-    message: Message,
-    agent: AgentFacts,
-    settings: PruningSettings,
-    policy: CachePolicy,
-    last: LastRequest | None,
-    now: datetime,
-) -> Prepared:
-    """Prune a context, leave out what does not fit, and return the request.
+def no_plan(context: SessionContext) -> Plan:
+    """Return the plan of a request that is not made: nothing leaves for its sake."""
+    chars = context.counted.chars
+    return Plan(Round(Decision.NOTHING, chars, chars), 0, None, 0, None)
 
-    The context is changed; it counts only once the projections are stored.
-    """
+
+def room_alone(context: SessionContext, facts: AgentFacts) -> int:
+    """Return how many characters a turn may have if nothing else is sent."""
+    account = context.account.of(facts.model)
+    own_tokens = needed_tokens(account, facts, facts.overhead_chars)
+    rate = account.guarding_rate
+    return max(0, room_chars(facts.window_tokens, facts.reserve_tokens, own_tokens, rate))
+
+
+def room_for_turn(context: SessionContext, facts: AgentFacts) -> int:
+    """Return how many characters a turn may have beside the summary, which never leaves."""
     counted = context.counted
-    own_chars = agent.overhead_chars + message_chars(message)
-    fits = tokens_of_chars(own_chars) <= agent.window_tokens - agent.reserve_tokens
-    skipped = Projection(message.turn_id, ProjectionMode.SKIP)
-    if fits:
-        cold = is_cold(last, agent.model, policy, now)
-        plan = plan_request(context, agent, own_chars, settings, policy, cold=cold)
-    else:
-        # It is refused: nothing leaves for the sake of a message that is never sent.
-        counted.skip(skipped)
-        context.account = context.account.of(agent.model)
-        plan = Plan(Round(Decision.NOTHING, counted.chars, counted.chars), None, 0, None)
-    made = [skipped] if not fits else [change.projection for change in plan.round.changes]
-    left_out = leave_out(counted, plan.overflow) or context.left_out
-    if left_out is not None:
-        made.append(left_out)
-        context.left_out = None
-    request = Request(
-        messages=(*counted.messages, message),
-        chars=counted.chars + own_chars,
-        turns_left_out=counted.left_out_turns,
-        fits=fits,
-        policy=policy,
-        last=last,
-        account=context.account,
-    )
-    return Prepared(request, tuple(made), plan)
+    return room_alone(context, facts) - sum(counted.sizes[: counted.begins])
+
+
+def needed_tokens(account: ContextAccount, facts: AgentFacts, chars: int) -> int:
+    """Return how much of a window is surely taken by so many characters and what comes with them.
+
+    A constant that leaves little of the window was taken from a count that is not believed: else
+    nothing could be sent any more.
+    """
+    half = (facts.window_tokens - facts.reserve_tokens) // 2
+    constant = min(max(0, account.overhead_tokens), half)
+    return ceil(account.guarding_rate * tokens_of_chars(chars)) + constant
 
 
 def _saved_usd(

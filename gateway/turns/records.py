@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
-from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
+from gateway.turns.ticket import Fallback, Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
     from gateway.sessions.entry import SessionEntry
 
 PAUSED: Final = "paused"
 """Status of a reply that no turn made."""
+ANSWERED: Final = "answered"
+"""Status of a reply to a message that settled a question."""
 _REASONS: Final = {
     "idle": "nothing was said here for a long time",
     "daily": "a new day has begun",
@@ -50,6 +52,9 @@ def decode_reply(text: str) -> Reply:
             turns_left_out=context["turns_left_out"],
         ),
         status=raw["status"],
+        # Replies from before there were fallbacks have neither.
+        agent=raw.get("agent", ""),
+        fallbacks=tuple(Fallback(**one) for one in raw.get("fallbacks", ())),
     )
 
 
@@ -79,17 +84,28 @@ def reset_text(key: SessionKey, reset: ResetNotice | None) -> str:
     )
 
 
+def answered_reply(entry: SessionEntry, turn_id: TurnId, *, approved: bool) -> Reply:
+    """Return the answer to a message that settles a question of the turn that runs."""
+    text = "Yes: the turn goes on with it." if approved else "No: the turn goes on without it."
+    return _reply_without_turn(entry, text, ANSWERED, turn_id)
+
+
 def paused_reply(entry: SessionEntry) -> Reply:
     """Return the answer to a message whose session is paused."""
+    text = (
+        f"This conversation is paused since {entry.suspended_at:%Y-%m-%d %H:%M} UTC, and your "
+        "message was not kept. "
+        f"`gateway sessions resume {entry.session_key}` lets it go on."
+    )
+    return _reply_without_turn(entry, text, PAUSED, TurnId(""))
+
+
+def _reply_without_turn(entry: SessionEntry, text: str, status: str, turn_id: TurnId) -> Reply:
     return Reply(
         session_key=entry.session_key,
         session_id=entry.session_id,
-        turn_id=TurnId(""),
-        text=(
-            f"This conversation is paused since {entry.suspended_at:%Y-%m-%d %H:%M} UTC, and your "
-            "message was not kept. "
-            f"`gateway sessions resume {entry.session_key}` lets it go on."
-        ),
+        turn_id=turn_id,
+        text=text,
         reset=None,
         usage=None,
         context=ReplyContext(
@@ -98,5 +114,5 @@ def paused_reply(entry: SessionEntry) -> Reply:
             source=entry.context_source,
             measured_at=entry.context_measured_at,
         ),
-        status=PAUSED,
+        status=status,
     )

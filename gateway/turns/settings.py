@@ -14,6 +14,9 @@ class TurnSettings(Settings):
 
     turn_deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     """How long a turn may take, in seconds, before the user is told that it took too long."""
+    approval_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    """How long a user may take to say whether a tool may run, in seconds; no answer is a no.
+    `turn_deadline_s` counts on meanwhile."""
     grace_s: Annotated[float, Field(gt=0, le=600)] = 15.0
     """How long running turns may go on after a request to stop, in seconds; must stay below
     `TimeoutStopSec` of the unit."""

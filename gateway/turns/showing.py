@@ -23,15 +23,17 @@ from gateway.model import Message, Projection, ProjectionMode, Role
 from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.reading import messages_after
 from gateway.turns.memory import MAX_CHARS, SessionContext, load_context
-from gateway.turns.preparing import AgentFacts, last_request, plan_request
+from gateway.turns.preparing import Live, last_request, plan_request
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from gateway.agents.base import AgentFacts
     from gateway.context.counted import CountedContext
     from gateway.context.settings import ContextSettings, PruningSettings
     from gateway.durable.batch import Queries
     from gateway.durable.database import Database
+    from gateway.model import TurnId
     from gateway.sessions.entry import SessionEntry
 
 MAX_LINES: Final = 5_000
@@ -48,6 +50,8 @@ class LineState(StrEnum):
     TRIMMED = "trimmed"
     CLEARED = "cleared"
     LEFT_OUT = "left_out"
+    SUMMARY = "summary"
+    """Nobody said it: it stands for turns that are left out."""
 
 
 _STATES: Final = {
@@ -61,7 +65,7 @@ class ContextLine:
     """One message of the transcript, and what of it is sent."""
 
     number: int
-    """From 1, in the order in which things were said; notices have none."""
+    """From 1, in the order in which things were said; notices have none, a summary has 0."""
     role: Role
     tool_name: str
     said_chars: int
@@ -95,6 +99,8 @@ class NextRound:
     """None where no price is known, or where there is no round."""
     left_out_turns: int
     """Turns that leave because the rest does not fit the window."""
+    compacts: bool
+    """Whether a summary is tried in their place first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +202,7 @@ class _View:
         next_round = None
         if dry_run and self._agent is not None:
             next_round = self._plan(self._agent, sent)
-        listing = _Listing(sent, text=text)
+        listing = _Listing(sent, counted.summarised_turns, text=text)
         if not all(map(listing.take, said)) or not listing.is_whole(left_out_turns):
             return None
 
@@ -227,13 +233,14 @@ class _View:
         last = last_request(self._entry, self._account)
         cold = is_cold(last, agent.model, policy, self._now)
         pruning = self._settings.pruning
-        next_ = plan_request(self._context, agent, agent.overhead_chars, pruning, policy, cold=cold)
+        live = Live.of((), agent)
+        next_ = plan_request(self._context, agent, live, pruning, policy, cold=cold)
         plan, beyond = next_.round, next_.overflow
         for change in plan.changes:
             one = sent[change.place]
             one.next_state, one.next_chars = _STATES[change.projection.mode], change.size
         if beyond is not None:
-            for one in sent[: beyond.messages]:
+            for one in sent[counted.begins : counted.begins + beyond.messages]:
                 one.next_state, one.next_chars = LineState.LEFT_OUT, 0
             counted.leave_out(beyond.messages, beyond.turns)
         return NextRound(
@@ -246,25 +253,33 @@ class _View:
             saved_tokens=plan.saved_tokens,
             saved_usd=next_.usd,
             left_out_turns=0 if beyond is None else beyond.turns,
+            compacts=beyond is not None and agent.completes and self._settings.compaction.enabled,
         )
 
 
 class _Listing:
     """Goes through a transcript, and finds what of it is sent."""
 
-    def __init__(self, sent: list[_Sent], *, text: bool) -> None:
+    def __init__(self, sent: list[_Sent], summarised_turns: int, *, text: bool) -> None:
         self.lines: deque[ContextLine] = deque(maxlen=MAX_LINES)
         self.said_messages = 0
         self.said_chars = 0
         self._sent = sent
-        self._place = 0
+        self._place = self._begins = int(bool(sent) and sent[0].state is LineState.SUMMARY)
+        self._summarised_turns = summarised_turns
+        self._turns = 0
+        self._turn_id: TurnId | None = None
         self._text = text
+        for one in sent[: self._begins]:
+            self._add(one.message, 0, one, one.protection)
 
     def take(self, message: Message) -> bool:
         """List the next message; False where it cannot belong to this context."""
         chars = message_chars(message)
         self.said_messages += 1
         self.said_chars += chars
+        self._turns += message.turn_id != self._turn_id
+        self._turn_id = message.turn_id
         if self._place < len(self._sent):
             one = self._sent[self._place]
             if _is_same(message, one.message):
@@ -273,8 +288,11 @@ class _Listing:
                 return True
 
         # Within what is sent only a silent answer after a silent one is missing.
-        repeated = self._place > 0
-        why = "repeats an answer that says nothing" if repeated else "no room in the window"
+        repeated = self._place > self._begins
+        why = "repeats an answer that says nothing"
+        if not repeated:
+            summarised = self._turns <= self._summarised_turns
+            why = "summarised" if summarised else "no room in the window"
         self._add(message, chars, _Sent(message, 0, LineState.LEFT_OUT, ""), why)
         return not repeated or is_silent(message)
 
@@ -302,24 +320,31 @@ class _Listing:
 
 
 def _all_sent(counted: CountedContext, settings: PruningSettings) -> list[_Sent]:
-    places = range(len(counted.messages))
-    made = map(counted.projection, places)
     return [
         _Sent(
             counted.messages[place],
             counted.sizes[place],
-            LineState.KEPT if projection is None else _STATES[projection.mode],
+            _state(counted, place),
             _protection(counted, place, settings),
         )
-        for place, projection in zip(places, made, strict=True)
+        for place in range(len(counted.messages))
     ]
+
+
+def _state(counted: CountedContext, place: int) -> LineState:
+    if place < counted.begins:
+        return LineState.SUMMARY
+
+    projection = counted.projection(place)
+    return LineState.KEPT if projection is None else _STATES[projection.mode]
 
 
 def _protection(counted: CountedContext, place: int, settings: PruningSettings) -> str:
     """Return why no round touches a message; empty where one may."""
     message = counted.messages[place]
     if message.role is not Role.TOOL:
-        return "user and assistant text"
+        summary = f"stands for the {counted.summarised_turns} oldest turns"
+        return summary if place < counted.begins else "user and assistant text"
 
     if counted.first_user is None or place < counted.first_user:
         return "before the first user message"

@@ -40,6 +40,16 @@ class ReplyContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Fallback:
+    """An agent that was passed over, and why."""
+
+    agent: str
+    reason: str
+    """`rate_limit`, `outage`, `overflow`, `resting` (it failed shortly before) or `window` (its
+    window is too small)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to one message, as it is stored and given out again for the same message id."""
 
@@ -53,7 +63,17 @@ class Reply:
     """What the provider counted over all model calls of the turn; None where it counted nothing."""
     context: ReplyContext
     status: str = "ok"
-    """`ok`, `failed`, `deadline` or `paused`."""
+    """`ok`, `failed`, `deadline`, `paused` or `answered`: it was the answer to a question."""
+    agent: str = ""
+    """Who answered; empty where nobody was asked."""
+    fallbacks: tuple[Fallback, ...] = ()
+    """Who was passed over, in order."""
+
+
+class Question(str):
+    """A piece of a reply's text after which the turn waits for the user's answer."""
+
+    __slots__ = ()
 
 
 class Progress:
@@ -80,7 +100,10 @@ class Progress:
         return self._reply
 
     async def deltas(self) -> AsyncGenerator[str]:
-        """Yield the text as it grows, from its beginning, until the turn ends either way."""
+        """Yield the text as it grows, from its beginning, until the turn ends either way.
+
+        A piece that is a `Question` has to be answered before there is more.
+        """
         seen = 0
         while True:
             while seen < len(self._pieces):

@@ -42,6 +42,7 @@ def check_agreement(
     _check_messages(report, connection, foreign, level, newest=newest)
     if newest:
         _check_contexts(report, connection)
+        _check_usage(report, connection, level)
         _check_boxes(report, connection, level)
 
 
@@ -143,8 +144,10 @@ def _check_messages(
     report: Report, connection: Connection, foreign: set[str], level: Level, *, newest: bool
 ) -> None:
     orphans = Tally("sessions are known by their messages, model calls or contexts only")
-    tables = ("messages", "model_calls", "projections", "context_accounts")
-    for table in tables if newest else tables[:2]:
+    tables = ["messages", "model_calls"]
+    if newest:
+        tables += ["projections", "context_accounts", "summaries", "session_users"]
+    for table in tables:
         for (session_id,) in connection.execute(
             f"SELECT session_id FROM {table} GROUP BY session_id "  # noqa: S608 - names of ours
             "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
@@ -169,12 +172,50 @@ def _check_messages(
 def _check_contexts(report: Report, connection: Connection) -> None:
     unreadable = Tally("projections cannot be read")
     for position, mode in connection.execute(
-        "SELECT position, mode FROM projections WHERE mode NOT IN ('trim', 'clear', 'omit')"
+        "SELECT position, mode FROM projections WHERE mode NOT IN ('trim', 'clear', 'omit', 'skip')"
     ):
         unreadable.add(f"position {position} ({mode})")
-    count = int(str(connection.execute("SELECT count(*) FROM projections").fetchall()[0][0]))
-    fine = f"{count} projections"
-    tell(report, "contexts", [unreadable], level=Level.WRONG, fine=fine)
+    empty = Tally("summaries say nothing, or of no turn")
+    for position, session_id in connection.execute(
+        "SELECT position, session_id FROM summaries "
+        "WHERE trim(text) = '' OR through_turn = '' OR turns < 1"
+    ):
+        empty.add(f"position {position} ({session_id})")
+    fine = f"{_count(connection, 'projections')} projections"
+    summaries = _count(connection, "summaries")
+    fine += f", {summaries} summaries" if summaries else ""
+    tell(report, "contexts", [unreadable, empty], level=Level.WRONG, fine=fine)
+
+
+def _check_usage(report: Report, connection: Connection, level: Level) -> None:
+    """Check the sums of what was used: a call and its share of them are one commit.
+
+    Erased sessions are in the sums alone.
+    """
+    wrong = Tally("sums of what was used cannot be right")
+    for day, agent, model in connection.execute(
+        "SELECT day, agent, model FROM usage WHERE day NOT GLOB "
+        "'[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]' OR min(calls, input_tokens, output_tokens, "
+        "cache_read_tokens, cache_write_tokens, usd, unpriced_calls) < 0"
+    ):
+        wrong.add(f"{day} ({agent}, {model})")
+    fewer = Tally("days count fewer model calls than were recorded")
+    for day, agent, model, counted, recorded in connection.execute(
+        "SELECT day, agent, model, coalesce(counted, 0), recorded FROM "
+        "(SELECT substr(started_at, 1, 10) AS day, agent, model, count(*) AS recorded "
+        "FROM model_calls WHERE input_tokens IS NOT NULL GROUP BY 1, 2, 3) LEFT JOIN "
+        "(SELECT day, agent, model, sum(calls) AS counted FROM usage GROUP BY 1, 2, 3) "
+        "USING (day, agent, model) WHERE coalesce(counted, 0) < recorded"
+    ):
+        fewer.add(f"{day} ({agent}, {model}: {counted} of {recorded})")
+    if wrong.count:
+        report.wrong("usage", str(wrong))
+    fine = f"{_count(connection, 'usage')} sums, none below what was recorded"
+    tell(report, "usage", [fewer], level=level, fine=fine)
+
+
+def _count(connection: Connection, table: str) -> int:
+    return int(str(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0]))  # noqa: S608 - names of ours
 
 
 def _check_boxes(report: Report, connection: Connection, level: Level) -> None:

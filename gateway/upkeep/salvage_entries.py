@@ -36,6 +36,8 @@ _OF_SESSIONS: Final = {
     "model_calls": "model calls: token counts",
     "projections": "shortened tool results of contexts",
     "context_accounts": "accounts of contexts",
+    "summaries": "summaries of old turns",
+    "session_users": "names of users",
 }
 """What goes with the session it belongs to."""
 _HOMELESS: Final = ("session_id", "turn_id", "role", "text", "tool_calls", "created_at")

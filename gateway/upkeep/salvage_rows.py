@@ -6,6 +6,7 @@ reads it later is given up here.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,7 @@ from gateway.durable.inspecting import NEWEST, readable_frames, version_of
 from gateway.durable.salvaging import Row, TableReader, add_row, all_rows, columns_of
 from gateway.durable.wal import check_wal
 from gateway.errors import BadRequestError, DatabaseTooNewError, GatewayError
-from gateway.model import ChatType, Image, ProjectionMode, Role, SessionSource
+from gateway.model import CallPurpose, ChatType, Image, ProjectionMode, Role, SessionSource
 from gateway.sessions.key import SESSION_ID, parse_key
 from gateway.upkeep.losses import Losses
 from gateway.upkeep.snapshots import member_problem
@@ -34,6 +35,9 @@ TABLES: Final = (
     "model_calls",
     "projections",
     "context_accounts",
+    "summaries",
+    "session_users",
+    "usage",
     "inbox",
     "outbox",
 )
@@ -45,6 +49,9 @@ _MEANINGS: Final = {
     "model_calls": "model calls",
     "projections": "tool results that contexts hold shortened",
     "context_accounts": "accounts of contexts",
+    "summaries": "summaries of old turns",
+    "session_users": "names of users of sessions",
+    "usage": "sums of what model calls used",
     "inbox": "messages that were accepted",
     "outbox": "replies",
 }
@@ -52,7 +59,15 @@ _ROLES: Final = frozenset(role.value for role in Role)
 _CHAT_TYPES: Final = frozenset(kind.value for kind in ChatType)
 _MODES: Final = frozenset(mode.value for mode in ProjectionMode)
 _VERDICTS: Final = frozenset({"", *(verdict.value for verdict in CacheVerdict)})
+_PURPOSES: Final = frozenset(purpose.value for purpose in CallPurpose)
+_DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _COUNTS: Final = ("request_tokens", "rounds", "trimmed", "cleared", "saved_tokens")
+_SPENT: Final = ("spent_tokens", "spent_usd", "spent_unpriced_calls")
+_SIZES: Final = ("turns", "tokens_before", "tokens_after")
+_SUMS: Final = (
+    *("calls", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    *("usd", "unpriced_calls"),
+)
 
 Fields = dict[str, object]
 
@@ -205,8 +220,11 @@ def version_to_read(connection: Connection, path: Path) -> int:
         raise DatabaseTooNewError(f"{path}: version {version} was written by a newer gateway")
 
     # The number itself is damaged: the tables tell.
-    if "images" in columns_of(connection, "messages"):
+    if "purpose" in columns_of(connection, "model_calls"):
         return NEWEST
+
+    if "images" in columns_of(connection, "messages"):
+        return 4
 
     return 2 if "message_id" in columns_of(connection, "outbox") else 1
 
@@ -263,6 +281,11 @@ def _are_images(text: object) -> bool:
     return all(isinstance(value, str) for image in images for value in image.values())
 
 
+def _call(fields: Fields) -> str:
+    # A database of an older gateway tells no purposes.
+    return "" if fields.get("purpose", CallPurpose.TURN) in _PURPOSES else "no purpose"
+
+
 def _projection(fields: Fields) -> str:
     if fields["mode"] not in _MODES or not fields["item"]:
         return "not a projection"
@@ -272,10 +295,33 @@ def _projection(fields: Fields) -> str:
 
 
 def _account(fields: Fields) -> str:
-    if any(not isinstance(count := fields[name], int) or count < 0 for name in _COUNTS):
+    # A database of an older gateway does not say what was used.
+    if _below_0(fields, _COUNTS) or ("spent_tokens" in fields and _below_0(fields, _SPENT)):
         return "counts below 0"
 
     return "" if fields["cache_verdict"] in _VERDICTS else "not a cache verdict"
+
+
+def _summary(fields: Fields) -> str:
+    if not (fields["through_turn"] and str(fields["text"]).strip()):
+        return "not a summary"
+
+    return "counts below 0" if _below_0(fields, _SIZES) else ""
+
+
+def _user(fields: Fields) -> str:
+    return "" if fields["user"] else "no user"
+
+
+def _usage(fields: Fields) -> str:
+    if not _DAY.fullmatch(str(fields["day"])):
+        return "not a day"
+
+    return "counts below 0" if _below_0(fields, _SUMS) else ""
+
+
+def _below_0(fields: Fields, names: tuple[str, ...]) -> bool:
+    return any(not isinstance(count := fields[name], int | float) or count < 0 for name in names)
 
 
 def _accepted(fields: Fields) -> str:
@@ -310,8 +356,12 @@ def _json(text: object) -> bool:
 _CHECKS: Final[dict[str, Callable[[Fields], str]]] = {
     "sessions": _session,
     "messages": _message,
+    "model_calls": _call,
     "projections": _projection,
     "context_accounts": _account,
+    "summaries": _summary,
+    "session_users": _user,
+    "usage": _usage,
     "inbox": _accepted,
     "outbox": _reply,
 }

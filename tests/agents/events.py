@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import anyio
 
-from gateway.agents.base import AgentEvent, MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.base import (
+    AgentEvent,
+    AgentFacts,
+    MessageFinished,
+    ModelCallFinished,
+    TextDelta,
+)
+from gateway.agents.loop import ToolLoop
 from gateway.agents.registry import open_agents
-from gateway.agents.settings import AnthropicSettings, OpenAISettings
+from gateway.agents.scripted import ScriptedModel
+from gateway.agents.settings import AgentToolSettings, AnthropicSettings, OpenAISettings
+from gateway.agents.tools import NoTools
 from gateway.clock import FakeClock
 from gateway.model import AgentId, Image, Message, Role, ToolCall, TurnId
 from tests.agents.wire_server import WireServer
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from gateway.agents.base import Agent
+    from gateway.agents.scripted import ReplyTo, Step
+    from gateway.agents.tools import Toolbox
+    from gateway.clock import Clock
     from gateway.model import ModelCall
     from tests.support.upstream import Upstream
 
@@ -49,6 +61,51 @@ class Run:
         return "".join(spoken)
 
 
+@dataclass(slots=True)
+class Talk:
+    """A `gateway.agents.base.Conversation` that goes on with what an agent yields."""
+
+    context: list[Message]
+    cache_key: str = ""
+    approves: bool = True
+    """What the user answers."""
+    spent_tokens: int = 0
+    asked: list[ToolCall] = field(default_factory=list)
+    """What the user was asked."""
+    requests: int = 0
+    """How often the messages were asked for."""
+
+    async def messages(self) -> Sequence[Message]:
+        self.requests += 1
+        return list(self.context)
+
+    async def approve(self, call: ToolCall) -> bool:
+        self.asked.append(call)
+        await anyio.lowlevel.checkpoint()
+        return self.approves
+
+    def take(self, event: AgentEvent) -> None:
+        """Go on, as a turn does."""
+        if isinstance(event, MessageFinished):
+            self.context.append(event.message)
+        elif isinstance(event, ModelCallFinished) and event.call.usage is not None:
+            self.spent_tokens += event.call.usage.total_tokens
+
+
+FACTS = AgentFacts("scripted", 200_000, 16_384, completes=True)
+
+
+def scripted_agent(
+    steps: Sequence[Step | ReplyTo],
+    clock: Clock,
+    toolbox: Toolbox | None = None,
+    settings: AgentToolSettings | None = None,
+) -> ToolLoop:
+    """Return an agent whose model plays these steps, with these tools if any."""
+    model = ScriptedModel(steps, FACTS, clock)
+    return ToolLoop(model, toolbox or NoTools(), settings or AgentToolSettings())
+
+
 def user(text: str, turn_id: str = "t1") -> Message:
     return Message(Role.USER, text, turn_id=TurnId(turn_id))
 
@@ -76,34 +133,50 @@ def result(call_id: str, text: str, *images: Image, turn_id: str = "t1") -> Mess
 
 async def run_agent(
     agent: Agent,
-    messages: Sequence[Message],
+    messages: Sequence[Message] | Talk,
     into: list[AgentEvent] | None = None,
     *,
     cache_key: str = "",
 ) -> Run:
     """Run to the end; `into` keeps the events where the run fails."""
     events: list[AgentEvent] = [] if into is None else into
-    with anyio.fail_after(5):
-        async with aclosing(agent.run(messages, cache_key=cache_key)) as running:
+    talk = messages if isinstance(messages, Talk) else Talk(list(messages), cache_key)
+    with anyio.fail_after(10):
+        async with aclosing(agent.run(talk)) as running:
             async for event in running:
-                events.append(event)  # noqa: PERF401 - a failing run leaves what came before
+                events.append(event)
+                talk.take(event)
     return Run(events)
 
 
 @asynccontextmanager
-async def anthropic_agent(fake: Upstream, **changes: object) -> AsyncGenerator[Agent]:
-    """Hold an agent that asks a pretended provider."""
+async def anthropic_agent(
+    fake: Upstream, toolbox: Toolbox | None = None, /, **changes: object
+) -> AsyncGenerator[Agent]:
+    """Hold an agent that asks a pretended provider, with these tools if any."""
     table = {"model": "wire", "base_url": fake.url, "max_retries": 0, **changes}
     settings = AnthropicSettings.model_validate(table)
-    async with open_agents({"a": settings}, FakeClock()) as agents:
+    async with open_agents({"a": settings}, FakeClock(), lambda _: toolbox or NoTools()) as agents:
         yield agents[AgentId("a")]
 
 
 @asynccontextmanager
-async def openai_agent(server: WireServer | Upstream, **changes: object) -> AsyncGenerator[Agent]:
+async def openai_agent(
+    server: WireServer | Upstream, toolbox: Toolbox | None = None, /, **changes: object
+) -> AsyncGenerator[Agent]:
     """Hold an agent that asks a pretended provider on the chat-completions wire."""
     fake = server.fake if isinstance(server, WireServer) else server
     table = {"model": "wire", "base_url": f"{fake.url}/v1", "max_retries": 0, **changes}
     settings = OpenAISettings.model_validate(table)
-    async with open_agents({"a": settings}, FakeClock()) as agents:
+    async with open_agents({"a": settings}, FakeClock(), lambda _: toolbox or NoTools()) as agents:
         yield agents[AgentId("a")]
+
+
+@asynccontextmanager
+async def wired(
+    wire: str, fake: Upstream, toolbox: Toolbox | None = None, /, **changes: object
+) -> AsyncGenerator[Agent]:
+    """Hold an agent that asks a pretended provider on a wire of this name."""
+    holding = anthropic_agent if wire == "anthropic" else openai_agent
+    async with holding(fake, toolbox, **changes) as agent:
+        yield agent

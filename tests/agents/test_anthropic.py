@@ -14,7 +14,7 @@ from gateway.clock import FakeClock
 from gateway.errors import AgentError
 from gateway.model import Message, Role, ToolCall, TurnId, Usage
 from gateway.settings import SecretSource
-from tests.agents.events import anthropic_agent, called, result, run_agent, said, user
+from tests.agents.events import Talk, anthropic_agent, called, result, run_agent, said, user
 from tests.agents.wire_server import WireAnswer
 from tests.support.answers import Answer
 from tests.support.messages_wire import message_event, streamed_answer
@@ -82,7 +82,7 @@ async def test_the_request_carries_the_context_the_limit_and_the_key(tmp_path: P
         ) as agent,
     ):
         await run_agent(agent, context)
-        assert agent.overhead_chars() == len("Be brief.")
+        assert agent.facts().overhead_chars == len("Be brief.")
 
     (request,) = fake.requests
     assert request.wire == "anthropic"
@@ -186,7 +186,7 @@ async def test_a_cancelled_run_closes_its_connection_and_the_next_one_works() ->
         fake.answer(Answer("Hello", then="hangs"))
         with anyio.fail_after(5):
             with anyio.CancelScope() as scope:
-                async with aclosing(agent.run([user("hi")])) as running:
+                async with aclosing(agent.run(Talk([user("hi")]))) as running:
                     async for event in running:
                         assert event == TextDelta("He")
                         scope.cancel()
@@ -199,7 +199,7 @@ async def test_a_run_that_is_left_early_closes_its_connection() -> None:
     async with upstream(FakeClock()) as fake, anthropic_agent(fake) as agent:
         fake.answer(Answer("Hello", then="hangs"))
         with anyio.fail_after(5):
-            async with aclosing(agent.run([user("hi")])) as running:
+            async with aclosing(agent.run(Talk([user("hi")]))) as running:
                 await anext(running)
             await fake.client_left.wait()
 

@@ -12,6 +12,7 @@ from gateway.agents.anthropic_wire import CacheTtl, request_parts
 from gateway.model import Image, Message, Role, ToolCall, TurnId
 from tests.agents.events import called, result, said, user
 from tests.support.messages_wire import read_prompt
+from tests.support.toolbox import spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,6 +110,55 @@ def test_a_request_defines_a_tool_where_one_was_used_and_none_can_be_called() ->
     assert request_parts("", [user("a")], "off").keys() == {"messages"}
 
 
+TOOLS = [spec("look"), spec("find")]
+
+
+def test_tools_are_defined_by_name_and_may_be_called() -> None:
+    parts = request_parts("", [user("a"), called("c"), result("c", "r")], "off", TOOLS)
+
+    schema = {"type": "object", "properties": {"q": {"type": "string"}}}
+    assert parts["tools"] == [
+        {"name": "find", "description": "What find does.", "input_schema": schema},
+        {"name": "look", "description": "What look does.", "input_schema": schema},
+    ]
+    assert parts["tool_choice"] == {"type": "auto"}
+    assert taken(parts)
+
+
+def test_tools_that_may_not_be_called_stay_defined() -> None:
+    free = request_parts("", [user("a")], "5m", TOOLS)
+    bound = request_parts("", [user("a")], "5m", TOOLS, may_call=False)
+
+    assert bound == free | {"tool_choice": {"type": "none"}}
+
+
+@pytest.mark.parametrize("system_prompt", ["", " ", "Be brief."])
+@pytest.mark.parametrize("system_said", ["", "The story so far."])
+def test_the_first_mark_stands_on_the_system_prompt_or_on_the_last_tool(
+    system_prompt: str, system_said: str
+) -> None:
+    context = [Message(Role.SYSTEM, system_said), user("a"), said("b"), user("c")]
+
+    parts = request_parts(system_prompt, context, "1h", TOOLS)
+
+    with_system = bool((system_prompt + system_said).strip())
+    marks = ["cache_control" in tool for tool in parts["tools"]]
+    assert marks == [False, not with_system]
+    assert len(marked(parts)) + sum(marks) == 3
+    assert taken(parts)
+
+
+def test_a_mark_on_a_tool_changes_no_tool_of_another_request() -> None:
+    tools = [spec("find")]
+    request_parts("", [user("a")], "5m", tools)
+    request_parts("", [user("a"), called("c"), result("c", "r")], "5m")
+
+    parts = request_parts("", [user("a"), called("c"), result("c", "r")], "off")
+
+    assert "cache_control" not in str(request_parts("", [user("a")], "off", tools))
+    assert "cache_control" not in str(parts)
+
+
 def test_messages_of_one_role_are_blocks_of_one_message() -> None:
     wire = messages_of(user("a"), user("b"), said("c"), said("d"), user("e"))
 
@@ -165,6 +215,18 @@ def test_arguments_are_an_object_or_kept_as_the_model_wrote_them(
     call = Message(Role.ASSISTANT, "", (ToolCall("c", "find", arguments),))
 
     assert messages_of(call)[0]["content"][0]["input"] == sent
+
+
+def test_an_id_that_is_too_long_takes_another_form() -> None:
+    long = ["x" * 64, "x" * 65, "x" * 66]
+    results = [result(call_id, "r") for call_id in long]
+
+    wire = messages_of(user("a"), called(*long), *results)
+
+    ids = [block["id"] for block in wire[1]["content"]]
+    assert ids[0] == long[0]
+    assert len(set(ids)) == 3
+    assert max(map(len, ids)) <= 64
 
 
 def test_ids_and_names_of_other_vendors_take_a_form_that_the_api_accepts() -> None:
@@ -232,6 +294,26 @@ def _turns(draw: st.DrawFn) -> list[Message]:
     return [*context, user("at last")]
 
 
+@given(
+    context=_turns(), ttl=st.sampled_from(["5m", "1h", "off"]), prompt=st.sampled_from(["", "s"])
+)
+def test_with_tools_every_request_is_a_beginning_of_the_next(
+    context: list[Message], ttl: CacheTtl, prompt: str
+) -> None:
+    before: list[bytes] = []
+    for length in range(1, len(context) + 1):
+        parts = request_parts(prompt, context[:length], ttl, TOOLS)
+        if context[length - 1].role is Role.ASSISTANT or not parts["messages"]:
+            continue  # nobody asks here
+        if length < len(context) and context[length].role is Role.TOOL:
+            continue  # results are missing still
+        asked = read_prompt({"model": "m", "max_tokens": 1, **parts})
+        blocks = [block.data for block in asked.blocks]
+        assert blocks[: len(before)] == before
+        before = blocks
+    assert before
+
+
 @given(context=_turns(), ttl=st.sampled_from(["5m", "1h", "off"]))
 def test_every_context_becomes_a_request_that_is_taken_and_is_a_beginning_of_the_next(
     context: list[Message], ttl: CacheTtl
@@ -246,7 +328,8 @@ def test_every_context_becomes_a_request_that_is_taken_and_is_a_beginning_of_the
             continue  # results are missing still
         if tools:
             # The first use of a tool puts its definition before all else.
-            parts |= {"tools": [{"name": "past_tool"}]}
+            defined = {"name": "past_tool", "input_schema": {"type": "object"}}
+            parts |= {"tools": [defined], "tool_choice": {"type": "none"}}
         prompt = read_prompt({"model": "m", "max_tokens": 1, **parts})
         blocks = [block.data for block in prompt.blocks]
         assert blocks[: len(before)] == before

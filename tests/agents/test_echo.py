@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from gateway.agents.echo import MAX_DELTAS, MAX_TOOL_CHARS, EchoAgent, split_words
 from gateway.agents.settings import EchoSettings
 from gateway.clock import FakeClock
+from gateway.errors import AgentError
 from gateway.model import Message, Role
-from tests.agents.events import run_agent, user
+from tests.agents.events import Talk, run_agent, user
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _echo() -> EchoAgent:
@@ -97,3 +103,22 @@ async def test_a_bad_tool_request_is_told_what_is_accepted(text: str) -> None:
     assert "1 to 5000000" in answer.text
     assert answer.tool_calls == ()
     assert run.text == answer.text
+
+
+async def test_a_tool_round_is_two_requests_and_the_second_has_its_result() -> None:
+    class Noted(Talk):
+        @override
+        async def messages(self) -> Sequence[Message]:
+            seen.append(len(self.context))
+            return await Talk.messages(self)
+
+    seen: list[int] = []
+    await run_agent(_echo(), Noted([user("!tool 5")]))
+
+    assert seen == [1, 3]
+
+
+async def test_echo_completes_nothing_and_says_so() -> None:
+    assert not _echo().facts().completes
+    with pytest.raises(AgentError, match="completes nothing"):
+        await _echo().complete([user("sum up")])

@@ -16,7 +16,7 @@ from gateway.clock import FakeClock
 from gateway.errors import AgentError
 from gateway.model import Image, Message, Role, ToolCall, TurnId, Usage
 from gateway.settings import SecretSource
-from tests.agents.events import called, openai_agent, result, run_agent, user
+from tests.agents.events import Talk, called, openai_agent, result, run_agent, user
 from tests.agents.wire_server import events_answer, text_answer, wire_server
 from tests.support.chat_wire import DONE, chunk_event
 
@@ -58,7 +58,7 @@ async def test_the_request_carries_the_context_and_no_notices(tmp_path: Path) ->
         ) as agent,
     ):
         await run_agent(agent, context)
-        assert agent.overhead_chars() == len("Be brief.")
+        assert agent.facts().overhead_chars == len("Be brief.")
 
     (request,) = server.requests
     assert request.path == "/v1/chat/completions"
@@ -213,7 +213,7 @@ async def test_a_cancelled_run_closes_its_connection_and_the_next_one_works() ->
     async with wire_server(silent) as server, openai_agent(server) as agent:
         with anyio.fail_after(5):
             with anyio.CancelScope() as scope:
-                async with aclosing(agent.run([user("hi")])) as running:
+                async with aclosing(agent.run(Talk([user("hi")]))) as running:
                     async for event in running:
                         assert event == TextDelta("Hel")
                         scope.cancel()
@@ -227,7 +227,7 @@ async def test_a_run_that_is_left_early_closes_its_connection() -> None:
     silent = answer.silent_after(len(answer.wire) - len(DONE))
     async with wire_server(silent) as server, openai_agent(server) as agent:
         with anyio.fail_after(5):
-            async with aclosing(agent.run([user("hi")])) as running:
+            async with aclosing(agent.run(Talk([user("hi")]))) as running:
                 await anext(running)
             await server.client_left.wait()
 

@@ -19,10 +19,14 @@ from tests.agents.events import (
     run_agent,
     said,
     user,
+    wired,
 )
+from tests.agents.test_anthropic import delta, ended, played, started, stream_of
+from tests.agents.wire_server import events_answer
 from tests.support.answers import Answer, Refusal
+from tests.support.chat_wire import DONE, chunk_event
 from tests.support.daemon import running_daemon
-from tests.support.upstream import upstream
+from tests.support.upstream import Bytes, upstream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +137,67 @@ async def test_the_cache_lives_as_long_as_the_setting_says(
 
     assert all(bool(request.read) == warm for request in fake.requests[1::2])
     assert any(b"cache_control" in request.body for request in fake.requests) == (ttl != "off")
+
+
+def counted(wire: str, **usage: object) -> Bytes:
+    """Return an answer that tells of tokens just so."""
+    if wire == "anthropic":
+        answer = stream_of(
+            started({"input_tokens": 9, "output_tokens": 1, **usage}), delta(text="Hi"), ended()
+        )
+    else:
+        told = chunk_event(usage={"prompt_tokens": 9, "completion_tokens": 1, **usage})
+        answer = events_answer(
+            chunk_event(delta={"content": "Hi"}, finish_reason="stop"), told, DONE
+        )
+    return played(answer)
+
+
+@pytest.mark.parametrize(
+    ("wire", "usage", "told"),
+    [
+        ("anthropic", {}, False),
+        ("anthropic", {"cache_read_input_tokens": None}, False),
+        ("anthropic", {"cache_read_input_tokens": 0}, True),
+        ("anthropic", {"cache_creation_input_tokens": 0}, True),
+        ("openai", {}, False),
+        ("openai", {"prompt_tokens_details": None}, False),
+        ("openai", {"prompt_tokens_details": {}}, False),
+        ("openai", {"prompt_tokens_details": {"cached_tokens": None}}, False),
+        ("openai", {"prompt_tokens_details": {"cached_tokens": 0}}, True),
+        ("openai", {"prompt_cache_hit_tokens": 0}, True),
+        ("openai", {"prompt_cache_miss_tokens": 9}, True),
+    ],
+)
+async def test_a_call_says_whether_the_provider_told_of_its_cache(
+    wire: str, usage: dict[str, object], *, told: bool
+) -> None:
+    async with upstream(FakeClock()) as fake, wired(wire, fake) as agent:
+        fake.answer(counted(wire, **usage))
+        (call,) = (await run_agent(agent, [user("hi")])).calls
+
+    assert call.usage is not None
+    assert (call.usage.context_tokens, call.cache_counted) == (9, told)
+
+
+@pytest.mark.parametrize("wire", ["anthropic", "openai"])
+async def test_a_call_that_was_not_counted_tells_nothing_of_the_cache(wire: str) -> None:
+    async with upstream(FakeClock()) as fake, wired(wire, fake) as agent:
+        fake.answer(
+            counted(wire, input_tokens="many", prompt_tokens="many", cache_read_input_tokens=0)
+        )
+        (call,) = (await run_agent(agent, [user("hi")])).calls
+
+    assert (call.usage, call.cache_counted) == (None, False)
+
+
+@pytest.mark.parametrize(("ttl", "told"), [("5m", True), ("1h", True), ("off", False)])
+async def test_a_cache_that_is_off_is_not_counted(ttl: str, *, told: bool) -> None:
+    async with upstream(FakeClock()) as fake, anthropic_agent(fake, cache_ttl=ttl) as agent:
+        (call,) = (await run_agent(agent, [user("hi")])).calls
+
+    assert call.usage is not None
+    assert call.cache_counted is told
 
 
 async def test_every_step_of_a_turn_reads_the_step_before() -> None:

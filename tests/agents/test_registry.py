@@ -7,9 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import TypeAdapter
 
 from gateway.agents.registry import open_agents
 from gateway.agents.settings import (
+    AgentSettings,
     AnthropicSettings,
     EchoSettings,
     OpenAISettings,
@@ -20,13 +22,15 @@ from gateway.errors import AgentError, ConfigurationError
 from gateway.model import AgentId
 from gateway.settings import SecretSource
 from tests.agents.events import run_agent, user
+from tests.agents.test_loop_wires import find
 from tests.agents.wire_server import text_answer, wire_server
+from tests.support.toolbox import TestToolbox
 from tests.support.upstream import upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.agents.settings import AgentSettings
+    from gateway.agents.settings import AgentToolSettings
 
 
 async def test_every_kind_is_built_and_runs() -> None:
@@ -48,10 +52,45 @@ async def test_every_kind_is_built_and_runs() -> None:
         }
 
     assert answers == {"main": "hi", "play": "line one", "model": "from afar", "claude": "pong"}
-    assert [agent.overhead_chars() for agent in agents.values()] == [0, 0, 0, 0]
-    assert agents[AgentId("main")].reserve_tokens == 7
-    assert agents[AgentId("play")].context_window_tokens == 99_000
-    assert agents[AgentId("model")].model == "wire"
+    assert [agent.facts().overhead_chars for agent in agents.values()] == [0, 0, 0, 0]
+    assert [agent.facts().completes for agent in agents.values()] == [False, True, True, True]
+    assert agents[AgentId("main")].facts().reserve_tokens == 7
+    assert agents[AgentId("play")].facts().window_tokens == 99_000
+    assert agents[AgentId("model")].facts().model == "wire"
+
+
+async def test_every_agent_with_a_model_gets_the_toolbox_of_its_own_settings() -> None:
+    asked: list[AgentToolSettings] = []
+
+    def toolbox_for(settings: AgentToolSettings) -> TestToolbox:
+        asked.append(settings)
+        return TestToolbox(dict.fromkeys(settings.allow, find))
+
+    async with upstream(FakeClock()) as fake:
+        endpoint = {"model": "wire", "base_url": fake.url}
+        tables = {
+            "main": {"kind": "echo"},
+            "play": {"kind": "scripted", "replies": ["!call a", "done"], "tools": {"allow": ["a"]}},
+            "claude": {"kind": "anthropic", **endpoint, "tools": {"allow": ["b"]}},
+            "gpt": {"kind": "openai", **endpoint, "base_url": f"{fake.url}/v1"},
+        }
+        adapter: TypeAdapter[AgentSettings] = TypeAdapter(AgentSettings)
+        settings = {name: adapter.validate_python(table) for name, table in tables.items()}
+        async with open_agents(settings, FakeClock(), toolbox_for) as agents:
+            runs = {name: await run_agent(agent, [user("hi")]) for name, agent in agents.items()}
+            facts = {name: agent.facts() for name, agent in agents.items()}
+
+    assert [one.allow for one in asked] == [["a"], ["b"], []]
+    assert [message.text for message in runs[AgentId("play")].messages] == ["", "found ", "done"]
+    assert ["tools" in request.json for request in fake.requests] == [True, False]
+    assert facts[AgentId("claude")].overhead_chars > facts[AgentId("gpt")].overhead_chars == 0
+
+
+async def test_an_agent_is_given_no_tools_where_there_are_none() -> None:
+    table = {"kind": "scripted", "replies": ["!call a"], "tools": {"allow": ["*"]}}
+    async with open_agents({"a": ScriptedSettings.model_validate(table)}, FakeClock()) as agents:
+        with pytest.raises(AgentError, match="not offered: a"):
+            await run_agent(agents[AgentId("a")], [user("hi")])
 
 
 async def test_all_bad_secrets_are_told_at_once_and_none_is_shown(tmp_path: Path) -> None:

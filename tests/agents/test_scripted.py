@@ -9,20 +9,22 @@ import anyio
 import pytest
 
 from gateway.agents.base import AgentEvent, TextDelta
-from gateway.agents.scripted import Fail, Hang, Reply, ScriptedAgent, parse_script
+from gateway.agents.scripted import Fail, Hang, Reply, parse_script
 from gateway.clock import FakeClock
 from gateway.errors import AgentError
 from gateway.model import Usage
-from tests.agents.events import run_agent, user
+from tests.agents.events import Talk, run_agent, scripted_agent, user
+from tests.support.toolbox import TestToolbox
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.agents.loop import ToolLoop
     from gateway.model import Message
 
 
-def _agent(*lines: str) -> ScriptedAgent:
-    return ScriptedAgent(parse_script(lines), FakeClock())
+def _agent(*lines: str) -> ToolLoop:
+    return scripted_agent(parse_script(lines), FakeClock())
 
 
 async def test_replies_come_in_turn_and_start_again() -> None:
@@ -51,6 +53,34 @@ async def test_chunks_are_streamed_one_by_one() -> None:
     assert run.messages[0].turn_id == "t7"
 
 
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ('!call find {"q": "x"}', [("find", '{"q": "x"}')]),
+        ("!call find", [("find", "{}")]),
+        ("!call find   ", [("find", "{}")]),
+        ('!call a {} && b {"n": 1}', [("a", "{}"), ("b", '{"n": 1}')]),
+        ("!call a && a && a", [("a", "{}")] * 3),
+        ('!call a {"q": "x && y {} && "} && b', [("a", '{"q": "x && y {} && "}'), ("b", "{}")]),
+    ],
+)
+async def test_call_is_an_answer_that_calls_tools(line: str, calls: list[tuple[str, str]]) -> None:
+    tools = {"a": note, "b": note, "find": note}
+    steps = parse_script(["!usage 7 3 0 0", line, "done"])
+    agent = scripted_agent(steps, FakeClock(), TestToolbox(tools))
+
+    run = await run_agent(agent, [user("go")])
+
+    asked = run.messages[0]
+    assert [(call.name, call.arguments) for call in asked.tool_calls] == calls
+    assert (asked.text, run.messages[-1].text) == ("", "done")
+    assert [call.usage for call in run.calls] == [Usage(7, 3), None]
+
+
+async def note(**_: object) -> str:
+    return "noted"
+
+
 async def test_fail_is_an_error_the_user_can_read() -> None:
     agent = _agent("!fail The sky is falling.", "well again")
 
@@ -63,7 +93,7 @@ async def test_fail_is_an_error_the_user_can_read() -> None:
 
 async def test_hang_lasts_until_it_is_cancelled() -> None:
     clock = FakeClock()
-    agent = ScriptedAgent([Hang(), Reply(("back",))], clock)
+    agent = scripted_agent([Hang(), Reply(("back",))], clock)
     events: list[AgentEvent] = []
 
     async def hang_for_a_day() -> None:
@@ -81,8 +111,8 @@ async def test_hang_lasts_until_it_is_cancelled() -> None:
     assert (await run_agent(agent, [user("hi")])).text == "back"
 
 
-async def run_without_limit(agent: ScriptedAgent, events: list[AgentEvent]) -> None:
-    async with aclosing(agent.run([user("hi")])) as running:
+async def run_without_limit(agent: ToolLoop, events: list[AgentEvent]) -> None:
+    async with aclosing(agent.run(Talk([user("hi")]))) as running:
         async for event in running:
             events.append(event)  # noqa: PERF401 - the loop is cancelled on its way
 
@@ -91,7 +121,7 @@ async def test_a_step_can_be_made_from_the_context() -> None:
     def count(messages: Sequence[Message]) -> Reply:
         return Reply((f"{len(messages)} messages",))
 
-    agent = ScriptedAgent([count, lambda _: Fail("no more")], FakeClock())
+    agent = scripted_agent([count, lambda _: Fail("no more")], FakeClock())
 
     assert (await run_agent(agent, [user("a"), user("b")])).text == "2 messages"
     with pytest.raises(AgentError):
@@ -102,7 +132,7 @@ async def test_other_tasks_run_between_chunks() -> None:
     seen: list[str] = []
 
     async def listen(chunks: str) -> None:
-        async with aclosing(_agent(f"!chunks {chunks}").run([user("hi")])) as running:
+        async with aclosing(_agent(f"!chunks {chunks}").run(Talk([user("hi")]))) as running:
             async for event in running:
                 seen.extend([event.text] if isinstance(event, TextDelta) else [])
 
@@ -125,6 +155,12 @@ async def test_other_tasks_run_between_chunks() -> None:
         pytest.param(["!hang on"], "line 1: not a directive", id="hang-with-text"),
         pytest.param(["!fail"], "line 1: not a directive", id="fail-without-text"),
         pytest.param(["!chunks ||"], "line 1: not a directive", id="no-chunks"),
+        pytest.param(["!call"], "line 1: accepted is !call NAME", id="call-without-name"),
+        pytest.param(["!call a b"], "line 1: accepted is !call NAME", id="call-without-json"),
+        pytest.param(["!call a [1]"], "line 1: accepted is !call NAME", id="call-with-a-list"),
+        pytest.param(["!call a.b {}"], "line 1: accepted is !call NAME", id="call-with-odd-name"),
+        pytest.param(["!call a && "], "line 1: accepted is !call NAME", id="call-and-nothing"),
+        pytest.param(["a", "!call a {} && !b"], "line 2: accepted is !call", id="call-and-odd"),
         pytest.param(["!dance"], "!chunks A|B|C", id="unknown"),
     ],
 )

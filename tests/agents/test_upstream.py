@@ -57,6 +57,10 @@ def use(call_id: str) -> Json:
     return {"type": "tool_use", "id": call_id, "name": "find", "input": {}}
 
 
+def tool(name: str, **changes: object) -> Json:
+    return {"name": name, "input_schema": {"type": "object"}, **changes}
+
+
 def used(call_id: str) -> Json:
     return {"type": "tool_result", "tool_use_id": call_id}
 
@@ -190,7 +194,7 @@ def messages_body(*content: list[Json], **more: object) -> Json:
         {"role": "assistant" if place % 2 else "user", "content": blocks}
         for place, blocks in enumerate(content)
     ]
-    return {"model": "m", "max_tokens": 9, "messages": messages, "tools": [{"name": "t"}], **more}
+    return {"model": "m", "max_tokens": 9, "messages": messages, "tools": [tool("t")], **more}
 
 
 MARK = {"cache_control": {"type": "ephemeral"}}
@@ -236,6 +240,26 @@ HI = [text_block("hi")]
         pytest.param(
             messages_body(HI, [use("a")], [used("a")], tools=[]), "define tools", id="no-tools"
         ),
+        pytest.param(messages_body(HI, tools=[tool("a b")]), "tools.0.name", id="name-of-a-tool"),
+        pytest.param(
+            messages_body(HI, tools=[tool("a"), tool("a")]), "unique", id="two-tools-of-one-name"
+        ),
+        pytest.param(
+            messages_body(HI, tools=[tool("a", input_schema={})]), "input_schema", id="schema"
+        ),
+        pytest.param(
+            messages_body(HI, tools=[tool("a", description=5)]), "description", id="description"
+        ),
+        pytest.param(messages_body(HI, tools=[{"name": "a"}]), "input_schema", id="no-schema"),
+        pytest.param(
+            messages_body(HI, tool_choice={"type": "some"}), "not known", id="unknown-choice"
+        ),
+        pytest.param(
+            messages_body(HI, tool_choice={"type": "tool", "name": "x"}), "among", id="other-tool"
+        ),
+        pytest.param(
+            messages_body(HI, tools=[], tool_choice={"type": "none"}), "providing", id="no-choice"
+        ),
     ],
 )
 async def test_the_messages_api_refuses_what_the_real_one_refuses(body: Json, reason: str) -> None:
@@ -247,10 +271,17 @@ async def test_the_messages_api_refuses_what_the_real_one_refuses(body: Json, re
     assert len(fake.requests) == 1
 
 
-CALL = {
-    "role": "assistant",
-    "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": ""}}],
-}
+def chat_call(*ids: str, **function: object) -> Json:
+    function = {"name": "f", "arguments": "{}", **function}
+    return {"role": "assistant", "tool_calls": [{"id": one, "function": function} for one in ids]}
+
+
+def chat_tool(name: str, **changes: object) -> Json:
+    function = {"name": name, "parameters": {"type": "object"}, **changes}
+    return {"type": "function", "function": function}
+
+
+CALL = chat_call("a")
 RESULT = {"role": "tool", "tool_call_id": "a", "content": "r"}
 USER = {"role": "user", "content": "hi"}
 
@@ -263,6 +294,11 @@ USER = {"role": "user", "content": "hi"}
         ([USER, CALL], 400),
         ([USER, RESULT], 400),
         ([USER, CALL, RESULT, RESULT], 400),
+        ([USER, chat_call("a", "a"), RESULT, RESULT], 400),
+        ([USER, chat_call("a", arguments=""), RESULT], 400),
+        ([USER, chat_call("a", arguments="[]"), RESULT], 400),
+        ([USER, chat_call("a", name="f.g"), RESULT], 400),
+        ([USER, chat_call("x" * 41), RESULT | {"tool_call_id": "x" * 41}], 400),
         ([{"content": "hi"}], 400),
         ([], 400),
     ],
@@ -273,6 +309,96 @@ async def test_the_chat_wire_refuses_calls_and_results_that_do_not_match(
     async with _client() as (client, _):
         body = {"model": "m", "messages": messages}
         assert (await client.post("/v1/chat/completions", json=body)).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"tools": [chat_tool("a")]}, ""),
+        ({"tools": [chat_tool("a")], "tool_choice": "none"}, ""),
+        (
+            {
+                "tools": [chat_tool("a")],
+                "tool_choice": {"type": "function", "function": {"name": "a"}},
+            },
+            "",
+        ),
+        ({"tools": []}, "too short"),
+        ({"tool_choice": "auto"}, "only allowed when tools"),
+        ({"tools": [chat_tool("a")], "tool_choice": "any"}, "not known"),
+        (
+            {
+                "tools": [chat_tool("a")],
+                "tool_choice": {"type": "function", "function": {"name": "b"}},
+            },
+            "among",
+        ),
+        ({"tools": [chat_tool("a.b")]}, "tools.0.name"),
+        ({"tools": [chat_tool("a"), chat_tool("a")]}, "unique"),
+        ({"tools": [chat_tool("a", parameters={"type": "array"})]}, "parameters.type"),
+        ({"tools": [chat_tool("a", parameters={"type": "object", "properties": 5})]}, "invalid"),
+        ({"tools": [{"type": "custom"}]}, "only functions"),
+    ],
+)
+async def test_the_chat_wire_refuses_tools_that_the_real_one_refuses(
+    parameters: Json, reason: str
+) -> None:
+    async with _client() as (client, _):
+        body = {"model": "m", "messages": [USER], **parameters}
+        answer = await client.post("/v1/chat/completions", json=body)
+
+    assert answer.status_code == (400 if reason else 200)
+    assert not reason or reason in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/messages", "prompt is too long: 29 tokens > 28 maximum"),
+        ("/v1/chat/completions", "maximum context length is 28 tokens"),
+    ],
+)
+async def test_a_prompt_beyond_the_window_is_refused_and_one_within_it_is_not(
+    path: str, told: str
+) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x" * 100}]}
+    async with _client() as (client, fake):
+        answers = []
+        for fake.window_tokens in (29, 28, 0):
+            answers.append(await client.post(path, json=body))
+
+    assert [answer.status_code for answer in answers] == [200, 400, 200]
+    assert told in answers[1].json()["error"]["message"]
+    assert ("context_length_exceeded" in answers[1].text) == ("chat" in path)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+async def test_each_n_th_request_is_refused_and_takes_no_answer(path: str) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [USER]}
+    async with _client() as (client, fake):
+        fake.fails_every = 2
+        fake.answer("one", "two", "three")
+        answers = [await client.post(path, json=body) for _ in range(5)]
+
+    busy = 529 if path == "/v1/messages" else 503
+    assert [answer.status_code for answer in answers] == [200, busy, 200, busy, 200]
+    for answer, text in zip(answers[::2], ("one", "two", "three"), strict=True):
+        assert text in answer.text
+
+
+async def test_another_choice_of_tools_keeps_the_tools_and_loses_the_messages() -> None:
+    whole = messages_body(
+        [text_block("a" * 8_000, **MARK)],
+        system=[text_block("b" * 8_000, **MARK)],
+        tools=[tool("t")],
+    )
+    async with _client() as (client, fake):
+        for choice in ("auto", "none", "none"):
+            await client.post("/v1/messages", json=whole | {"tool_choice": {"type": choice}})
+
+    first, second, third = fake.requests
+    assert (first.read, third.read) == (0, third.tokens)
+    assert second.read == second.tokens - 2_004
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from gateway.agents.settings import AgentSettings
-from gateway.agents.windows import WINDOWS, window_of
+from gateway.agents.windows import WINDOWS, reserve_of, window_of
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,26 @@ def test_the_first_pattern_that_matches_gives_the_window(model: str, size: int) 
 def test_no_pattern_hides_a_later_one() -> None:
     for place, (pattern, size) in enumerate(WINDOWS):
         assert window_of(pattern.replace("[134]", "1").replace("*", ""), 0) == size, place
+
+
+@pytest.mark.parametrize(
+    ("window", "reserve"),
+    [
+        pytest.param(200_000, 16_384, id="usual"),
+        pytest.param(65_536, 16_384, id="just-large-enough"),
+        pytest.param(65_532, 16_383, id="just-not"),
+        pytest.param(8_192, 2_048, id="gpt-4"),
+        pytest.param(7, 1, id="rounded-down"),
+        pytest.param(1, 0, id="the-least-window"),
+    ],
+)
+def test_the_usual_reserve_leaves_most_of_a_window(window: int, reserve: int) -> None:
+    assert reserve_of(window) == reserve
+
+
+def test_every_known_window_has_room_for_a_conversation() -> None:
+    for pattern, size in WINDOWS:
+        assert reserve_of(size) <= size // 4, pattern
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,14 @@ import httpx2
 import orjson
 from starlette.types import ASGIApp
 
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.agents.scripted import Reply, ScriptedAgent
+from gateway.agents.base import (
+    AgentFacts,
+    Completion,
+    MessageFinished,
+    ModelCallFinished,
+    TextDelta,
+)
+from gateway.agents.scripted import Reply
 from gateway.api.app import build_app
 from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
@@ -24,10 +30,10 @@ from gateway.model import AgentId, Message, ModelCall, Role, Usage
 from gateway.retention import discard_delivered
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
-from gateway.turns.preparing import AgentFacts
 from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.support.state import State, open_state
+from tests.support.turns import scripted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -35,7 +41,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import SocketStream
 
-    from gateway.agents.base import Agent, AgentEvent
+    from gateway.agents.base import Agent, AgentEvent, Conversation
 
 TOKEN: Final = "a-token-made-for-the-tests"
 KEY: Final = "agent:main:http::dm:alice::"
@@ -45,20 +51,18 @@ KEY: Final = "agent:main:http::dm:alice::"
 class GatedAgent:
     """Says `working`, and repeats what it got once its gate is open; `fail` makes it fail."""
 
-    model: Final = "gated"
-    context_window_tokens: Final = 100_000
-    reserve_tokens: Final = 1_000
-    cache_ttl_s: Final = None
-
     def __init__(self, clock: FakeClock) -> None:
         self.gate = anyio.Event()
         self.started = anyio.Event()
+        self.summary = "They talked."
+        """What it answers to the gateway's own questions."""
         self._clock = clock
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
-    ) -> AsyncGenerator[AgentEvent]:
-        asked = messages[-1].text
+    def facts(self) -> AgentFacts:
+        return AgentFacts("gated", window_tokens=100_000, reserve_tokens=1_000, completes=True)
+
+    async def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
+        asked = (await conversation.messages())[-1].text
         yield TextDelta("working ")
         self.started.set()
         await self.gate.wait()
@@ -67,11 +71,12 @@ class GatedAgent:
 
         yield TextDelta(asked)
         usage = Usage(input_tokens=7, output_tokens=3)
-        yield ModelCallFinished(ModelCall(self.model, self._clock.now(), usage))
+        yield ModelCallFinished(ModelCall("gated", self._clock.now(), usage))
         yield MessageFinished(Message(Role.ASSISTANT, f"working {asked}"))
 
-    def overhead_chars(self) -> int:
-        return 0
+    async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
+        usage = Usage(input_tokens=len(messages), output_tokens=3)
+        return Completion(self.summary, ModelCall("gated", self._clock.now(), usage))
 
     async def aclose(self) -> None:
         return
@@ -154,11 +159,8 @@ async def running_api(
             version="1.2.3",
             started_at=clock.now(),
             stop=stop,
-            agents={
-                AgentId("main"): AgentFacts(
-                    agent.model, agent.context_window_tokens, agent.reserve_tokens, 0
-                )
-            },
+            agents=lambda: {AgentId("main"): agent.facts()},
+            servers=lambda: (),
             live=lambda: kept,
             extra_status=lambda: {"processes": 0},
         )
@@ -185,7 +187,7 @@ async def running_api(
 def _turns(state: State, agent: GatedAgent, clock: FakeClock, settings: TurnSettings) -> Turns:
     agents: dict[AgentId, Agent] = {
         AgentId("main"): agent,
-        AgentId("chunks"): ScriptedAgent([Reply(("one ", "two ", "three"))], clock),
+        AgentId("chunks"): scripted(Reply(("one ", "two ", "three"))),
     }
     pipeline = Turns(
         state.database,

@@ -52,6 +52,8 @@ async def test_a_message_is_answered_with_its_reply(tmp_path: Path) -> None:
             "turns_left_out": 0,
         },
         "status": "ok",
+        "agent": "main",
+        "fallbacks": [],
     }
     assert entry.source.user_name == "Al�ice"
     assert entry.turns == 1

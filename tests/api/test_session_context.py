@@ -89,6 +89,7 @@ async def test_a_context_is_shown_message_by_message_with_its_sums(tmp_path: Pat
         "window_tokens": 100_000,
         "reserve_tokens": 1_000,
         "overhead_chars": 0,
+        "completes": True,
         "cache_ttl_s": None,
     }
     assert [line["number"] for line in context["messages"]] == list(range(1, 4 * RESULTS + 1))
@@ -162,9 +163,10 @@ async def test_a_round_is_planned_and_then_done_as_planned(tmp_path: Path) -> No
     assert done["account"] == {
         "model": "gated",
         "request_tokens": 7,
-        "overhead_tokens": done["size"]["overhead_tokens"],
-        "tokens_per_estimate": 1.0,
-        "weighed_tokens": 0,
+        # The agent counts far less than is estimated: all of that is rate.
+        "overhead_tokens": done["account"]["overhead_tokens"],
+        "tokens_per_estimate": 0.25,
+        "weighed_tokens": done["account"]["weighed_tokens"],
         "cache_verdict": "below_minimum",
         "rounds": 1,
         "trimmed": old,
@@ -181,6 +183,8 @@ async def test_a_round_is_planned_and_then_done_as_planned(tmp_path: Path) -> No
         "cleared": 0,
         "saved_tokens": plan["saved_tokens"],
         "saved_usd": 0.0,
+        "compactions": 0,
+        "compactions_failed": 0,
         "model_calls": {
             "hit": 0,
             "ttl_expiry": 0,

@@ -1,9 +1,10 @@
 """Context pruning: what long sessions cost at a provider's prompt cache, and what a round takes.
 
-Each generated session is sent three ways to the same simulated cache: unpruned; pruned as turns do
-it, with frozen projections; and pruned for the one request that finds the cache cold, as if nobody
-remembered it. All leave out the oldest turns where the window is full. Costs are in prices of an
-uncached input token; every request of a tool loop counts.
+Each generated session is sent three ways to the same simulated provider: unpruned; pruned as turns
+do it, with frozen projections; and pruned for the one request that finds the cache cold, as if
+nobody remembered it. All leave out the oldest turns where the window is full. What the provider
+counts of a request is fed back before the next, as turns do, and it counts otherwise than is
+estimated. Costs are in prices of an uncached input token; every request of a tool loop counts.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, field
+from math import ceil, log
 from typing import TYPE_CHECKING, Final
 
+from gateway.agents.base import AgentFacts
 from gateway.clock import FakeClock
-from gateway.context.cache import LastRequest, cache_policy, is_cold
+from gateway.context.cache import CacheVerdict, LastRequest, cache_policy, is_cold
 from gateway.context.counted import CountedContext
-from gateway.context.pruning import Situation, plan_round
+from gateway.context.estimate import estimate_context_chars, tokens_of_chars
+from gateway.context.pruning import Decision, Situation, plan_round
 from gateway.context.settings import ContextSettings, PruningMode, PruningSettings
 from gateway.model import AgentId, Message, Role, ToolCall, TurnId
-from gateway.turns.memory import SessionContext
-from gateway.turns.preparing import AgentFacts, prepare
-from tests.bench.report import Report
+from gateway.turns.memory import SessionContext, leave_out
+from gateway.turns.preparing import Live, plan_request
+from tests.bench.report import Report, quantile
 from tests.support.prompt_cache import CacheRules, Prompt, PromptBlock, PromptCache
 
 if TYPE_CHECKING:
@@ -32,45 +36,85 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SESSIONS: Final = 20
+"""Of each kind."""
 ROUNDS: Final = 200
 MODEL: Final = "echo"
 DESIGNS: Final = ("unpruned", "one_request", "frozen")
+LEFT_OUT: Final = "left out"
+FACTS: Final = AgentFacts(MODEL, window_tokens=200_000, reserve_tokens=16_384, overhead_chars=4_000)
+RULES: Final = CacheRules(overhead_tokens=3_000)
+"""It counts more for prompt and tools than the 1,000 tokens that are estimated."""
+RATES: Final = (0.8, 1.0, 1.3)
+"""Tokens that it counts for each estimated of a tool result, one session after the other; for what
+people and agents say it is 1."""
 
 
 async def measure(_: Path) -> Report:
     """Compare costs, then time rounds."""
     report = Report()
-    heavy = [await _costs(seed, HEAVY) for seed in range(SESSIONS)]
-    mixed = [await _costs(seed, MIXED) for seed in range(SESSIONS)]
-    report.at_most("input cost with frozen projections", "x unpruned", _ratio(heavy), 0.5)
-    report.show("the same, pruned for one request only", "x unpruned", _ratio(heavy, "one_request"))
-    report.show("the same, sessions of many short results", "x unpruned", _ratio(mixed))
-    worst = max(one["frozen"] / one["unpruned"] for one in heavy + mixed)
-    report.at_most(f"the session of {2 * SESSIONS} it helps least", "x unpruned", worst, 1.0)
+    sent = {kind.name: [await _sent(seed, kind) for seed in range(SESSIONS)] for kind in KINDS}
+    every = [session for sessions in sent.values() for session in sessions]
+    broken = [session for kind in KINDS if kind.breaks for session in sent[kind.name]]
+    what = "input cost with frozen projections"
+    report.at_most(f"{what}, all sessions with breaks", "x unpruned", _ratio(broken), 0.5)
+    for name, sessions in sent.items():
+        report.show(f"the same, {name}", "x unpruned", _ratio(sessions))
+    report.show("the same, all sessions of the three kinds", "x unpruned", _ratio(every))
+    for text, sessions in (("with breaks", broken), ("of the three kinds", every)):
+        once = _ratio(sessions, "one_request")
+        report.show(f"pruned for one request only, all sessions {text}", "x unpruned", once)
+    worst = max(one["frozen"].cost / one["unpruned"].cost for one in every)
+    report.at_most(f"the session of {len(every)} it helps least", "x unpruned", worst, 1.0)
+    _show_rounds(report, every)
     _time_rounds(report)
-    report.data = {"heavy": heavy, "mixed": mixed}
+    report.data = {
+        name: [{design: spent.cost for design, spent in one.items()} for one in sessions]
+        for name, sessions in sent.items()
+    }
     return report
 
 
-def _ratio(costs: list[dict[str, float]], design: str = "frozen") -> float:
-    return sum(one[design] for one in costs) / sum(one["unpruned"] for one in costs)
+def _ratio(sessions: list[dict[str, _Spent]], design: str = "frozen") -> float:
+    return sum(one[design].cost for one in sessions) / sum(one["unpruned"].cost for one in sessions)
+
+
+def _show_rounds(report: Report, sessions: list[dict[str, _Spent]]) -> None:
+    """Tell what the numbers rest on: rounds of both sorts, turns left out, and estimates."""
+    done = {name: sum((one[name].done for one in sessions), Counter[str]()) for name in DESIGNS}
+    report.show("rounds at a cold cache", "", done["frozen"][Decision.PRUNE])
+    report.show("rounds forced by a full window", "", done["frozen"][Decision.FORCED])
+    for name in ("unpruned", "frozen"):
+        report.show(f"times that turns were left out, {name}", "", done[name][LEFT_OUT])
+    off = [miss for one in sessions for miss in one["frozen"].misses]
+    report.show("an estimate off the count that follows, median", "%", 100 * quantile(off, 0.5))
+    report.show("the same, 99 of 100", "%", 100 * quantile(off, 0.99))
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the tools of a session return."""
+    """What happens in a session."""
 
+    name: str
     most_results: int
-    """In one turn."""
+    """Tool results in one turn."""
     median_chars: int
     spread: float
     """Of the logarithm of their sizes."""
+    breaks: float = 0.3
+    """Which share of messages comes after the cache has run out."""
 
 
-HEAVY: Final = Kind(most_results=2, median_chars=16_000, spread=0.7)
-"""Whole files and web pages."""
-MIXED: Final = Kind(most_results=5, median_chars=5_000, spread=1.3)
-"""Many short results among some long ones."""
+KINDS: Final = (
+    Kind("whole files and web pages", most_results=2, median_chars=16_000, spread=0.7),
+    Kind("many short results among long ones", most_results=5, median_chars=5_000, spread=1.3),
+    Kind(
+        "windows that are filled without a break",
+        most_results=4,
+        median_chars=16_000,
+        spread=0.7,
+        breaks=0.0,
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -82,11 +126,24 @@ class _Turn:
     result_chars: list[int]
 
 
+@dataclass(slots=True)
+class _Spent:
+    """What a session came to."""
+
+    cost: float = 0.0
+    done: Counter[str] = field(default_factory=Counter)
+    """Rounds by why they were done, and `left out`: how often turns were."""
+    misses: list[float] = field(default_factory=list)
+    """How far each estimate was from what was then counted, as a share of it."""
+
+
 def _schedule(rng: random.Random, kind: Kind) -> list[_Turn]:
     """Return a long session with many tools: most messages come soon, some after a break."""
     return [
         _Turn(
-            idle_s=rng.uniform(5, 200) if rng.random() < 0.7 else rng.uniform(300, 7_200),
+            idle_s=rng.uniform(5, 200)
+            if rng.random() < 1 - kind.breaks
+            else rng.uniform(300, 7_200),
             text_chars=rng.randint(20, 800),
             result_chars=[
                 min(60_000, int(rng.lognormvariate(log(kind.median_chars), kind.spread)))
@@ -97,39 +154,66 @@ def _schedule(rng: random.Random, kind: Kind) -> list[_Turn]:
     ]
 
 
-async def _costs(seed: int, kind: Kind) -> dict[str, float]:
-    schedule = _schedule(random.Random(seed), kind)
-    return {name: await _cost(name, schedule) for name in DESIGNS}
+async def _sent(seed: int, kind: Kind) -> dict[str, _Spent]:
+    """Send a session each way."""
+    schedule, rate = _schedule(random.Random(seed), kind), RATES[seed % len(RATES)]
+    return {name: await _spent(name, schedule, rate) for name in DESIGNS}
 
 
-async def _cost(design: str, schedule: list[_Turn]) -> float:
-    clock, context, spent = FakeClock(), SessionContext(), 0.0
-    agent, last = AgentFacts(MODEL, 200_000, 16_384, 0), None
-    mode = PruningMode.CACHE_TTL if design == "frozen" else PruningMode.OFF
-    settings = ContextSettings(pruning=PruningSettings(mode=mode))
-    policy = cache_policy(settings, AgentId("main"), MODEL)
-    provider = PromptCache(clock, CacheRules())
+async def _spent(design: str, schedule: list[_Turn], rate: float) -> _Spent:
+    clock, session = FakeClock(), _Session(design, rate)
+    provider = PromptCache(clock, RULES)
     for number, turn in enumerate(schedule):
         await clock.advance(turn.idle_s)
         turn_id = TurnId(f"t-{number}")
-        message = Message(Role.USER, _text(f"{number}", turn.text_chars), turn_id=turn_id)
-        made = prepare(context, message, agent, settings.pruning, policy, last, clock.now())
-        told, whole = [message], made.request.messages
-        once = design == "one_request" and is_cold(last, MODEL, policy, clock.now())
+        told = [Message(Role.USER, _text(f"{number}", turn.text_chars), turn_id=turn_id)]
         for answer in _steps(turn, turn_id):
-            earlier = _pruned(context.counted) if once else whole[:-1]
-            charge = provider.charge(_prompt([*earlier, *told], len(earlier)), marked=True)
-            spent += charge.cost
-            last, once = LastRequest(clock.now(), MODEL, charge.tokens), False
+            session.ask(provider, told)
             told += answer
-        context.counted.extend(told)
-    return spent
+        session.context.counted.extend(told)
+    return session.spent
+
+
+class _Session:
+    """What is sent of one session, one way, and what its provider counts of it."""
+
+    def __init__(self, design: str, rate: float) -> None:
+        mode = PruningMode.CACHE_TTL if design == "frozen" else PruningMode.OFF
+        self.context = SessionContext()
+        self.spent = _Spent()
+        self._settings = PruningSettings(mode=mode)
+        self._policy = cache_policy(ContextSettings(), AgentId("main"), MODEL)
+        self._one_request = design == "one_request"
+        self._rate = rate
+        self._last: LastRequest | None = None
+
+    def ask(self, provider: PromptCache, told: list[Message]) -> None:
+        """Send a request: the context, and what the turn that runs has said so far."""
+        context, now = self.context, provider.clock.now()
+        cold = is_cold(self._last, MODEL, self._policy, now)
+        live = Live.of(told, FACTS)
+        plan = plan_request(context, FACTS, live, self._settings, self._policy, cold=cold)
+        if plan.round.changes:
+            self.spent.done[plan.round.decision] += 1
+        self.spent.done[LEFT_OUT] += leave_out(context.counted, plan.overflow) is not None
+        counted = context.counted
+        earlier = _pruned(counted) if self._one_request and cold else counted.messages
+        estimated = tokens_of_chars(live.chars + estimate_context_chars(earlier))
+        charge = provider.charge(_prompt([*earlier, *told], len(earlier), self._rate), marked=True)
+        self.spent.cost += charge.cost
+        if context.account.request_tokens:
+            miss = abs(context.account.tokens(estimated) - charge.tokens)
+            self.spent.misses.append(miss / charge.tokens)
+        context.account = context.account.with_request(
+            MODEL, tokens=charge.tokens, estimated=estimated, verdict=CacheVerdict.UNKNOWN
+        )
+        self._last = LastRequest(now, MODEL, charge.tokens)
 
 
 def _pruned(counted: CountedContext) -> list[Message]:
     """Return what a round makes of a context, which stays as it is."""
     copy = deepcopy(counted)
-    plan_round(copy, PruningSettings(), Situation(200_000, 0, cold=True)).apply(copy)
+    plan_round(copy, PruningSettings(), Situation(FACTS.window_tokens, 0, cold=True)).apply(copy)
     return copy.messages
 
 
@@ -153,21 +237,33 @@ def _text(name: str, chars: int) -> str:
     return (name + " " + "word " * (chars // 5))[:chars]
 
 
-def _prompt(sent: Sequence[Message], live: int) -> Prompt:
-    """Return a request as its wire has it, marked at the end and before the turn that runs."""
+def _prompt(sent: Sequence[Message], live: int, rate: float) -> Prompt:
+    """Return a request as its wire has it, marked at the end and before the turn that runs.
+
+    Args:
+        sent: The context and the turn that runs.
+        live: Where that begins.
+        rate: How many tokens are counted for each that is estimated of a tool result.
+    """
     marks = {len(sent) - 1, live - 1}
     return Prompt(
         "bench",
         tuple(
             PromptBlock(
                 f"{one.role} {one.tool_call_id} {one.tool_calls}".encode(),
-                one.text,
+                _counted_text(one, rate),
                 begins_message=True,
                 mark="5m" if place in marks else "",
             )
             for place, one in enumerate(sent)
         ),
     )
+
+
+def _counted_text(message: Message, rate: float) -> str:
+    """Return a text that counts at the usual rate what the message is to count."""
+    text = message.text
+    return (text * ceil(rate))[: int(len(text) * rate)] if message.role is Role.TOOL else text
 
 
 def _time_rounds(report: Report) -> None:

@@ -7,16 +7,15 @@ import tomllib
 from itertools import pairwise
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from gateway.agents.settings import OpenAISettings
 from gateway.config import GatewayConfig, load, render_default_file
 from gateway.config.locate import locate_keys
 from gateway.settings import Settings
+from gateway.tools.settings import McpServerSettings
 from tests.config.values import leaves
 
 SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
-WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type", "cache"}
+WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type", "cache", "servers"}
 """Keys that TOML cannot express at their default: they stand there as examples."""
 
 
@@ -47,7 +46,7 @@ def test_the_shipped_file_has_every_key_that_has_a_default() -> None:
 
 def test_the_shipped_file_names_every_field_of_every_settings_class() -> None:
     words = set(re.findall(r"\w+", SHIPPED.read_text()))
-    classes, waiting = set(), [BaseModel]
+    classes, waiting = set(), [Settings]
     while waiting:
         children = waiting.pop().__subclasses__()
         waiting += children
@@ -63,11 +62,12 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     path.write_text(examples_uncommented(SHIPPED.read_text()))
     config = load(path, {}, {}).config
 
-    assert set(config.agents) == {"main", "gpt", "claude", "rehearsal"}
+    assert set(config.agents) == {"main", "gpt", "claude", "helper", "rehearsal"}
     assert len(config.routes) == 1
     assert config.http.token is not None
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
     assert config.sessions.reset.by_chat_type
+    assert set(config.tools.servers) == {"fetch", "search"}
 
 
 def test_the_example_of_a_token_names_a_credential_of_the_unit(tmp_path: Path) -> None:
@@ -86,7 +86,18 @@ def test_the_examples_show_defaults_of_keys_that_have_one(tmp_path: Path) -> Non
     for agent in load(path, {}, {}).config.agents.values():
         for name, field in type(agent).model_fields.items():
             if not field.is_required() and name != "api_key":
-                assert getattr(agent, name) == field.default
+                assert getattr(agent, name) == field.get_default(call_default_factory=True)
+
+
+def test_the_examples_of_tool_servers_show_defaults_of_keys_that_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(examples_uncommented(SHIPPED.read_text()))
+    fetch = load(path, {}, {}).config.tools.servers["fetch"]
+    plain = McpServerSettings(command=fetch.command)
+    of_its_own = {"env", "secret_env", "cwd"}
+
+    assert fetch.model_fields_set == set(McpServerSettings.model_fields) - {"url", "headers"}
+    assert fetch.model_dump(exclude=of_its_own) == plain.model_dump(exclude=of_its_own)
 
 
 def test_every_key_of_the_shipped_file_has_a_comment_of_its_own() -> None:
@@ -148,6 +159,7 @@ def test_the_examples_of_a_new_file_are_right(tmp_path: Path) -> None:
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
     assert config.sessions.reset.by_chat_type
     assert [route.agent for route in config.routes] == ["main"]
+    assert config.tools.servers["fetch"].command == ["uvx", "mcp-server-fetch"]
 
 
 def test_routes_can_be_added_to_a_new_file() -> None:

@@ -58,6 +58,7 @@ def test_every_line_of_the_table_is_a_key(key: KeyPath) -> None:
                 "agents.second.kind",
                 "agents.second.context_window_tokens",
                 "agents.second.reserve_tokens",
+                "agents.second.fallback",
             ),
             id="an-agent-that-does-not-run-yet",
         ),

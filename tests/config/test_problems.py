@@ -19,7 +19,7 @@ ACCEPTED_SECRET = (
 )
 TOP_LEVEL = (
     "state_dir, session_store_max_age_days, session_store_max_entries, default_agent, store, "
-    "sessions, turns, context, http, log, agents, routes"
+    "sessions, turns, context, budgets, http, log, tools, agents, routes"
 )
 HOLDER = "what holds this key is no table, accepted is one"
 NEEDS = (
@@ -164,19 +164,19 @@ def problems_of(
         pytest.param(
             "[agents.main]\nkind = 'opnai'",
             'g.toml:2: agents.main.kind: "opnai" is unknown, '
-            "accepted is anthropic, echo, openai or scripted",
+            "accepted is anthropic, command, echo, openai or scripted",
             id="unknown-kind",
         ),
         pytest.param(
             "[agents.main]",
             "g.toml:1: agents.main.kind: is missing, "
-            "accepted is anthropic, echo, openai or scripted",
+            "accepted is anthropic, command, echo, openai or scripted",
             id="missing-kind",
         ),
         pytest.param(
             "[agents]\nmain = 1",
             "g.toml:2: agents.main: 1 is a whole number, "
-            "accepted is a table with kind = anthropic, echo, openai or scripted",
+            "accepted is a table with kind = anthropic, command, echo, openai or scripted",
             id="agent-that-is-no-table",
         ),
         pytest.param(
@@ -386,7 +386,7 @@ def test_a_file_that_cannot_be_read_gets_its_line(tmp_path: Path) -> None:
         pytest.param(
             "GATEWAY_AGENTS__NEW__RESERVE_TOKENS",
             "1",
-            "agents.new.kind: is missing, accepted is anthropic, echo, openai or scripted",
+            "agents.new.kind: is missing, accepted is anthropic, command, echo, openai or scripted",
             id="half-an-agent",
         ),
     ],

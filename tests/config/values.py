@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -20,6 +21,16 @@ EVERY_TABLE: dict[str, Any] = {
         "gpt": {"kind": "openai", "model": "m", "api_key": {"env": "KEY"}},
         "script.ed": {"kind": "scripted", "replies": ["a"]},
     },
+    "tools": {
+        "servers": {
+            "fetch": {
+                "command": ["fetch"],
+                "env": {"A": "b"},
+                "secret_env": {"C": {"env": "KEY"}},
+            },
+            "search": {"url": "http://127.0.0.1:1/mcp", "headers": {"X-Key": {"env": "KEY"}}},
+        }
+    },
     "sessions": {
         "reset": {
             "by_platform": {"telegram": {"mode": "idle"}},
@@ -29,6 +40,12 @@ EVERY_TABLE: dict[str, Any] = {
 }
 """One table of each kind that users name, so that every key there is has a path."""
 
+OF_THE_OTHER_TRANSPORT = {
+    "fetch": {"url", "headers"},
+    "search": {"command", "env", "secret_env", "inherit_env", "cwd"},
+}
+"""Keys that a server of `EVERY_TABLE` does not take, for it is no program or no address."""
+LIMITS_IN_DOLLARS = ("session_usd", "user_usd_per_day", "usd_per_day")
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "default_agent": st.just("main"),
     "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
@@ -48,6 +65,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "placeholder": st.text(max_size=30).map("[{}]".format),
     "allow": st.lists(st.text(min_size=1), max_size=3),
     "deny": st.lists(st.text(min_size=1), max_size=3),
+    "ask": st.lists(st.text(min_size=1), max_size=3),
+    "fallback": st.lists(st.sampled_from(["main", "gpt"]), max_size=2, unique=True),
     "cache": st.lists(
         st.fixed_dictionaries(
             {},
@@ -58,10 +77,16 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
                 "read_multiplier": st.floats(0, 100),
                 "min_tokens": st.integers(0, 2**62),
                 "input_usd_per_mtok": st.floats(0, 1e6),
+                "write_1h_multiplier": st.floats(0, 100),
             },
         ),
         max_size=3,
     ),
+    "command": st.lists(st.sampled_from(["fetch", "a b", "ü"]), min_size=1),
+    "inherit_env": st.lists(st.sampled_from(["PATH", "HOME"])),
+    "cwd": st.sampled_from([".", "/a b"]),
+    "url": st.sampled_from(["http://127.0.0.1:1/mcp", "https://example.org/mcp?x=1"]),
+    "A": st.text(st.characters(exclude_characters="\0", codec="utf-8")),
     "replies": st.lists(st.sampled_from(["a", "b\nc"]), min_size=1),
     "routes": st.lists(
         st.fixed_dictionaries(
@@ -82,17 +107,25 @@ def leaves() -> list[KeyPath]:
 def trees(draw: st.DrawFn) -> dict[str, Any]:
     """Draw values for some of the keys, as `GatewayConfig.from_dict` takes them."""
     tree: dict[str, Any] = {
-        "agents": {name: dict(table) for name, table in EVERY_TABLE["agents"].items()}
+        "agents": {name: dict(table) for name, table in EVERY_TABLE["agents"].items()},
+        "tools": deepcopy(EVERY_TABLE["tools"]),
     }
     for path in draw(st.lists(st.sampled_from(leaves()), unique=True)):
         node = schema_of(GatewayConfig).at(path, EVERY_TABLE)
         if path[-1] in {"file", "env", "credential", "kind"} or node is None:
+            continue
+        if path[0] == "tools" and path[3] in OF_THE_OTHER_TRANSPORT[str(path[2])]:
             continue
         table = tree
         for part in path[:-1]:
             table = table.setdefault(str(part), {})
         name = str(path[-1])
         table[name] = draw(SPECIAL[name] if name in SPECIAL else _drawn_from(node))
+    if any(tree.get("budgets", {}).get(key) for key in LIMITS_IN_DOLLARS):
+        # Then every agent needs a price.
+        priced = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
+        context = tree.setdefault("context", {})
+        context["cache"] = [priced, *context.get("cache", [])]
     if draw(st.booleans()):
         tree.setdefault("http", {})["token"] = draw(SECRETS)
     return tree

@@ -125,7 +125,10 @@ def facts(context: CountedContext) -> dict[str, object]:
         "results": context.results,
         "untrimmed": context.untrimmed,
         "first_user": context.first_user,
+        "image_chars": context.image_chars,
         "left_out_turns": context.left_out_turns,
+        "summary": context.summary,
+        "summarised_turns": context.summarised_turns,
         "items": [context.item(place) for place in results],
         "projections": [context.projection(place) for place in results],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -98,6 +99,26 @@ def test_each_request_gets_its_verdict(
     began = BEGAN + timedelta(seconds=age_s)
 
     assert verdict(usage, last, "m", POLICY, began) is expected
+
+
+@pytest.mark.parametrize("usage", [_usage(11_000), _usage(1_000), _usage(0, written=11_000)])
+@pytest.mark.parametrize("last", [LAST, None, LastRequest(BEGAN, "other", 10_000)])
+@pytest.mark.parametrize("age_s", [1, 900])
+def test_what_nobody_can_know_of_a_cache_is_unknown(
+    usage: Usage, last: LastRequest | None, age_s: int
+) -> None:
+    began = BEGAN + timedelta(seconds=age_s)
+    keeps_nothing = replace(POLICY, ttl_s=0.0)
+
+    untold = verdict(usage, last, "m", POLICY, began, cache_counted=False)
+    assert untold is verdict(usage, last, "m", keeps_nothing, began) is CacheVerdict.UNKNOWN
+    assert verdict(usage, last, "m", POLICY, began) is not CacheVerdict.UNKNOWN
+
+
+def test_what_was_read_from_a_cache_is_a_hit_although_nothing_should_be_kept() -> None:
+    keeps_nothing = replace(POLICY, ttl_s=0.0)
+
+    assert verdict(_usage(0, read=10_000), LAST, "m", keeps_nothing, BEGAN) is CacheVerdict.HIT
 
 
 def test_a_round_at_a_cold_cache_saves_what_would_have_been_written() -> None:

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.context.compaction import CompactionPlan, summary_message
 from gateway.context.counted import SILENT, CountedContext
 from gateway.context.estimate import estimate_context_chars, message_chars
 from gateway.context.projection import project, tool_item
+from gateway.context.settings import CompactionSettings
 from gateway.model import Message, Projection, ProjectionMode, Role, TurnId
 from tests.context.conversations import (
     CONVERSATIONS,
+    PICTURE,
     calls,
     context_of,
     facts,
@@ -98,12 +101,15 @@ def test_leaving_turns_out_keeps_every_count_and_projection_right(
     done = plan(context, window=max(1, window))
     done.apply(context)
     made = {change.projection.item: change.projection for change in done.changes}
+    places = {change.projection.item: change.place for change in done.changes}
     groups = [list(group) for _, group in groupby(messages, key=lambda one: one.turn_id)]
     gone, stays = groups[:turns], groups[turns:]
     left = sum(one.turn_id in {turn[0].turn_id for turn in gone} for one in context.messages)
 
-    context.leave_out(left, len(gone))
+    dropped = context.leave_out(left, len(gone))
 
+    assert sorted(dropped) == sorted(item for item, place in places.items() if place < left)
+    assert context.dropped == dropped
     answers = [one for turn in gone for one in turn if one.role is Role.ASSISTANT]
     anew = CountedContext(
         made, left_out_turns=len(gone), after_answer=answers[-1] if answers else None
@@ -125,6 +131,90 @@ def test_leaving_out_keeps_what_was_made_of_results_that_are_not_added_yet() -> 
     context.extend(tool_turn("t1", 100))
 
     assert [one.text for one in context.messages if one.role is Role.TOOL] == ["[gone]"]
+
+
+@given(CONVERSATIONS, st.integers(1, 8), st.integers(0, 300), st.booleans(), st.data())
+def test_a_context_with_a_summary_is_the_one_built_with_it(
+    messages: list[Message],
+    turns: int,
+    window: int,
+    earlier: bool,  # noqa: FBT001 - drawn
+    data: st.DataObject,
+) -> None:
+    """Whether it had a summary before or not, and pruned before and after as well."""
+    before = summary_message("old", TurnId("t-1")) if earlier else None
+    context = CountedContext(summary=before, summarised_turns=2 * earlier, left_out_turns=3)
+    context.extend(messages)
+    done = plan(context, window=max(1, window))
+    done.apply(context)
+    made = {change.projection.item: change.projection for change in done.changes}
+    groups = [list(group) for _, group in groupby(messages, key=lambda one: one.turn_id)]
+    gone, stays = groups[:turns], groups[turns:]
+    if not gone:
+        return
+
+    ids = {turn[0].turn_id for turn in gone}
+    count = sum(one.turn_id in ids for one in context.messages[context.begins :])
+    settings = CompactionSettings()
+    whole = CompactionPlan(count, len(gone), gone[-1][0].turn_id, 10_000, settings)
+    context.summarise(whole, "new")
+
+    answers = [one for turn in gone for one in turn if one.role is Role.ASSISTANT]
+    anew = CountedContext(
+        made,
+        left_out_turns=3 + len(gone),
+        after_answer=answers[-1] if answers else None,
+        summary=summary_message("new", whole.last_turn),
+        summarised_turns=2 * earlier + len(gone),
+    )
+    anew.extend(one for turn in stays for one in turn)
+    assert facts(context) == facts(anew)
+    more = data.draw(st.integers(0, 3))
+    for one in (context, anew):
+        one.leave_out(sum(m.turn_id == f"t{turns}" for m in one.messages[1:]), 1)
+        one.extend([says("t9", SILENT), *tool_turn("t9", *[300] * more)])
+        plan(one).apply(one)
+        assert one.messages[0] == one.summary
+        assert one.sizes == [message_chars(message) for message in one.messages]
+        assert one.chars == sum(one.sizes)
+    assert facts(context) == facts(anew)
+
+
+def test_results_right_after_a_summary_may_be_pruned_and_those_before_any_user_may_not() -> None:
+    rest = [calls("t1", "c"), result("t1", "x" * 500), says("t1")]
+    summed = CountedContext(summary=summary_message("so far", TurnId("t0")), summarised_turns=1)
+    bare = CountedContext()
+    for context in (summed, bare):
+        context.extend(rest)
+        plan(context).apply(context)
+
+    assert [one.text for one in summed.messages if one.role is Role.TOOL] != ["x" * 500]
+    assert [one.text for one in bare.messages if one.role is Role.TOOL] == ["x" * 500]
+    assert (summed.first_user, bare.first_user) == (0, None)
+
+
+def test_a_turn_that_is_never_sent_is_forgotten_with_the_turns_around_it() -> None:
+    skips = {f"t{number}": Projection(f"t{number}", ProjectionMode.SKIP) for number in (0, 2, 4)}
+    said = [one for number in range(6) for one in (user(f"t{number}"), notice(f"t{number}"))]
+    context = context_of(said, skips)
+    assert [one.turn_id for one in context.messages] == ["t1", "t3", "t5"]
+
+    assert context.leave_out(2, 2) == ["t0", "t2"]
+    assert context.left_out_turns == 5
+    # The last of them stands behind the turns that left: it would be read again.
+    assert context.leave_out(1, 1) == ["t4"]
+
+
+def test_images_are_weighed_as_long_as_they_are_there() -> None:
+    size = len(PICTURE.data)
+    said = [user("t0"), result("t0", "a", call_id="a", images=3), *tool_turn("t1", 5)]
+    context = context_of([*said, result("t1", "b" * 300, call_id="b", images=2)])
+    assert context.image_chars == 5 * size
+
+    plan(context, pruning(keep_last_assistants=1)).apply(context)
+    assert context.image_chars == 2 * size
+    context.leave_out(len(context.messages), 2)
+    assert (context.image_chars, context.chars) == (0, 0)
 
 
 @pytest.mark.parametrize(

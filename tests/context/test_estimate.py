@@ -9,8 +9,8 @@ from gateway.context.estimate import (
     CHARS_PER_TOKEN_ESTIMATE,
     IMAGE_CHARS,
     estimate_context_chars,
-    estimate_context_tokens,
     message_chars,
+    tokens_of_chars,
 )
 from gateway.model import Image, Message, Role, ToolCall
 
@@ -21,8 +21,7 @@ def test_a_token_is_four_characters() -> None:
 
 @pytest.mark.parametrize(("chars", "tokens"), [(0, 0), (1, 1), (4, 1), (5, 2), (4000, 1000)])
 def test_an_estimate_is_rounded_up(chars: int, tokens: int) -> None:
-    assert estimate_context_tokens([Message(Role.USER, "x" * chars)]) == tokens
-    assert estimate_context_tokens([], overhead_chars=chars) == tokens
+    assert tokens_of_chars(chars) == tokens
 
 
 def test_texts_calls_and_ids_count() -> None:
@@ -51,10 +50,3 @@ def test_the_room_exports_the_estimate() -> None:
 
 def test_a_notice_counts_nothing() -> None:
     assert estimate_context_chars([Message(Role.NOTICE, "the session was reset")]) == 0
-
-
-def test_rounding_happens_once_for_the_whole_request() -> None:
-    messages = [Message(Role.USER, "x")] * 4
-
-    assert estimate_context_tokens(messages) == 1
-    assert estimate_context_tokens(messages, overhead_chars=1) == 2

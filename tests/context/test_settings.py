@@ -38,6 +38,10 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     assert pruning.hard_clear.enabled
     assert pruning.hard_clear.placeholder == "[Old tool result content cleared]"
     assert (pruning.tools.allow, pruning.tools.deny, ContextSettings().cache) == ([], [], [])
+    compaction = ContextSettings().compaction
+    assert compaction.enabled
+    assert (compaction.keep_turns, compaction.summary_chars) == (3, 8_000)
+    assert compaction.fill_ratio == 0.5
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
@@ -54,14 +58,21 @@ min_saving_tokens = 0
 soft_trim = { max_chars = 10, head_chars = 5, tail_chars = 5 }
 hard_clear = { enabled = false, placeholder = "[gone]" }
 tools = { allow = ["a*"], deny = ["ab"] }
+[context.compaction]
+enabled = false
+keep_turns = 0
+summary_chars = 500
+fill_ratio = 0.9
 [[context.cache]]
 agent = "main"
 model = "m-*"
 ttl_s = 3600
 write_multiplier = 2
+write_1h_multiplier = 3
 read_multiplier = 0.5
 min_tokens = 4096
 input_usd_per_mtok = 3
+output_usd_per_mtok = 15
 [[context.cache]]
 """
     context = load(_file(tmp_path, text), {}, {}).config.context
@@ -79,14 +90,22 @@ input_usd_per_mtok = 3
         "hard_clear": {"enabled": False, "placeholder": "[gone]"},
         "tools": {"allow": ["a*"], "deny": ["ab"]},
     }
+    assert context.compaction.model_dump() == {
+        "enabled": False,
+        "keep_turns": 0,
+        "summary_chars": 500,
+        "fill_ratio": 0.9,
+    }
     assert context.cache[0].model_dump() == {
         "agent": "main",
         "model": "m-*",
         "ttl_s": 3600,
         "write_multiplier": 2,
+        "write_1h_multiplier": 3,
         "read_multiplier": 0.5,
         "min_tokens": 4096,
         "input_usd_per_mtok": 3,
+        "output_usd_per_mtok": 15,
     }
     assert context.cache[1].ttl_s is None
 
@@ -153,6 +172,30 @@ input_usd_per_mtok = 3
             "g.toml:2: context.pruning.hard_clear.placeholder: "
             "is blank, accepted is a text with a visible character",
             id="blank-placeholder",
+        ),
+        pytest.param(
+            "[context.compaction]\nfill_ratio = 0.05",
+            "g.toml:2: context.compaction.fill_ratio: 0.05 is out of range, "
+            "accepted is a number from 0.1 to 0.9",
+            id="a-fill-that-keeps-nothing",
+        ),
+        pytest.param(
+            "[context.compaction]\nfill_ratio = 1",
+            "g.toml:2: context.compaction.fill_ratio: 1 is out of range, "
+            "accepted is a number from 0.1 to 0.9",
+            id="a-fill-that-is-full-again-at-once",
+        ),
+        pytest.param(
+            "[context.compaction]\nsummary_chars = 499",
+            "g.toml:2: context.compaction.summary_chars: 499 is out of range, "
+            "accepted is a whole number from 500 to 100000",
+            id="a-summary-too-short-to-say-much",
+        ),
+        pytest.param(
+            "[context.compaction]\nkeep_turns = -1",
+            "g.toml:2: context.compaction.keep_turns: -1 is out of range, "
+            "accepted is a whole number from 0 to 1000",
+            id="fewer-turns-than-none",
         ),
         pytest.param(
             "[context.pruning.tools]\ndeny = ['a', '']",

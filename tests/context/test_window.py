@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.window import FILL, Overflow, overflow, room_chars
+from gateway.context.compaction import summary_message
+from gateway.context.counted import CountedContext
+from gateway.context.window import FILL, Overflow, overflow, room_chars, too_many_images
 from gateway.model import Message, Role
-from tests.context.conversations import CONVERSATIONS, context_of, says, tool_turn, user
+from tests.context.conversations import CONVERSATIONS, context_of, result, says, tool_turn, user
 
 
 def _turns(*sizes: int) -> list[Message]:
@@ -51,6 +53,37 @@ def test_the_oldest_turns_leave(sizes: list[int], room: int, turns: int) -> None
     expected = Overflow(2 * turns, turns, user(f"t{turns - 1}").turn_id) if turns else None
 
     assert overflow(context_of(_turns(*sizes)), room) == expected
+
+
+def test_a_summary_stays_in_front_of_what_leaves_behind_it() -> None:
+    summary = summary_message("so far", user("t-1").turn_id)
+    context = CountedContext(summary=summary, summarised_turns=5, left_out_turns=5)
+    context.extend(_turns(1_000, 1_000, 1_000))
+    own = context.sizes[0]
+
+    assert overflow(context, own + 3_000) is None
+    beyond = overflow(context, own + 2_999)
+    assert beyond == Overflow(2, 1, user("t0").turn_id)
+    context.leave_out(beyond.messages, beyond.turns)
+    assert [one.turn_id for one in context.messages] == ["t-1", "t1", "t1", "t2", "t2"]
+    assert overflow(context, 0) == Overflow(4, 2, user("t2").turn_id)
+    context.leave_out(4, 2)
+    # There is nothing more that may leave.
+    assert (context.messages, overflow(context, 0)) == ([summary], None)
+    assert (context.left_out_turns, context.summarised_turns) == (8, 5)
+
+
+def test_turns_leave_whose_images_are_too_large_to_be_held() -> None:
+    said = [one for turn in "abcdefgh" for one in (user(turn), result(turn, "x", images=2))]
+    context = context_of(said)
+    one = context.image_chars // 8
+
+    assert too_many_images(context, 8 * one) is None
+    # To three quarters: five of seven.
+    assert too_many_images(context, 7 * one) == Overflow(6, 3, user("c").turn_id)
+    assert too_many_images(context, one) == Overflow(14, 7, user("g").turn_id)
+    assert too_many_images(context, one - 1) == Overflow(16, 8, user("h").turn_id)
+    assert too_many_images(context_of([]), 0) is None
 
 
 def test_calls_and_results_leave_with_their_turn() -> None:

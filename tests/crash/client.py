@@ -15,7 +15,8 @@ from gateway.model import Inbound, Message, Role, TurnId
 from gateway.sessions.entry import encode_member
 from gateway.turns.acceptance import Acceptance, Stored
 from gateway.turns.commit import TurnCommit, commit_turn, counted
-from gateway.turns.running import Outcome as TurnOutcome
+from gateway.turns.outcome import Outcome as TurnOutcome
+from gateway.turns.ticket import Progress
 from tests.crash.operations import Acknowledged, Attempt, Refused
 from tests.support.state import NEVER_RESET, entry, key_of, source
 
@@ -113,7 +114,9 @@ class Client:
         if stored is None or current is None:
             return
 
-        done = TurnOutcome(text="yes", messages=[Message(Role.ASSISTANT, "yes")])
+        done = TurnOutcome(Progress(), TurnId(turn_id))
+        done.add_text("yes")
+        done.add_message(Message(Role.ASSISTANT, "yes"))
         turn = TurnCommit(
             row=stored.row,
             session_id=current.session_id,
@@ -123,6 +126,7 @@ class Client:
             notice="",
             context=None,
             at=self._clock.now(),
+            user="",
         )
         await self._change(
             current.session_key,

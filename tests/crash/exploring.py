@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -52,6 +52,8 @@ class Explorer:
     """What a snapshot may be before a start, though it cannot be read."""
     also: Callable[[CrashState, Outcome], list[str]] = lambda _state, _outcome: []
     """What else must be true of a state and its recovery."""
+    left: Callable[[Path], list[str]] = lambda _path: []
+    """What else must be true of the folder that a recovery leaves."""
     outcomes: dict[bytes, Outcome] = field(default_factory=dict)
     cuts: int = 0
 
@@ -95,7 +97,10 @@ class Explorer:
 
     async def recover(self, state: CrashState) -> Outcome:
         write_out({name: one.data for name, one in state.files.items()}, self.work)
-        outcome = self.outcomes[state.digest] = await recovered(self.work, self.damaged)
+        outcome = await recovered(self.work, self.damaged)
+        if not outcome.faults:
+            outcome = replace(outcome, faults=tuple(self.left(self.work)))
+        self.outcomes[state.digest] = outcome
         return outcome
 
     async def explore_recovery(self, state: CrashState, inner: Explorer) -> list[str]:
@@ -113,15 +118,20 @@ class Explorer:
         return await inner.explore(disk.record, expected)
 
 
-def crash_states(record: Record) -> list[CrashState]:
-    """Return the states that cuts of a record lead to, each once, in order."""
+def crash_states(record: Record, *, thorough: bool = False) -> list[CrashState]:
+    """Return the states that cuts of a record lead to, each once, in order.
+
+    Args:
+        record: What happened.
+        thorough: Whether each write is cut, also amid long runs of writes to one file.
+    """
     disk = MemoryDisk(record.initial)
-    crashes = Crashes(disk, thorough=False)
+    crashes = Crashes(disk, thorough=thorough)
     found: dict[bytes, CrashState] = {}
     for place, operation in enumerate(record.log):
         if not isinstance(operation, Attempt | Acknowledged | Refused | Given):
             disk.apply(operation)
-            if not _amid_writes(disk, record.log, place):
+            if thorough or not _amid_writes(disk, record.log, place):
                 found.update((state.digest, state) for state in crashes.states(operation))
     return list(found.values())
 

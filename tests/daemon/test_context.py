@@ -74,8 +74,7 @@ async def read_forty_files(path: Path) -> None:
         yield ModelCallFinished(ModelCall("pretended", clock.now(), Usage(sent // 4 + 100, 1)))
         yield MessageFinished(Message(Role.ASSISTANT, "read"))
 
-    agent = PlayedAgent(play, context_window_tokens=WINDOW_TOKENS)
-    agent.model = "pretended"
+    agent = PlayedAgent(play, context_window_tokens=WINDOW_TOKENS, model="pretended")
     async with running_turns(path, agent, clock=clock) as bench:
         for number in range(RESULTS):
             await bench.say(f"file {number}")

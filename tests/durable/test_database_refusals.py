@@ -189,9 +189,12 @@ async def test_damage_met_in_service_is_final(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     connection = open_writer(path)
     connection.execute("INSERT INTO inbox VALUES (1,'k','m','t','a','{}','','','',0)")
+    asked = "SELECT rootpage FROM sqlite_schema WHERE name = 'inbox'"
+    page = int(str(connection.execute(asked).fetchall()[0][0]))
     connection.close()
     content = path.read_bytes()
-    path.write_bytes(content[: 4096 * 2] + b"\xff" * (len(content) - 4096 * 2))
+    before, behind = content[: 4096 * (page - 1)], content[4096 * page :]
+    path.write_bytes(before + b"\xff" * 4096 + behind)
 
     with anyio.fail_after(5):
         async with Database.open(path, FakeClock()) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import apsw
+import pytest
 
 from gateway.clock import FakeClock
 from gateway.durable.connection import create_private
@@ -12,7 +13,9 @@ from gateway.durable.database import Database
 from gateway.durable.disk import SYSTEM_DISK
 from gateway.durable.pages import open_checked
 from gateway.durable.schema import APPLICATION_ID, CHECKED_FROM, MIGRATIONS
-from gateway.transcripts import inbox, outbox
+from gateway.model import SessionId
+from gateway.transcripts import accounts, inbox, outbox, summaries, usage
+from gateway.transcripts.usage import Spent, UsageBy, UsageRow
 from tests.support.messages import inbox_row
 from tests.support.state import key_of
 
@@ -80,3 +83,91 @@ async def test_every_older_version_comes_to_the_same_tables(tmp_path: Path) -> N
                 )
             )
     assert all(schema == found[0] for schema in found)
+
+
+FOURTH = 4
+"""The last version without sums of what was used."""
+CALL = (
+    "INSERT INTO model_calls (session_id, turn_id, agent, model, started_at, input_tokens, "
+    "output_tokens, cache_read_tokens, cache_write_tokens) VALUES (?, 't', ?, ?, ?, ?, ?, ?, ?)"
+)
+ACCOUNT = (
+    "INSERT INTO context_accounts (session_id, model, request_tokens, overhead_tokens, "
+    "cache_verdict, rounds, trimmed, cleared, saved_tokens) VALUES ('s1', 'm', 7, 0, 'hit', 1, 2, "
+    "3, 4)"
+)
+
+
+def _calls(connection: apsw.Connection) -> None:
+    """Record calls of two sessions, days and agents, and some that were never counted."""
+    counted = (100, 20, 1_000, 300)
+    for session_id, agent, day, counts in (
+        ("s1", "main", "2026-01-01", counted),
+        ("s1", "main", "2026-01-01", counted),
+        ("s1", "other", "2026-01-02", counted),
+        ("s2", "main", "2026-01-02", (5, 0, 0, 0)),
+        ("s3", "echo", "2026-01-02", (None,) * 4),
+    ):
+        connection.execute(CALL, (session_id, agent, "m", f"{day}T23:59:59.5Z", *counts))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, FOURTH])
+async def test_what_an_older_version_counted_is_summed_up_in_nobodys_name(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "gateway.db"
+    connection = _old(path, version)
+    _calls(connection)
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        days = await database.read(usage.read)
+        agents = await database.read(lambda conn: usage.read(conn, by=UsageBy.AGENT))
+        users = await database.read(lambda conn: usage.read(conn, by=UsageBy.USER))
+        spent = [
+            await database.read(lambda conn, one=one: usage.spent_by_session(conn, SessionId(one)))  # type: ignore[misc]
+            for one in ("s1", "s2", "s3")
+        ]
+    assert days == [
+        UsageRow("2026-01-02", 2, 105, 20, 1_000, 300, 1_425, 0.0, 2),
+        UsageRow("2026-01-01", 2, 200, 40, 2_000, 600, 2_840, 0.0, 2),
+    ]
+    assert [(row.name, row.calls) for row in agents] == [("main", 3), ("other", 1)]
+    assert [(row.name, row.calls) for row in users] == [("", 4)]
+    assert spent == [Spent(4_260, 0.0, 3), Spent(5, 0.0, 1), Spent()]
+
+
+async def test_the_fifth_version_keeps_accounts_and_calls_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    connection = _old(path, FOURTH)
+    connection.execute(ACCOUNT)
+    _calls(connection)
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        account = await database.read(lambda conn: accounts.read(conn, SessionId("s1")))
+        calls = await database.read(
+            lambda conn: conn.execute(
+                "SELECT count(*), count(usd), min(purpose), max(purpose) FROM model_calls"
+            ).fetchall()
+        )
+        made = await database.read(lambda conn: summaries.newest(conn, SessionId("s1")))
+    assert (account.model, account.request_tokens, account.saved_tokens) == ("m", 7, 4)
+    assert calls == [(5, 0, "turn", "turn")]
+    assert made is None
+
+
+async def test_damaged_counts_keep_no_gateway_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    connection = _old(path, FOURTH)
+    for number in range(3):
+        connection.execute(CALL, ("s1", "main", "m", "2026-01-01T00:00:00Z", *(2**63 - 1,) * 4))
+        connection.execute(CALL, ("s2", "main", "m", "2026-01-02T00:00:00Z", *(-(2**62),) * 4))
+        connection.execute(CALL, ("s1", "main", "m", f"{number} days ago", 1, 1, 1, 1))
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        rows = await database.read(usage.read)
+
+    assert [row.name for row in rows] == ["2026-01-02", "2026-01-01"]
+    assert [row.total_tokens for row in rows] == [0, 4 * 10**15]

@@ -29,7 +29,7 @@ INDEX: Final = "gateway.db-shm"
 CHATS: Final = ("alice", "bob", "carol", "dave")
 _TABLES: Final = (
     *("sessions", "messages", "model_calls", "inbox", "outbox"),
-    *("projections", "context_accounts"),
+    *("projections", "context_accounts", "summaries", "session_users", "usage"),
 )
 
 Content = dict[str, Any]

@@ -5,8 +5,9 @@ Knows no wire: `tests.support.chat_wire` and `tests.support.messages_wire` are a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gateway.model import ToolCall
 from tests.support.prompt_cache import CHARS_PER_TOKEN
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Json = dict[str, Any]
+
+TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What both wires take as the name of a tool."""
 
 
 class NotTakenError(Exception):
@@ -55,6 +59,27 @@ class Refusal:
     message: str = "no"
     kind: str = "api_error"
     code: str | None = None
+
+
+def check_tools(definitions: list[Json], schema_key: str) -> None:
+    """Check the tools that a request defines, however its wire wraps them.
+
+    Raises:
+        NotTakenError: The provider would not take them.
+    """
+    names = [definition["name"] for definition in definitions]
+    for place, definition in enumerate(definitions):
+        schema = definition[schema_key]
+        if not TOOL_NAME.fullmatch(definition["name"]):
+            raise NotTakenError(f"tools.{place}.name: String should match pattern")
+        if not isinstance(definition.get("description", ""), str):
+            raise NotTakenError(f"tools.{place}.description: Input should be a valid string")
+        if not isinstance(schema, dict) or schema.get("type") != "object":
+            raise NotTakenError(f"tools.{place}.{schema_key}.type: Input should be 'object'")
+        if not isinstance(schema.get("properties", {}), dict):
+            raise NotTakenError(f"tools.{place}.{schema_key}: JSON schema is invalid")
+    if len(names) != len(set(names)):
+        raise NotTakenError("tools: Tool names must be unique.")
 
 
 def pieces(text: str, count: int = 4) -> Iterator[str]:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tests.support.answers import Answer, Json, NotTakenError, pieces
+from tests.support.answers import (
+    TOOL_NAME,
+    Answer,
+    Json,
+    NotTakenError,
+    Refusal,
+    check_tools,
+    pieces,
+)
 from tests.support.prompt_cache import Prompt, PromptBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.prompt_cache import Charge
+
+
+MAX_CALL_ID_CHARS: Final = 40
 
 
 def read_prompt(body: Json) -> Prompt:
@@ -24,6 +35,7 @@ def read_prompt(body: Json) -> Prompt:
     if not body["messages"]:
         raise NotTakenError("messages: at least one message is required")
 
+    _check_tools(body)
     _check_calls(body["messages"])
     blocks = [block for message in body["messages"] for block in _blocks(message)]
     tools = [PromptBlock(b"tool", _dump(tool)) for tool in body.get("tools", ())]
@@ -64,6 +76,21 @@ def error_body(kind: str, message: str, code: str | None = None) -> Json:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+def overflow(tokens: int, window_tokens: int) -> Refusal:
+    """Return what a provider answers to a prompt that is larger than the window."""
+    message = (
+        f"This model's maximum context length is {window_tokens} tokens. However, your messages "
+        f"resulted in {tokens} tokens. Please reduce the length of the messages."
+    )
+    kind = "invalid_request_error"
+    return Refusal(400, message=message, kind=kind, code="context_length_exceeded")
+
+
+def overloaded() -> Refusal:
+    """Return what a provider answers that cannot serve just now."""
+    return Refusal(503, message="The engine is currently overloaded.", kind="server_error")
+
+
 def error_event() -> bytes:
     """Return the event that tells of an error inside a stream."""
     return b"data: %b\n\n" % orjson.dumps(error_body("overloaded_error", "Overloaded", "529"))
@@ -91,6 +118,26 @@ def chunk_event(
     }
 
 
+def _check_tools(body: Json) -> None:
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if tools == []:
+        raise NotTakenError("tools: [] is too short")
+    if not tools:
+        if choice is not None:
+            raise NotTakenError("tool_choice is only allowed when tools are specified")
+        return
+
+    if any(tool["type"] != "function" for tool in tools):
+        raise NotTakenError("tools: only functions are taken")
+    functions = [tool["function"] for tool in tools]
+    check_tools(functions, "parameters")
+    named = choice["function"]["name"] if isinstance(choice, dict) else None
+    if named is None and choice not in {None, "none", "auto", "required"}:
+        raise NotTakenError(f"tool_choice: {choice} is not known")
+    if named is not None and named not in {function["name"] for function in functions}:
+        raise NotTakenError(f"tool_choice: {named} is not among the tools")
+
+
 def _check_calls(messages: list[Json]) -> None:
     """Check that each call is answered at once, and nothing is answered that was not called."""
     open_calls: set[str] = set()
@@ -102,9 +149,24 @@ def _check_calls(messages: list[Json]) -> None:
             continue
         if open_calls:
             raise NotTakenError(f"messages.{place}: a call without its result")
-        open_calls = {call["id"] for call in message.get("tool_calls", ())}
+        calls = message.get("tool_calls", ())
+        open_calls = {call["id"] for call in calls}
+        if len(open_calls) != len(calls):
+            raise NotTakenError(f"messages.{place}: ids of calls must be unique")
+        for call in calls:
+            _check_call(place, call)
     if open_calls:
         raise NotTakenError("messages: a call without its result")
+
+
+def _check_call(place: int, call: Json) -> None:
+    if not 0 < len(call["id"]) <= MAX_CALL_ID_CHARS:
+        raise NotTakenError(f"messages.{place}: an id of a call is empty or too long")
+    if not TOOL_NAME.fullmatch(call["function"]["name"]):
+        raise NotTakenError(f"messages.{place}: a name of a call should match pattern")
+    # Not every provider reads them; those that do refuse anything else.
+    if not isinstance(orjson.loads(call["function"]["arguments"]), dict):
+        raise NotTakenError(f"messages.{place}: arguments are not an object")
 
 
 def _blocks(message: Json) -> Iterator[PromptBlock]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from tests.support.answers import Answer, Json, NotTakenError, pieces
+from tests.support.answers import Answer, Json, NotTakenError, Refusal, check_tools, pieces
 from tests.support.prompt_cache import Prompt, PromptBlock
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ def read_prompt(body: Json) -> Prompt:
     if not body["messages"]:
         raise NotTakenError("messages: at least one message is required")
 
+    _check_tools(body)
     blocks = list(_blocks(body))
     _check_blocks([block for _, block in blocks])
     _check_calls(body)
-    prompt = [_prompt_block(*blocks[place], begins) for place, begins in _begin(blocks)]
+    choice = body.get("tool_choice", {}).get("type", "auto")
+    prompt = [_prompt_block(*blocks[place], begins, choice) for place, begins in _begin(blocks)]
     return Prompt(f"anthropic {body['model']}", tuple(prompt))
 
 
@@ -69,6 +71,17 @@ def error_body(kind: str, message: str, code: str | None = None) -> Json:
     return {"type": "error", "error": {"type": kind, "message": message, **details}}
 
 
+def overflow(tokens: int, window_tokens: int) -> Refusal:
+    """Return what a provider answers to a prompt that is larger than the window."""
+    message = f"prompt is too long: {tokens} tokens > {window_tokens} maximum"
+    return Refusal(400, message=message, kind="invalid_request_error")
+
+
+def overloaded() -> Refusal:
+    """Return what a provider answers that cannot serve just now."""
+    return Refusal(529, message="Overloaded", kind="overloaded_error")
+
+
 def error_event() -> bytes:
     """Return the event that tells of an error inside a stream."""
     return message_event(error_body("overloaded_error", "Overloaded"))
@@ -100,10 +113,12 @@ def _begin(blocks: list[tuple[str, Json]]) -> Iterator[tuple[int, bool]]:
         yield place, said_by != "tools" and (not place or blocks[place - 1][0] != said_by)
 
 
-def _prompt_block(said_by: str, block: Json, begins: bool) -> PromptBlock:  # noqa: FBT001 - of _begin
+def _prompt_block(said_by: str, block: Json, begins: bool, choice: str) -> PromptBlock:  # noqa: FBT001 - of _begin
     texts, images = _counted(block)
     call_id = block.get("id") or block.get("tool_use_id")
-    head = _dump([said_by, block["type"], call_id]).encode()
+    # Another choice of tools makes another prompt of all messages, though not of what is before.
+    chosen = [choice] if said_by in {"user", "assistant"} and choice != "auto" else []
+    head = _dump([said_by, block["type"], call_id, *chosen]).encode()
     mark = block.get("cache_control")
     ttl = mark.get("ttl", "5m") if mark else ""
     return PromptBlock(head, texts, images, begins_message=begins, mark=ttl)
@@ -123,6 +138,21 @@ def _counted(block: Json) -> tuple[str, tuple[str, ...]]:
             )
         case _:
             return block["text"], ()
+
+
+def _check_tools(body: Json) -> None:
+    tools, choice = body.get("tools"), body.get("tool_choice")
+    if not tools:
+        if choice is not None:
+            raise NotTakenError("tool_choice: may only be specified while providing tools")
+        return
+
+    check_tools(tools, "input_schema")
+    if choice is not None and choice["type"] not in {"auto", "any", "tool", "none"}:
+        raise NotTakenError(f"tool_choice: {choice['type']} is not known")
+    named = (choice or {}).get("name")
+    if named is not None and named not in {tool["name"] for tool in tools}:
+        raise NotTakenError(f"tool_choice: {named} is not among the tools")
 
 
 def _check_blocks(blocks: list[Json]) -> None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.base import (
+    AgentFacts,
+    Completion,
+    MessageFinished,
+    ModelCallFinished,
+    TextDelta,
+)
+from gateway.agents.loop import ToolLoop
+from gateway.agents.scripted import ReplyTo, ScriptedModel, Step
+from gateway.agents.settings import AgentToolSettings
+from gateway.agents.tools import NoTools
 from gateway.clock import FakeClock
+from gateway.errors import AgentError
 from gateway.model import AgentId, Inbound, Message, ModelCall, Role, Usage
 from gateway.sessions.settings import SessionSettings
 from gateway.transcripts.inbox import InboxRow, unfinished
@@ -25,41 +36,94 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from gateway.agents.base import Agent, AgentEvent
+    from gateway.agents.base import Agent, AgentEvent, Conversation
     from gateway.durable.database import Database
     from gateway.sessions.entry import SessionEntry
     from gateway.turns.ticket import Reply, Ticket
 
     Play = Callable[[Sequence[Message]], AsyncGenerator[AgentEvent]]
+    Count = Callable[[Sequence[Message]], Usage | None]
+    Summarise = Callable[[Sequence[Message]], str]
 
 MAIN = AgentId("main")
 
 
 class PlayedAgent:
-    """Answers with what a generator of the test's yields, and keeps every context it was given."""
+    """Answers with what a generator of the test's yields, and keeps every context it was given.
+
+    A play is given the context of the turn's first request; a model call that it yields after a
+    message stands for one more request.
+    """
 
     def __init__(
-        self, play: Play, *, context_window_tokens: int = 200_000, reserve_tokens: int = 1_000
+        self,
+        play: Play,
+        *,
+        context_window_tokens: int = 200_000,
+        reserve_tokens: int = 1_000,
+        model: str = "played",
+        count: Count | None = None,
+        summarise: Summarise | None = None,
     ) -> None:
-        self.model = "played"
-        self.cache_ttl_s: float | None = None
-        self.context_window_tokens = context_window_tokens
-        self.reserve_tokens = reserve_tokens
+        """Play what a test says.
+
+        Args:
+            play: The events of a turn.
+            context_window_tokens: The window.
+            reserve_tokens: What of it is kept free.
+            model: Its name.
+            count: What its provider counts of a request, in place of what the play says.
+            summarise: What it answers to the gateway's own questions; None: nothing.
+        """
         self.contexts: list[tuple[Message, ...]] = []
+        """What each turn's first request had."""
+        self.sent: tuple[Message, ...] = ()
+        """What the last request of all had."""
+        self.asked: list[tuple[Message, ...]] = []
+        """What it was asked to summarise."""
+        self._facts = AgentFacts(
+            model, context_window_tokens, reserve_tokens, completes=summarise is not None
+        )
         self._play = play
+        self._count = count
+        self._summarise = summarise
 
-    async def run(
-        self, messages: Sequence[Message], *, cache_key: str = ""
-    ) -> AsyncGenerator[AgentEvent]:
-        self.contexts.append(tuple(messages))
-        async for event in self._play(messages):
-            yield event
+    def facts(self) -> AgentFacts:
+        return self._facts
 
-    def overhead_chars(self) -> int:
-        return 0
+    async def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
+        messages = await conversation.messages()
+        self.sent = tuple(messages)
+        self.contexts.append(self.sent)
+        said = False
+        async with aclosing(self._play(messages)) as events:
+            async for event in events:
+                if isinstance(event, ModelCallFinished) and said:
+                    self.sent = tuple(await conversation.messages())
+                    said = False
+                said |= isinstance(event, MessageFinished)
+                if isinstance(event, ModelCallFinished) and self._count is not None:
+                    counted = replace(event.call, usage=self._count(self.sent))
+                    yield ModelCallFinished(counted)
+                else:
+                    yield event
+
+    async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
+        self.asked.append(tuple(messages))
+        if self._summarise is None:
+            raise AgentError("it cannot")
+
+        call = ModelCall(self._facts.model, START, Usage(input_tokens=7, output_tokens=3))
+        return Completion(self._summarise(messages), call)
 
     async def aclose(self) -> None:
         """Do nothing."""
+
+
+def scripted(*steps: Step | ReplyTo) -> Agent:
+    """Return an agent that plays steps, without tools."""
+    model = ScriptedModel(steps, AgentFacts("scripted", 200_000, 1_000), FakeClock())
+    return ToolLoop(model, NoTools(), AgentToolSettings())
 
 
 class Gate:

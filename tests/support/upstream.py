@@ -5,9 +5,10 @@
         ...                       # an agent asks fake.url, or fake.url + "/v1" on the openai wire
         fake.requests[-1].read    # what it cost
 
-It plays one answer a request, and the last one again and again. It counts by the rule of
-`tests.support.prompt_cache`, and refuses with 400 what the real ones refuse. An error touches no
-cache; an answer that is cut does. By hand: `python -m tests.support.upstream --port 4000`.
+It plays one answer a request, and the last one again and again; a function of the request's body
+makes one as well. It counts by the rule of `tests.support.prompt_cache`, and refuses with 400 what
+the real ones refuse. An error touches no cache; an answer that is cut does.
+By hand: `python -m tests.support.upstream --port 4000`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class _Wire(Protocol):
     def streamed_answer(self, model: str, answer: Answer, charge: Charge) -> list[bytes]: ...
     def error_body(self, kind: str, message: str, code: str | None = None) -> Json: ...
     def error_event(self) -> bytes: ...
+    def overflow(self, tokens: int, window_tokens: int) -> Refusal: ...
+    def overloaded(self) -> Refusal: ...
 
 
 _NO_CHARGE: Final = Charge()
@@ -137,6 +140,11 @@ class Upstream:
     """No answer goes out before it is set; None: answers go out at once."""
     told: Callable[[UpstreamRequest], None] | None = None
     """Is called with each request."""
+    window_tokens: int = 0
+    """A larger prompt is refused in the provider's own words; 0: none is."""
+    fails_every: int = 0
+    """Each n-th request that could be answered is told to try again later; 0: none is."""
+    _answerable: int = 0
     _steps: list[Step | StepFor] = field(default_factory=lambda: ["pong"])
 
     def answer(self, *steps: Step | StepFor) -> None:
@@ -171,9 +179,7 @@ class Upstream:
 
         cache = self.caches[recorded.wire]
         recorded = replace(recorded, blocks=tuple(block.data for block in prompt.blocks))
-        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
-        if callable(step):
-            step = step(body)
+        step = self._refused(wire, cache.count(prompt)) or self._next_step(body)
         if isinstance(step, (Refusal, Bytes)):
             self._record(replace(recorded, charge=Charge(cache.count(prompt))))
             return _refusal(wire, step) if isinstance(step, Refusal) else _bytes(step)
@@ -185,6 +191,18 @@ class Upstream:
             return _stream(wire, answer, wire.streamed_answer(body["model"], answer, charge))
 
         return _whole(200, wire.whole_answer(body["model"], answer, charge))
+
+    def _refused(self, wire: _Wire, tokens: int) -> Refusal | None:
+        if 0 < self.window_tokens < tokens:
+            return wire.overflow(tokens, self.window_tokens)
+
+        self._answerable += 1
+        due = self.fails_every and self._answerable % self.fails_every == 0
+        return wire.overloaded() if due else None
+
+    def _next_step(self, body: Json) -> Step:
+        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+        return step(body) if callable(step) else step
 
     def _record(self, recorded: UpstreamRequest) -> None:
         self.requests.append(recorded)

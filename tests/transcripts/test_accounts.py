@@ -99,19 +99,156 @@ def test_what_remains_after_a_round_is_told_within_a_tenth(rate: float, fixed_to
     for _ in range(40):
         estimated += 5_000
         counted = fixed_tokens + round(rate * estimated)
-        account = account.with_request("m", tokens=counted, estimated=estimated, verdict="hit")
+        account = _counted(account, counted, estimated)
         assert account.tokens(estimated) == counted
 
-    pruned = 35_000
-    real = fixed_tokens + rate * pruned
-    assert abs(account.tokens(pruned) - real) < 0.1 * real
+    _close(account, 35_000, fixed_tokens + rate * 35_000)
 
 
-def test_before_anything_has_grown_the_excess_is_taken_for_constant() -> None:
+def _counted(account: ContextAccount, tokens: float, estimated: int) -> ContextAccount:
+    return account.with_request("m", tokens=round(tokens), estimated=estimated, verdict="hit")
+
+
+def _close(account: ContextAccount, estimated: int, tokens: float, spare: int = 0) -> None:
+    """Check that a request is told within a tenth."""
+    assert abs(account.tokens(estimated) - tokens) <= 0.1 * tokens + spare
+
+
+CONSTANTS = st.integers(0, 20_000)
+RATES = st.one_of(st.floats(0.3, 4), st.sampled_from([0.3, 1.0, 4.0]))
+CHANGES = st.one_of(
+    st.integers(1, 20_000).map(lambda more: ("grow", more)),
+    st.floats(0.1, 0.8).map(lambda share: ("shrink", share)),
+)
+
+
+@given(CONSTANTS, RATES, st.integers(100, 150_000), st.lists(CHANGES, min_size=2, max_size=15))
+def test_the_next_request_is_told_within_a_tenth_once_as_much_change_was_seen(
+    constant: int, rate: float, estimated: int, changes: list[tuple[str, float]]
+) -> None:
+    """From the second count on, for any constant, rate and history of growths and rounds."""
+    account = _counted(ContextAccount(), constant + rate * estimated, estimated)
+    seen = 0
+    for kind, amount in changes:
+        change = round(amount if kind == "grow" else -amount * estimated)
+        after = estimated + change
+        # A round that takes out four fifths of all may be no more than was seen either.
+        for then in (after, estimated // 5):
+            if abs(then - estimated) <= seen:
+                _close(account, then, constant + rate * then, 0 if then >= 5_000 else 500)
+        account = _counted(account, constant + rate * after, after)
+        estimated, seen = after, seen + abs(change)
+        assert account.tokens(0) >= 0
+
+
+@given(
+    CONSTANTS,
+    RATES,
+    st.lists(st.integers(1_000, 20_000), min_size=10, max_size=10),
+    st.lists(st.tuples(CONSTANTS, st.lists(st.integers(1, 10_000), min_size=2)), max_size=3),
+)
+def test_after_the_constant_has_jumped_the_next_requests_are_told_within_a_tenth(
+    constant: int, rate: float, growth: list[int], jumps: list[tuple[int, list[int]]]
+) -> None:
+    """Once ten requests have told the rate: a jump is no rate, however much grows with it."""
+    account, estimated = ContextAccount(), 0
+    for more in growth:
+        estimated += more
+        account = _counted(account, constant + rate * estimated, estimated)
+    for constant_then, growth_then in jumps:
+        for place, more in enumerate(growth_then):
+            estimated += more
+            tokens = constant_then + rate * estimated
+            if place:
+                _close(account, estimated, tokens, spare=500)
+            account = _counted(account, tokens, estimated)
+
+
+def test_a_jump_of_the_constant_is_not_taken_for_rate() -> None:
+    account = ContextAccount()
+    for estimated in range(2_000, 42_000, 2_000):
+        account = _counted(account, 1_000 + estimated, estimated)
+    account = _counted(account, 1_000 + 40_050 + 10_000, 40_050)
+
+    assert account.tokens_per_estimate == pytest.approx(1, abs=0.001)
+    _close(account, 8_000, 19_000)
+
+
+def test_one_count_of_a_large_context_says_its_rate() -> None:
+    """As after a change of the model: what is pruned then is told by the rate, not the constant."""
+    for rate, constant in ((1.8, 0), (1.8, 2_000), (3.5, 4_000), (0.9, 500)):
+        account = _counted(ContextAccount(), constant + rate * 100_000, 100_000)
+
+        _close(account, 20_000, constant + rate * 20_000)
+
+
+def test_before_anything_has_grown_a_small_excess_is_taken_for_constant() -> None:
     account = ContextAccount().with_request("m", tokens=1_500, estimated=1_000, verdict="hit")
 
     assert (account.overhead_tokens, account.tokens_per_estimate) == (500, 1.0)
     assert account.tokens(400) == 900
+    assert _counted(ContextAccount(), 5_000, 1_000).overhead_tokens == 4_000
+    # What is counted below the estimate is rate at once: there is no constant below nothing.
+    assert _counted(ContextAccount(), 800, 1_000).tokens(500) == 400
+
+
+@pytest.mark.parametrize("step", [500, 2_000, 8_000])
+@pytest.mark.parametrize("before", [20_000, 400_000])
+def test_a_change_of_script_is_followed_within_six_requests(before: int, step: int) -> None:
+    account, estimated = ContextAccount(), 0
+    while estimated < before:
+        estimated += 5_000
+        account = _counted(account, 1_000 + estimated, estimated)
+    tokens: float = 1_000 + estimated
+    for _ in range(6):
+        estimated, tokens = estimated + step, tokens + 4 * step
+        account = _counted(account, tokens, estimated)
+
+    more = account.tokens(estimated + 10_000) - account.tokens(estimated)
+    assert 29_000 < more <= 40_000
+    # What is left of a context of both is told by the average of both.
+    left, average = estimated // 5, tokens / estimated
+    _close(account, left, average * left, spare=4_000)
+
+
+def test_small_messages_do_not_bend_the_rate() -> None:
+    """Each message costs some tokens of framing, which is much beside a short text."""
+    account, tokens = ContextAccount(), 700
+    for number in range(1, 101):
+        tokens += 10
+        account = _counted(account, tokens, number)
+
+    assert 1 <= account.tokens_per_estimate < 1.3
+
+
+def test_messages_that_leave_take_their_framing_with_them() -> None:
+    """A provider counts 4 tokens for each message; most of these are short."""
+    account, estimated, tokens = ContextAccount(), 0, 200
+    for number in range(400):
+        more = 4_000 if number % 20 == 0 else 5
+        estimated, tokens = estimated + more, tokens + more + 4
+        account = _counted(account, tokens, estimated)
+    # What is cleared leaves its message; what is summarised does not.
+    estimated, tokens = estimated - 78_000, tokens - 78_000
+    account = _counted(account, tokens, estimated)
+    left = 1_000 + (tokens - estimated) - 4 * 390
+
+    _close(account.without_messages(390), 1_000, left)
+    assert account.without_messages(0) == account
+    assert account.tokens(1_000) > 1.5 * left
+    nothing = ContextAccount().without_messages(9)
+    assert (nothing.request_tokens, nothing.overhead_tokens) == (0, 0)
+
+
+def test_images_that_a_wire_does_not_send_lower_the_rate_with_their_share() -> None:
+    """A picture is estimated at 2,000 tokens; what is sent for it is a marker of 10."""
+    account, estimated, tokens = ContextAccount(), 20_000, 20_500
+    for number in range(12):
+        account = _counted(account, tokens, estimated)
+        with_image = number % 6 == 5
+        estimated += 1_500 + 2_000 * with_image
+        tokens += 1_500 + 10 * with_image
+        _close(account, estimated, tokens)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 10**9])
@@ -119,9 +256,54 @@ def test_a_provider_that_counts_nonsense_bends_the_rate_within_bounds(tokens: in
     account = ContextAccount().with_request("m", tokens=1_000, estimated=1_000, verdict="hit")
     account = account.with_request("m", tokens=tokens, estimated=9_000_000, verdict="hit")
 
-    assert 0.25 <= account.tokens_per_estimate <= 8
+    for rate in (account.tokens_per_estimate, account.average_rate):
+        assert 0.25 <= rate <= 8
     assert account.tokens(9_000_000) == tokens
     assert account.tokens(0) >= 0
+    assert account.guarding_tokens(10_000) >= 7_000
+
+
+@given(NUMBERS, NUMBERS, st.floats(0.25, 8), NUMBERS, st.integers(0, 10**7), st.integers(0, 10**7))
+def test_any_account_that_was_stored_can_go_on(
+    last: int, overhead: int, rate: float, weight: int, tokens: int, estimated: int
+) -> None:
+    account = ContextAccount("m", last, overhead, rate, weight)
+    assert min(account.tokens(estimated), account.guarding_tokens(estimated)) >= 0
+
+    after = _counted(account, tokens, estimated)
+    assert 0.25 <= after.tokens_per_estimate <= 8
+    assert 0 < after.weighed_tokens <= 30_000
+    # The estimate of the last request is found back to the next few tokens.
+    assert abs(after.tokens(estimated) - tokens) <= 16
+
+
+def test_what_guards_a_window_counts_what_the_provider_counts_and_never_much_less() -> None:
+    chinese, sparing = ContextAccount(), ContextAccount()
+    for estimated in range(2_000, 22_000, 2_000):
+        chinese = _counted(chinese, 600 + 4 * estimated, estimated)
+        sparing = _counted(sparing, 0.3 * estimated, estimated)
+
+    assert 4 * 10_000 <= chinese.guarding_tokens(10_000) <= 1.1 * (600 + 4 * 10_000)
+    assert chinese.guarding_tokens(50_000) >= 0.95 * 4 * 50_000
+    assert sparing.guarding_tokens(10_000) == 7_000
+    assert sparing.guarding_rate == 0.7
+    assert ContextAccount().guarding_tokens(10_000) == 10_000
+
+
+@given(CONSTANTS, RATES, st.integers(1_000, 100_000), st.integers(0, 200_000))
+def test_room_found_at_the_guarding_rate_is_filled_by_no_more_than_fits(
+    constant: int, rate: float, estimated: int, own: int
+) -> None:
+    """What the window has room for beside what cannot leave is counted as no more than that."""
+    account = ContextAccount()
+    for share in (0.5, 1):
+        size = round(share * estimated)
+        account = _counted(account, constant + rate * size, size)
+    window = 2 * account.guarding_tokens(own) + 1_000
+    room = (window - account.guarding_tokens(own)) / account.guarding_rate
+
+    if own + room <= estimated:
+        assert account.tokens(own + int(room)) <= window + 2
 
 
 def test_another_model_counts_anew() -> None:
@@ -132,5 +314,5 @@ def test_another_model_counts_anew() -> None:
 
     other = account.of("n")
     assert (other.model, other.overhead_tokens, other.tokens_per_estimate) == ("n", 0, 1.0)
-    assert other.rounds == 3
+    assert (other.rounds, other.weighed_tokens, other.tokens(50)) == (3, 0, 50)
     assert account.with_request("n", tokens=70, estimated=50, verdict="").overhead_tokens == 20

@@ -17,6 +17,8 @@ from gateway.transcripts import projections
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.durable.batch import Transaction
+
 ID, OTHER = SessionId("s1"), SessionId("s2")
 AT = "2026-01-01T00:00:00Z"
 TRIM = Projection("t1/0/c", ProjectionMode.TRIM, max_chars=4_000, head_chars=10, tail_chars=20)
@@ -97,3 +99,25 @@ async def test_of_the_turns_that_are_left_out_the_newest_is_kept(tmp_path: Path)
         assert await _read(database, OTHER) == [first]
         await _keep(database, second)
         assert await _read(database) == [TRIM, second]
+
+
+async def test_what_was_made_of_turns_that_left_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    """More than fit a statement, those of the same commit among them."""
+    made = [Projection(f"t1/{number}/c'?", TRIM.mode, 9) for number in range(1_000, 2_203)]
+    skip, omit = Projection("t2", ProjectionMode.SKIP), Projection("t3", ProjectionMode.OMIT)
+    gone = [one.item for one in made[3:]] + ["t2", "t9/0/unknown"]
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await _keep(database, *made[:700], skip)
+        await _keep(database, *made[:700], session_id=OTHER)
+
+        def work(transaction: Transaction) -> None:
+            projections.keep(transaction, ID, [*made[700:], omit], at=AT)
+            projections.drop(transaction, ID, gone)
+
+        await database.write(work)
+        assert await _read(database) == [*made[:3], omit]
+        assert await _read(database, OTHER) == made[:700]
+        await database.write(lambda tx: projections.drop(tx, ID, []))
+        # The newest turn that is left out stays known, whatever is deleted.
+        await database.write(lambda tx: projections.drop(tx, ID, ["t3"]))
+        assert await _read(database) == [*made[:3], omit]

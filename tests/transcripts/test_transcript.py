@@ -13,6 +13,7 @@ from gateway.clock import FakeClock
 from gateway.context.cache import CacheVerdict
 from gateway.durable.database import Database
 from gateway.model import (
+    CallPurpose,
     Image,
     Message,
     ModelCall,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 ID, OTHER = SessionId("s1"), SessionId("s2")
 AT = "2026-01-01T00:00:00Z"
+LATER = "2026-01-01T00:00:01.500000Z"
 TEXTS = st.one_of(
     st.text().map(clean_text),
     st.sampled_from(
@@ -122,34 +124,45 @@ async def test_a_turn_of_very_many_messages_is_stored_whole(tmp_path: Path) -> N
 async def test_each_model_call_is_recorded_with_what_was_counted(tmp_path: Path) -> None:
     calls = [
         ModelCall("m1", START, Usage(1, 2, 3, 4, 5, 6)),
-        ModelCall("m2", START + timedelta(seconds=1.5), None),
+        ModelCall("m2", START + timedelta(seconds=1.5), None, purpose=CallPurpose.COMPACTION),
     ]
     verdicts = [CacheVerdict.HIT, CacheVerdict.UNKNOWN]
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
         await database.write(
-            lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls, verdicts)
+            lambda tx: append_model_calls(
+                tx, ID, TurnId("t1"), "main", calls, verdicts, [0.5, None]
+            )
         )
         rows = await database.read(
             lambda conn: conn.execute(
                 "SELECT session_id, turn_id, agent, model, started_at, input_tokens, "
                 "output_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens, "
-                "reasoning_tokens, cache_verdict FROM model_calls ORDER BY position"
+                "reasoning_tokens, cache_verdict, purpose, usd FROM model_calls ORDER BY position"
             ).fetchall()
         )
 
     nothing = (None,) * 6
     assert rows == [
-        (ID, "t1", "main", "m1", "2026-01-01T00:00:00Z", 1, 2, 3, 4, 5, 6, "hit"),
-        (ID, "t1", "main", "m2", "2026-01-01T00:00:01.500000Z", *nothing, "unknown"),
+        (ID, "t1", "main", "m1", "2026-01-01T00:00:00Z", 1, 2, 3, 4, 5, 6, "hit", "turn", 0.5),
+        (ID, "t1", "main", "m2", LATER, *nothing, "unknown", "compaction", None),
     ]
 
 
-async def test_each_call_needs_its_verdict(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("verdicts", "prices"),
+    [
+        pytest.param(["hit"], None, id="verdict"),
+        pytest.param(["hit", "hit"], [0.5], id="price"),
+    ],
+)
+async def test_each_call_needs_its_verdict_and_its_price_where_there_are_any(
+    tmp_path: Path, verdicts: list[str], prices: list[float | None] | None
+) -> None:
     calls = [ModelCall("m", START, None)] * 2
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
         with pytest.raises(ValueError, match="shorter"):
             await database.write(
-                lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls, ["hit"])
+                lambda tx: append_model_calls(tx, ID, TurnId("t1"), "main", calls, verdicts, prices)
             )
 
         assert await database.read(

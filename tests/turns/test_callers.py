@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import anyio
 
 from gateway.agents.base import MessageFinished, TextDelta
-from gateway.agents.scripted import Reply, ScriptedAgent
-from gateway.clock import FakeClock
+from gateway.agents.scripted import Reply
 from gateway.model import Message, Role
-from tests.support.turns import Gate, PlayedAgent, reply_of, running_turns
+from tests.support.turns import Gate, PlayedAgent, reply_of, running_turns, scripted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -68,7 +67,7 @@ async def test_a_caller_that_leaves_before_its_message_is_stored_leaves_no_trace
 
 
 async def test_deltas_together_are_the_reply(tmp_path: Path) -> None:
-    agent = ScriptedAgent([Reply(("One", ", two", ", three."))], FakeClock())
+    agent = scripted(Reply(("One", ", two", ", three.")))
     async with running_turns(tmp_path / "state", agent) as bench:
         ticket = await bench.submit("count")
         deltas = [delta async for delta in ticket.progress.deltas()]

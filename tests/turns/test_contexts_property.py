@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from gateway.turns.memory import SessionContext
     from tests.support.turns import Bench
 
-TURNS: Final = 40
+TURNS: Final = 60
 ANSWERS: Final = ("done", "NO_REPLY", "NO_REPLY", "x" * 80)
 
 
@@ -69,7 +69,10 @@ class Played:
 
     def __post_init__(self) -> None:
         self.agent = PlayedAgent(
-            self._play, context_window_tokens=self.window, reserve_tokens=self.window // 10
+            self._play,
+            context_window_tokens=self.window,
+            reserve_tokens=self.window // 10,
+            count=self._count,
         )
 
     def settings(self) -> ContextSettings:
@@ -99,7 +102,7 @@ class Played:
             self.seen["extended"] += 1
         self.seen["rounds"] += len(self.rounds) - rounds
         self.seen["left out"] += left_out - self.left_out
-        self.sent, self.left_out = sent, left_out
+        self.sent, self.left_out = self.agent.sent, left_out
         await self._check_database(bench)
 
     async def _check_database(self, bench: Bench) -> None:
@@ -130,9 +133,13 @@ class Played:
     async def _loaded(self, bench: Bench, session_id: SessionId) -> SessionContext:
         return await load_context(bench.state.database, session_id, max_chars=4 * self.window)
 
+    def _count(self, sent: Sequence[Message]) -> Usage | None:
+        tokens = tokens_of_chars(estimate_context_chars(sent)) + self.chance.randint(-20, 20)
+        return self.chance.choice([Usage(input_tokens=max(0, tokens)), None])
+
     async def _play(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
         """Call tools by chance, and answer."""
-        chance, said = self.chance, list(messages)
+        chance = self.chance
         for number in range(chance.choice([0, 1, 1, 2, 4])):
             # Some providers name every call alike.
             call_id = chance.choice(["call", f"call-{number}"])
@@ -143,13 +150,10 @@ class Played:
                 Role.TOOL, chance.choice("ae\u0301🇩🇪") * size, (), call_id, "look", images=images
             )
             for one in (call, result):
-                said.append(one)
                 yield MessageFinished(one)
         text = chance.choice(ANSWERS)
         yield TextDelta(text)
-        tokens = tokens_of_chars(estimate_context_chars(said)) + chance.randint(-20, 20)
-        usage = chance.choice([Usage(input_tokens=max(0, tokens)), None])
-        yield ModelCallFinished(ModelCall("played", self.clock.now(), usage))
+        yield ModelCallFinished(ModelCall("played", self.clock.now(), None))
         yield MessageFinished(Message(Role.ASSISTANT, text))
 
 

@@ -11,6 +11,7 @@ from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.errors import AgentError, StorageFullError, UnavailableError
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
 from gateway.turns.acceptance import before
+from gateway.turns.outcome import NO_RESULT
 from gateway.turns.runner import RETRY_S
 from gateway.turns.running import FAILED
 from gateway.turns.settings import TurnSettings
@@ -98,6 +99,7 @@ async def _ends_in_the_middle(_: Sequence[Message]) -> AsyncGenerator[AgentEvent
 
 
 _NOTICE = ("notice", READABLE)
+_CALLS = ("assistant", "")
 _ROUND = [("assistant", "Looking. "), ("tool", "found"), ("assistant", "So it")]
 
 
@@ -114,16 +116,31 @@ _ROUND = [("assistant", "Looking. "), ("tool", "found"), ("assistant", "So it")]
         ),
         pytest.param(
             _fails_after_a_round,
-            f"Looking. So it\n\n{READABLE}",
+            f"Looking. \n\nSo it\n\n{READABLE}",
             [*_ROUND, _NOTICE],
             id="after-a-round-of-tools",
         ),
-        pytest.param(_fails_before_results, READABLE, [_NOTICE], id="before-results"),
-        pytest.param(_fails_between_results, READABLE, [_NOTICE], id="between-results"),
+        pytest.param(
+            _fails_before_results,
+            READABLE,
+            [_CALLS, ("tool", NO_RESULT), ("tool", NO_RESULT), _NOTICE],
+            id="before-results",
+        ),
+        pytest.param(
+            _fails_between_results,
+            READABLE,
+            [_CALLS, ("tool", "found"), ("tool", NO_RESULT), _NOTICE],
+            id="between-results",
+        ),
         pytest.param(
             _ends_between_results,
             "The agent could not answer. Please try again later.",
-            [("notice", "The agent could not answer. Please try again later.")],
+            [
+                _CALLS,
+                ("tool", "found"),
+                ("tool", NO_RESULT),
+                ("notice", "The agent could not answer. Please try again later."),
+            ],
             id="ends-between-results",
         ),
         pytest.param(

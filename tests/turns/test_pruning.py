@@ -40,27 +40,32 @@ class Provider:
 
     async def play(self, messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
         word, _, number = messages[-1].text.partition(" ")
-        sent, started_at = list(messages), self.clock.now()
+        started_at = self.clock.now()
         if word == "fail":
             raise AgentError("asked to", user_text="no")
 
         if word == "read":
             call = ToolCall("call", "read_file", "{}")
-            for message in (
-                Message(Role.ASSISTANT, "", (call,)),
-                Message(Role.TOOL, "x" * int(number), tool_call_id="call", tool_name="read_file"),
-            ):
-                sent.append(message)
-                yield MessageFinished(message)
-        tokens = estimate_context_chars(sent) // 4 + OVERHEAD_TOKENS
-        self.counted.append(tokens)
+            result = "x" * int(number)
+            yield MessageFinished(Message(Role.ASSISTANT, "", (call,)))
+            yield MessageFinished(Message(Role.TOOL, result, (), "call", "read_file"))
         yield TextDelta("ok")
-        yield ModelCallFinished(ModelCall("played", started_at, Usage(tokens, 1)))
+        yield ModelCallFinished(ModelCall("played", started_at, None))
         yield MessageFinished(Message(Role.ASSISTANT, "ok"))
 
+    def count(self, sent: Sequence[Message]) -> Usage:
+        self.counted.append(estimate_context_chars(sent) // 4 + OVERHEAD_TOKENS)
+        return Usage(self.counted[-1], 1)
 
-def agent_of(provider: Provider) -> PlayedAgent:
-    return PlayedAgent(provider.play, context_window_tokens=300_000, reserve_tokens=10_000)
+
+def agent_of(provider: Provider, model: str = "played") -> PlayedAgent:
+    return PlayedAgent(
+        provider.play,
+        context_window_tokens=300_000,
+        reserve_tokens=10_000,
+        model=model,
+        count=provider.count,
+    )
 
 
 async def read_forty(bench: Bench) -> None:
@@ -163,8 +168,7 @@ async def test_another_model_and_an_unknown_clock_are_cold(tmp_path: Path) -> No
     async with running_turns(tmp_path / "state", agent_of(provider), clock=clock) as bench:
         await read_forty(bench)
 
-    other = agent_of(provider)
-    other.model = "other"
+    other = agent_of(provider, "other")
     async with running_turns(tmp_path / "state", other, clock=clock) as bench:
         await bench.say("hello")
         assert await bench.count("projections") > 30
@@ -276,7 +280,10 @@ async def test_before_turns_are_left_out_of_a_warm_context_results_are_pruned(
     tmp_path: Path,
 ) -> None:
     clock = FakeClock()
-    agent = PlayedAgent(Provider(clock).play, context_window_tokens=60_000, reserve_tokens=12_000)
+    provider = Provider(clock)
+    agent = PlayedAgent(
+        provider.play, context_window_tokens=60_000, reserve_tokens=12_000, count=provider.count
+    )
     async with running_turns(tmp_path / "state", agent, clock=clock) as bench:
         for _ in range(20):
             reply = await bench.say("read 20000")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from gateway.agents.scripted import Hang, ScriptedAgent
+from gateway.agents.scripted import Hang
 from gateway.clock import FakeClock
 from gateway.errors import UnavailableError
 from gateway.turns.pipeline import STOPPING
 from gateway.turns.running import GIVEN_UP
 from tests.support.state import START, key_of
-from tests.support.turns import Gate, PlayedAgent, echo, reply_of, running_turns
+from tests.support.turns import Gate, PlayedAgent, echo, reply_of, running_turns, scripted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Stuck:
 
     def __init__(self) -> None:
         self.asked = anyio.Event()
-        self.agent = ScriptedAgent([self._step], FakeClock())
+        self.agent = scripted(self._step)
 
     def _step(self, _: Sequence[Message]) -> Hang:
         self.asked.set()

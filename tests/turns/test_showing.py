@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.agents.base import MessageFinished
-from gateway.context.estimate import estimate_context_tokens, message_chars
+from gateway.agents.base import AgentFacts, MessageFinished
+from gateway.context.estimate import estimate_context_chars, message_chars, tokens_of_chars
 from gateway.context.pruning import Decision
 from gateway.context.settings import ContextSettings
 from gateway.errors import UnavailableError
@@ -17,7 +17,6 @@ from gateway.sessions.history import stamp
 from gateway.transcripts import projections
 from gateway.transcripts.writing import append_messages
 from gateway.turns import showing
-from gateway.turns.preparing import AgentFacts
 from gateway.turns.showing import LineState, ShownContext, show_context
 from tests.support.state import START, entry, open_state
 from tests.support.turns import PlayedAgent, answer, running_turns
@@ -101,21 +100,15 @@ async def looks(messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
             yield MessageFinished(one)
             request.append(one)
         asked = "seen"
-    for event in answer(asked, Usage(input_tokens=estimate_context_tokens(request) + OVERHEAD)):
+    for event in answer(asked, Usage(tokens_of_chars(estimate_context_chars(request)) + OVERHEAD)):
         yield event
-
-
-def facts(agent: PlayedAgent) -> AgentFacts:
-    return AgentFacts(
-        agent.model, agent.context_window_tokens, agent.reserve_tokens, agent.overhead_chars()
-    )
 
 
 async def look_at(bench: Bench, agent: PlayedAgent, *, dry_run: bool = True) -> ShownContext:
     return await show_context(
         bench.state.database,
         bench.entry(),
-        facts(agent),
+        agent.facts(),
         bench.turns.contexts.settings,
         bench.clock.now(),
         dry_run=dry_run,

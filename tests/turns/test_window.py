@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gateway.agents.base import MessageFinished, TextDelta
 from gateway.model import Message, Role, ToolCall
-from gateway.turns.running import TOO_LONG
+from gateway.turns.live import TOO_LONG
 from tests.support.turns import PlayedAgent, echo, running_turns
 
 if TYPE_CHECKING:

@@ -16,17 +16,21 @@ from gateway.clock import FakeClock
 from gateway.durable.database import Database
 from gateway.durable.directory import hold
 from gateway.errors import ExitCode
+from gateway.model import Message, Projection, ProjectionMode, Usage
 from gateway.retention import erase
 from gateway.sessions.adopting import adopt
+from gateway.transcripts import projections
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
 from tests.support.state import START, create_all, entry, import_file, key_of, open_state
-from tests.support.turns import running_turns
+from tests.support.turns import PlayedAgent, answer, running_turns
 from tests.support.upkeep import change, edit, found, look, overwrite, used_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
     from pathlib import Path
+
+    from gateway.agents.base import AgentEvent
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
@@ -101,10 +105,21 @@ async def test_a_check_in_the_middle_of_snapshots_gives_no_false_alarm(tmp_path:
                 stop.set()
 
 
+async def counting(messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+    """Answer with a call that was counted."""
+    for event in answer(f"re: {messages[-1].text}", Usage(100, 20, 3, 4)):
+        yield event
+
+
 async def test_what_operators_do_is_no_damage(tmp_path: Path) -> None:
     path = await used_state(tmp_path / "state")
-    async with running_turns(path) as bench:
+    async with running_turns(path, PlayedAgent(counting)) as bench:
         store, database = bench.state.store, bench.state.database
+        for chat in ("ann", "bob"):
+            await bench.say("counted", chat)
+        skipped = Projection("t", ProjectionMode.SKIP)
+        session_id = bench.entry("bob").session_id
+        await database.write(lambda tx: projections.keep(tx, session_id, [skipped], at="x"))
         await store.remove(key_of("bob"))
         await store.remove(key_of("ann"))
         await erase(database, store, key_of("ann"))
@@ -115,6 +130,7 @@ async def test_what_operators_do_is_no_damage(tmp_path: Path) -> None:
         report = check_store(path)
 
     assert {finding.level for finding in report.findings} == {Level.OK}, report
+    assert any(one.text.startswith("2 sums, none below") for one in report.findings)
 
 
 async def test_an_import_is_no_damage_before_and_after_its_first_start(tmp_path: Path) -> None:
@@ -240,6 +256,47 @@ async def test_an_adopted_file_is_no_damage(tmp_path: Path) -> None:
             " FROM sessions LIMIT 1",
             "contexts: 1 projections cannot be read: position 1 (fold)",
             id="unknown-projection",
+        ),
+        pytest.param(
+            "INSERT INTO session_users (session_id, user) VALUES ('nobody', 'u')",
+            "transcripts: 1 sessions are known by their messages, model calls or contexts only: "
+            "nobody (session_users)",
+            id="user-of-no-session",
+        ),
+        pytest.param(
+            "INSERT INTO summaries (session_id, through_turn, turns, text, agent, model,"
+            " tokens_before, tokens_after, made_at)"
+            " VALUES ('nobody', 't', 1, 'x', '', '', 0, 0, '')",
+            "transcripts: 1 sessions are known by their messages, model calls or contexts only: "
+            "nobody (summaries)",
+            id="summary-of-no-session",
+        ),
+        pytest.param(
+            "INSERT INTO summaries (session_id, through_turn, turns, text, agent, model,"
+            " tokens_before, tokens_after, made_at)"
+            " SELECT session_id, 't', 1, ' ', '', '', 0, 0, '' FROM sessions LIMIT 1",
+            "contexts: 1 summaries say nothing, or of no turn: position 1 (",
+            id="empty-summary",
+        ),
+        pytest.param(
+            "UPDATE model_calls SET input_tokens = 10 WHERE position > 4",
+            "usage: 1 days count fewer model calls than were recorded: "
+            "2026-01-01 (main, played: 0 of 2)",
+            id="calls-without-a-sum",
+        ),
+        pytest.param(
+            "INSERT INTO usage (day, agent, model, user, calls, input_tokens, output_tokens,"
+            " cache_read_tokens, cache_write_tokens, usd, unpriced_calls)"
+            " VALUES ('2026-01-01', 'main', 'm', 'u', 1, 0, 0, -1, 0, 0, 0)",
+            "usage: 1 sums of what was used cannot be right: 2026-01-01 (main, m)",
+            id="sum-below-0",
+        ),
+        pytest.param(
+            "INSERT INTO usage (day, agent, model, user, calls, input_tokens, output_tokens,"
+            " cache_read_tokens, cache_write_tokens, usd, unpriced_calls)"
+            " VALUES ('2 days ago', 'main', 'm', 'u', 1, 0, 0, 0, 0, 0, 0)",
+            "usage: 1 sums of what was used cannot be right: 2 days ago (main, m)",
+            id="sum-of-no-day",
         ),
         pytest.param(
             "INSERT INTO inbox (session_key, message_id, turn_id, agent, source, text, accepted_at)"

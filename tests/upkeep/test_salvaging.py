@@ -34,6 +34,9 @@ ALL = {
     "model_calls": 6,
     "projections": 0,
     "context_accounts": 0,
+    "summaries": 0,
+    "session_users": 0,
+    "usage": 0,
     "inbox": 0,
     "outbox": 6,
 }

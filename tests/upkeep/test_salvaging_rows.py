@@ -13,8 +13,9 @@ import pytest
 from gateway.durable.salvaging import add_row, new_database
 from gateway.durable.schema import MIGRATIONS
 from gateway.model import Image
-from gateway.transcripts import accounts, projections
+from gateway.transcripts import accounts, projections, summaries, usage
 from gateway.transcripts.reading import read_transcript, sessions_of
+from gateway.transcripts.usage import Spent, UsageBy
 from gateway.upkeep.salvage import HOMELESS
 from gateway.upkeep.salvage_rows import LOG, TABLES
 from tests.support.state import key_of, open_state
@@ -156,6 +157,120 @@ async def test_what_contexts_hold_goes_with_its_session_and_is_told(tmp_path: Pa
     told = {loss.place: loss.count for loss in made.given_up}
     assert told == {"gateway.db: projections": 2, "gateway.db: context_accounts": 1}
     assert (made.rows["projections"], made.rows["context_accounts"]) == (0, 0)
+
+
+USAGE: Final = (
+    "INSERT INTO usage (day, agent, model, user, calls, input_tokens, output_tokens, "
+    "cache_read_tokens, cache_write_tokens, usd, unpriced_calls) "
+    "VALUES ('{day}', 'main', 'm', '{user}', {calls}, 100, 20, 3, 4, 0.5, 1)"
+)
+USER: Final = "INSERT INTO session_users (session_id, user) VALUES ({session}, '{user}')"
+SUMMARY: Final = (
+    "INSERT INTO summaries (session_id, through_turn, turns, text, agent, model, tokens_before, "
+    "tokens_after, made_at) VALUES ({session}, '{turn}', {turns}, '{text}', 'main', 'm', 9, 4, '')"
+)
+SPENT: Final = "UPDATE context_accounts SET spent_tokens = {tokens}, spent_usd = 0.25"
+
+
+async def test_what_was_used_and_summaries_are_kept(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        USAGE.format(day="2026-01-01", user="http::chat:ann", calls=1),
+        USAGE.format(day="2026-01-01", user="", calls=2),
+        USER.format(session=ANN, user="http::chat:ann"),
+        SUMMARY.format(session=ANN, turn="t", turns=2, text="They talked."),
+        ACCOUNT.format(session=ANN, verdict="hit", rounds=1),
+        SPENT.format(tokens=77),
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    assert made.complete
+    assert [made.rows[table] for table in ("usage", "session_users", "summaries")] == [2, 1, 1]
+    async with open_state(tmp_path / "new") as state:
+        session_id = (await sessions_of(state.database, key_of("ann")))[0].session_id
+        users = await state.database.read(lambda conn: usage.read(conn, by=UsageBy.USER))
+        spent = await state.database.read(lambda conn: usage.spent_by_session(conn, session_id))
+        kept = await state.database.read(lambda conn: summaries.newest(conn, session_id))
+    assert {row.name: (row.calls, row.total_tokens, row.usd) for row in users} == {
+        "": (2, 127, 0.5),
+        "http::chat:ann": (1, 127, 0.5),
+    }
+    assert spent == Spent(77, 0.25, 0)
+    assert kept is not None
+    assert (kept.text, kept.turns) == ("They talked.", 2)
+
+
+async def test_sums_and_summaries_that_cannot_mean_anything_are_given_up(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        USAGE.format(day="yesterday", user="u", calls=1),
+        USAGE.format(day="2026-01-01", user="u", calls=-1),
+        USAGE.format(day="2026-01-02", user="u", calls=1),
+        USER.format(session=ANN, user=""),
+        SUMMARY.format(session=ANN, turn="", turns=2, text="of no turn"),
+        SUMMARY.format(session=ANN, turn="t", turns=2, text=" "),
+        SUMMARY.format(session=ANN, turn="t", turns=-2, text="of less than nothing"),
+        ACCOUNT.format(session=ANN, verdict="hit", rounds=1),
+        SPENT.format(tokens=-1),
+        "UPDATE model_calls SET purpose = 'fun' WHERE position = 1",
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    told = {loss.place.partition(": ")[2]: loss.count for loss in made.given_up}
+    assert told == {
+        "usage": 2,
+        "session_users": 1,
+        "summaries": 3,
+        "context_accounts": 1,
+        "model_calls": 1,
+    }
+    assert (made.rows["usage"], made.rows["model_calls"]) == (1, CALLS - 1)
+
+
+async def test_names_and_summaries_go_with_their_session_and_sums_stay(tmp_path: Path) -> None:
+    path = await used_state(tmp_path / "state")
+    change(
+        path,
+        USAGE.format(day="2026-01-01", user="u", calls=1),
+        USER.format(session="'lost'", user="u"),
+        SUMMARY.format(session="'lost'", turn="t", turns=1, text="x"),
+    )
+
+    made = await salvaged(path, tmp_path / "new")
+
+    told = {loss.place: loss.count for loss in made.given_up}
+    assert told == {"gateway.db: session_users": 1, "gateway.db: summaries": 1}
+    assert made.rows["usage"] == 1
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["sound", "its-version-damaged"])
+async def test_a_database_of_the_version_before_is_summed_up(
+    tmp_path: Path, *, damaged: bool
+) -> None:
+    path = await used_state(tmp_path / "state")
+    columns = "position, session_id, turn_id, agent, model, started_at"
+    with closing(apsw.Connection(str(path / "gateway.db"))) as source:
+        calls = source.execute(f"SELECT {columns} FROM model_calls").fetchall()  # noqa: S608 - names of ours
+        sessions = source.execute(f"SELECT {OLDER['sessions']} FROM sessions").fetchall()  # noqa: S608 - names of ours
+    (path / "gateway.db").unlink()
+    with new_database(path / "gateway.db", 4) as older:
+        for row in calls:
+            add_row(older, "model_calls", [*columns.split(", "), "input_tokens"], (*row, 10))
+        for row in sessions:
+            add_row(older, "sessions", OLDER["sessions"].split(", "), row)
+    if damaged:
+        change(path, "PRAGMA user_version = 1000000")
+
+    made = await salvaged(path, tmp_path / "new")
+
+    assert made.rows["model_calls"] == CALLS
+    async with open_state(tmp_path / "new") as state:
+        total = await state.database.read(usage.total)
+    assert (total.calls, total.total_tokens) == (CALLS, 10 * CALLS)
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["sound", "its-version-damaged"])

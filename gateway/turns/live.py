@@ -1,0 +1,271 @@
+"""One turn as it runs: what its agents are given, and what came of it so far.
+
+Prepares each request of the turn through `Contexts`, and keeps the books of what was counted.
+Knows no lane and commits nothing but what a request rests on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.clock import Clock
+from gateway.context.cache import LastRequest, verdict
+from gateway.context.estimate import message_chars, tokens_of_chars
+from gateway.context.prices import call_usd
+from gateway.errors import AgentError, AgentFailure
+from gateway.model import ContextSource, Message, Projection, ProjectionMode, Usage
+from gateway.turns.approvals import Approvals
+from gateway.turns.budgets import Budgets
+from gateway.turns.contexts import Contexts, cache_key
+from gateway.turns.outcome import MadeCall, Outcome
+from gateway.turns.preparing import Asking, Books
+from gateway.turns.ticket import Fallback, ReplyContext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.agents.base import Agent, AgentEvent, AgentFacts
+    from gateway.model import AgentId, ToolCall
+    from gateway.sessions.entry import SessionEntry
+    from gateway.transcripts.accounts import ContextAccount
+    from gateway.turns.preparing import Request, Store
+
+TOO_LONG: Final = (
+    "This message alone is larger than what the agent can read. Please send a shorter one."
+)
+TOOLS_TOO_LONG: Final = (
+    "The tools returned more than the agent can read at once. Please ask for less at a time."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServices:
+    """What every turn uses."""
+
+    contexts: Contexts
+    approvals: Approvals
+    budgets: Budgets
+    clock: Clock
+
+
+class LiveTurn:
+    """A `gateway.agents.base.Conversation`, whichever agents answer it one after the other."""
+
+    def __init__(
+        self,
+        services: TurnServices,
+        entry: SessionEntry,
+        user: str,
+        message: Message,
+        outcome: Outcome,
+        store: Store,
+    ) -> None:
+        """Begin with nothing said but the user's message; `use` comes before anything else.
+
+        Args:
+            services: What every turn uses.
+            entry: The session as it is now that the turn begins.
+            user: Whose budget it is.
+            message: The user's.
+            outcome: Gets what comes of it.
+            store: Stores what a request rests on.
+        """
+        self.outcome = outcome
+        self.request: Request | None = None
+        """The last one; None before any."""
+        self.books: Books | None = None
+        """What was counted so far; None before any request."""
+        self._services = services
+        self._entry = entry
+        self._user = user
+        self._message = message
+        self._store = store
+        self._agent: Agent | None = None
+        self.posted = 0
+        """Sizes that dashboards were told of the turn so far."""
+        self._smaller = False
+        """Whether the context has shrunk since the last count."""
+        self._too_long = False
+        """Whether a window had no room for the user's message alone."""
+
+    @property
+    def cache_key(self) -> str:
+        """See `Conversation`."""
+        return cache_key(self._entry.session_id)
+
+    @property
+    def spent_tokens(self) -> int:
+        """See `Conversation`."""
+        usage = self.outcome.usage()
+        return 0 if usage is None else usage.total_tokens
+
+    @property
+    def account(self) -> ContextAccount | None:
+        """How the context was measured; None where no request of the turn was counted."""
+        counted = any(made.call.usage is not None for made in self.outcome.calls)
+        return self.books.account if self.books is not None and counted else None
+
+    @property
+    def refused(self) -> Projection | None:
+        """What keeps the user's message out of the context where nobody could read it."""
+        if not self._too_long or self.outcome.said:
+            return None
+
+        return Projection(self._message.turn_id, ProjectionMode.SKIP)
+
+    def use(self, agent_id: AgentId, agent: Agent) -> None:
+        """Let an agent answer from here on."""
+        self.outcome.agent = agent_id
+        self._agent = agent
+
+    async def messages(self) -> Sequence[Message]:
+        """See `Conversation`."""
+        refused = await self._services.budgets.check(
+            self._entry.session_id,
+            self._user,
+            self.outcome.usage() or Usage(),
+            extra_usd=self.outcome.usd or 0.0,
+        )
+        if refused is not None:
+            raise AgentError("a budget is used up", user_text=refused)
+
+        request = await self._services.contexts.request(self._asking())
+        self._went_on(request)
+        if not request.fits:
+            text = TOOLS_TOO_LONG if self.outcome.said else TOO_LONG
+            self._too_long |= not self.outcome.said
+            raise AgentError(
+                "what the turn has said alone does not fit the window",
+                user_text=text,
+                failure=AgentFailure.OVERFLOW,
+            )
+
+        return request.messages
+
+    async def approve(self, call: ToolCall) -> bool:
+        """See `Conversation`."""
+        approvals, entry = self._services.approvals, self._entry
+        self.outcome.tell(approvals.question(call), question=True)
+        approved = await approvals.ask(entry.session_key, self._user)
+        self.outcome.tell(approvals.told(call, approved))
+        return bool(approved)
+
+    async def make_room(self) -> bool:
+        """Make the context smaller than the last request; False where nothing can be gained."""
+        request = self.request
+        if request is None:
+            return False
+
+        shorter = await self._services.contexts.request(self._asking(overflowed=request.chars))
+        self._went_on(shorter)
+        return shorter.fits and shorter.chars < request.chars
+
+    def fits(self, facts: AgentFacts) -> bool:
+        """Return whether another agent's window has room for all that the last request had.
+
+        Before any, for as much as the one of the turn before.
+        """
+        if self.request is not None:
+            return self.request.fits_window(facts)
+
+        own_tokens = tokens_of_chars(message_chars(self._message))
+        needed_tokens = self._entry.context_tokens + own_tokens
+        return needed_tokens <= facts.window_tokens - facts.reserve_tokens
+
+    def take(self, event: AgentEvent) -> None:
+        """Note what the agent did.
+
+        Raises:
+            AgentError: it does not keep to the protocol.
+        """
+        match event:
+            case TextDelta(text):
+                self.outcome.add_text(text)
+            case MessageFinished(message):
+                self.outcome.add_message(message)
+            case ModelCallFinished():
+                self._count(event)
+
+    def passed_over(self, agent_id: AgentId, reason: str) -> None:
+        """Note that an agent did not answer, and another is asked."""
+        self.outcome.fallbacks.append(Fallback(agent_id, reason))
+
+    def measured(self) -> ReplyContext | None:
+        """Return the size of the last request: as its provider counted it, else as estimated.
+
+        None where there was no agent to be asked.
+        """
+        if self._agent is None:
+            return None
+
+        made = self.outcome.calls[-1] if self.outcome.calls else None
+        usage = made.call.usage if made is not None and self._is_of_last(made) else None
+        if usage is not None:
+            tokens, source = usage.context_tokens, ContextSource.USAGE
+        elif self.request is not None and self.request.fits:
+            tokens, source = self.request.estimated_tokens(), ContextSource.ESTIMATE
+        else:
+            tokens, source = 0, ContextSource.UNKNOWN
+        known = source is not ContextSource.UNKNOWN
+        return ReplyContext(
+            tokens=tokens,
+            window_tokens=self._agent.facts().window_tokens,
+            source=source,
+            measured_at=self._services.clock.now() if known else None,
+            turns_left_out=self.request.turns_left_out if self.request is not None else 0,
+        )
+
+    def _is_of_last(self, made: MadeCall) -> bool:
+        """Return whether a count says something of what was prepared last, and for whom."""
+        return made.agent == self.outcome.agent and not self._smaller
+
+    def _asking(self, *, overflowed: int | None = None) -> Asking:
+        agent = self._agent
+        if agent is None:
+            raise AssertionError("no agent was chosen")
+
+        return Asking(
+            entry=self._entry,
+            user=self._user,
+            agent_id=self.outcome.agent or self._entry.agent,
+            agent=agent,
+            live=(self._message, *self.outcome.said),
+            books=self.books,
+            shortened=self.request.shortened if self.request is not None else {},
+            store=self._store,
+            step=self._entry.context_step + 1 + self.posted,
+            overflowed_chars=overflowed,
+        )
+
+    def _went_on(self, request: Request) -> None:
+        self.request, self.books = request, request.books
+        self.posted += request.posted
+        self._smaller |= bool(request.posted)
+
+    def _count(self, event: ModelCallFinished) -> None:
+        """Note what a provider counted of the last request."""
+        call, request, books = event.call, self.request, self.books
+        if request is None or books is None:
+            raise AgentError("the agent counted a request before it asked for its messages")
+
+        found = verdict(
+            call.usage,
+            books.last,
+            call.model,
+            request.policy,
+            call.started_at,
+            cache_counted=call.cache_counted,
+        )
+        usd = None if call.usage is None else call_usd(request.policy, call.usage)
+        tokens, account = 0, books.account
+        if call.usage is not None:
+            tokens = call.usage.context_tokens
+            account = account.with_request(
+                call.model, tokens=tokens, estimated=request.estimated, verdict=found.value
+            )
+        self.books = Books(account, LastRequest(call.started_at, call.model, tokens))
+        self._smaller = False
+        agent_id = self.outcome.agent or self._entry.agent
+        self.outcome.calls.append(MadeCall(agent_id, call, found, usd))

@@ -1,0 +1,32 @@
+"""What became of messages, counted since the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStatistics:
+    """What became of messages since the start."""
+
+    running: int
+    waiting: int
+    completed: int
+    failed: int
+    """Turns that ended with an error the user was told."""
+    deadline: int
+    """Turns that took too long."""
+    lost_commits: int
+    """Turns whose reply could not be stored; their messages are kept and run again."""
+    duplicates: int
+    refused: int
+    paused: int
+    """Messages to paused sessions."""
+    recovered: int
+    """Messages that a restart found unanswered."""
+    stood_in: int
+    """Turns that another agent has answered than their own."""
+    asking: int
+    """Turns that wait for the user's yes to a tool."""
+    resting_agents: dict[str, float]
+    """Agents that are not asked first for a time, for their provider failed; the seconds left."""

@@ -1,0 +1,13 @@
+"""Laws of the toolbox of an agent that was given no tools."""
+
+from __future__ import annotations
+
+from gateway.agents.tools import NoTools
+
+
+async def test_a_toolbox_without_tools_offers_nothing_and_runs_nothing() -> None:
+    toolbox = NoTools()
+
+    assert list(toolbox.specs()) == []
+    assert toolbox.needs_approval("find")
+    assert (await toolbox.call("find", {})).text == "There is no tool 'find'."
