@@ -49,6 +49,8 @@ class _Blocks:
     """Each with the role that says it."""
     live_at: int = 0
     """How many come before the newest user message."""
+    asked_at: int = 0
+    """How many come before the newest assistant message: there the request before has ended."""
     with_calls: bool = False
     calls: Counter[str] = field(default_factory=Counter)
     """How often each id was called: the API takes none twice, some vendors begin anew each turn."""
@@ -77,11 +79,11 @@ def request_parts(
 ) -> dict[str, Any]:
     """Return `messages` of a request and, where there is something in them, `system` and `tools`.
 
-    The marks stand on the last block of the system prompt, or without one on the last tool, on the
-    last block before the newest user message, and on the last of all. The API finds a prefix that
-    ends at most 20 blocks before a mark: the second one is where the requests of the turn before
-    ended but for its answer, so that neither a turn of many steps nor a step of many calls loses
-    the cache.
+    The marks stand on the last block of the system prompt, or without one on the last tool, before
+    the newest assistant message, before the newest user message, and on the last block of all. The
+    API finds a prefix that ends at most 20 blocks before a mark: the second one is where the
+    request before has ended, so that neither a turn of many steps nor a step of many calls loses
+    the cache; the third one stays where it is for a whole turn.
 
     Args:
         system_prompt: The agent's; blank: none.
@@ -165,6 +167,7 @@ def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
                 content = [*_texts(message.text), *map(_image, message.images)]
                 blocks.said += (("user", block) for block in content)
             case Role.ASSISTANT:
+                blocks.asked_at = len(blocks.said)
                 content = _texts(message.text)
                 for call in message.tool_calls:
                     content.append(_call(call, blocks.next_call(call.call_id)))
@@ -183,7 +186,8 @@ def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:
 def _mark(blocks: _Blocks, cache_ttl: CacheTtl) -> None:
     mark = {"type": "ephemeral"} if cache_ttl == "5m" else {"type": "ephemeral", "ttl": cache_ttl}
     marked = blocks.system[-1:] or blocks.tools[-1:]
-    marked += [blocks.said[end - 1][1] for end in (blocks.live_at, len(blocks.said)) if end]
+    ends = {blocks.asked_at, blocks.live_at, len(blocks.said)}
+    marked += [blocks.said[end - 1][1] for end in sorted(ends) if end]
     for block in marked:
         block["cache_control"] = mark
 

@@ -99,6 +99,13 @@ class Conversation(Protocol):
         """
         ...
 
+    def returned(self, message: Message) -> None:
+        """Note a tool's result as soon as it is there; it has to be yielded nevertheless.
+
+        Where the turn ends before all tools of an answer have returned, it is not lost.
+        """
+        ...
+
     async def approve(self, call: ToolCall) -> bool:
         """Ask the user whether a tool may run; False also where no answer comes in time."""
         ...

@@ -32,6 +32,8 @@ TOO_MUCH: Final = (
     "The model used as much of its tools as one message may, and came to no answer. "
     "Please ask for less at a time."
 )
+MAX_CALLS: Final = 256
+"""How many calls of one answer are run."""
 _LISTED_TOOLS: Final = 50
 _SHOWN_CHARS: Final = 64
 
@@ -231,9 +233,10 @@ class ToolLoop:
     def _refuse_calls(self, answer: Message, user_text: str) -> None:
         """Raise where there are calls: kept, they would make every later request fail."""
         if answer.tool_calls:
-            names = ", ".join(call.name[:_SHOWN_CHARS] for call in answer.tool_calls[:8])
+            # Not their names: a model may write anything into one.
             raise AgentError(
-                f"{self._model.facts.model}: it called tools that it was not offered: {names}",
+                f"{self._model.facts.model}: it called tools that it was not offered "
+                f"({len(answer.tool_calls)} calls)",
                 user_text=user_text,
             )
 
@@ -243,6 +246,9 @@ class ToolLoop:
         """Run the calls of an answer and return a result for each, in their order."""
         names = [tool.name for tool in tools]
         steps = [_step(call, names) for call in answer.tool_calls]
+        for step in steps[MAX_CALLS:]:
+            text = f"{_shown(step.call)} was not run: an answer may call {MAX_CALLS} tools at most."
+            step.result = ToolResult(text)
         for step in steps:
             if step.result is None:
                 step.result = await self._refused(conversation, step.call)
@@ -252,7 +258,7 @@ class ToolLoop:
                 # Each takes the next call that none has taken yet.
                 shared = iter(waiting)
                 for _ in range(min(self._settings.max_parallel, len(waiting))):
-                    tasks.start_soon(self._work, shared)
+                    tasks.start_soon(self._work, shared, answer, conversation)
         return [_message(step, answer) for step in steps]
 
     async def _refused(self, conversation: Conversation, call: ToolCall) -> ToolResult | None:
@@ -269,12 +275,15 @@ class ToolLoop:
             f"{_shown(call)} was not run: the user did not allow it, or did not answer in time."
         )
 
-    async def _work(self, waiting: Iterator[_Step]) -> None:
+    async def _work(
+        self, waiting: Iterator[_Step], answer: Message, conversation: Conversation
+    ) -> None:
         for step in waiting:
             try:
                 step.result = await self._toolbox.call(step.call.name, step.arguments)
             except Exception as exc:  # noqa: BLE001 - a broken toolbox costs the call, not the turn
                 step.result = _crashed(step.call, exc)
+            conversation.returned(_message(step, answer))
 
 
 def _step(call: ToolCall, names: Sequence[str]) -> _Step:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.routing import Route
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.context.settings import PruningSettings
     from gateway.sessions.entry import SessionEntry
     from gateway.turns.showing import NextRound, ShownContext
+
+_SUMMARISED_SINCE: Final = "old turns were summarised since the last request"
 
 
 def session_context_routes(context: ApiContext) -> list[Route]:
@@ -137,6 +139,7 @@ def _size(shown: ShownContext, agent: AgentFacts | None) -> dict[str, object]:
         "sent_chars": shown.sent_chars,
         "said_messages": shown.said_messages,
         "said_chars": shown.said_chars,
+        "summarised_turns": shown.summarised_turns,
         "left_out_turns": shown.left_out_turns,
         "agent_chars": None if agent is None else agent.overhead_chars,
         "overhead_tokens": shown.overhead_tokens,
@@ -156,9 +159,10 @@ def _cache_state(
     touched_at = entry.cache_touched_at
     state, why = "unknown", no_agent(entry)
     if agent is not None:
-        cold = is_cold(last_request(entry, shown.account), agent.model, policy, now)
+        last = last_request(entry, shown.account, entry.agent)
+        cold = is_cold(last, agent.model, policy, now)
         state = "cold" if cold else "warm"
-        why = _why_so(entry, agent, now, cold=cold)
+        why = _why_so(entry, agent, shown, now, cold=cold)
     return CacheState(
         state=state,
         why=why,
@@ -171,9 +175,15 @@ def _cache_state(
     )
 
 
-def _why_so(entry: SessionEntry, agent: AgentFacts, now: datetime, *, cold: bool) -> str:
+def _why_so(
+    entry: SessionEntry, agent: AgentFacts, shown: ShownContext, now: datetime, *, cold: bool
+) -> str:
     if entry.cache_touched_at is None:
-        return "no request has succeeded yet"
+        # A summary makes the gateway forget the request before it.
+        forgotten = entry.model and shown.summarised_turns
+        return _SUMMARISED_SINCE if forgotten else "no request has succeeded yet"
+    if (entry.cache_agent or entry.agent) != entry.agent:
+        return f"another agent answered last: {entry.cache_agent}"
     if entry.model != agent.model:
         return f"another model answered last: {entry.model}"
     if entry.cache_touched_at > now:

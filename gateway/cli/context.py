@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api
 
 app = typer.Typer(
-    help="See what is sent to the model, and have old turns summarised.", no_args_is_help=True, rich_markup_mode=None
+    help="See what is sent to the model, and have old turns summarised.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -68,7 +70,7 @@ def compact(
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
-        done = call(Where(config, state_dir), partial(_compact, key=key))
+        done = call(Where(config, state_dir), partial(_compact, key=key), offline=False)
         if as_json:
             screen.document(done)
         elif not done["compacted"]:
@@ -90,10 +92,10 @@ async def _compact(api: Api, *, key: str) -> dict[str, Any]:
 
 def _compacted(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("summarised", f"the {summary['turns']} oldest turns"),
+        ("summarised", _oldest(summary["turns"])),
         ("by", f"{summary['agent']} ({summary['model']})"),
-        ("size before", f"{summary['tokens_before']:,} tokens, estimated"),
-        ("size after", f"{summary['tokens_after']:,} tokens, estimated"),
+        ("size before", f"{_counted(summary['tokens_before'], 'token')}, estimated"),
+        ("size after", f"{_counted(summary['tokens_after'], 'token')}, estimated"),
     ]
 
 
@@ -111,7 +113,9 @@ def _show_messages(screen: Screen, shown: dict[str, Any], *, dry_run: bool, text
         return
 
     if shown["messages_not_listed"]:
-        screen.note(f"{shown['messages_not_listed']} earlier messages are not listed")
+        more = shown["messages_not_listed"]
+        verb = "is" if more == 1 else "are"
+        screen.note(f"{_counted(more, 'earlier message')} {verb} not listed")
     columns = ["NO", "ROLE", "TOOL", "SAID", "SENT", "STATE", "WHY"]
     if dry_run:
         columns.append("NEXT")
@@ -146,34 +150,42 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
     size, agent = shown["size"], shown["agent"]
     overhead = size["overhead_tokens"]
     model = f", model {agent['model']}" if agent["configured"] else ", not configured"
-    left_out = size["left_out_turns"]
     sent = (
-        f"{size['sent_messages']} of {size['said_messages']} messages, "
-        f"{size['sent_chars']} of {size['said_chars']} characters"
+        f"{size['sent_messages']} of {_counted(size['said_messages'], 'message')}, "
+        f"{size['sent_chars']} of {_counted(size['said_chars'], 'character')}"
     )
+    estimated = _counted(size["estimated_tokens"], "token")
     return [
         ("session", f"{shown['session_id']}{', busy' if shown['busy'] else ''}"),
         ("agent", f"{agent['id']}{model}"),
         ("sent", sent),
-        ("left out", f"the {left_out} oldest turns" if left_out else "no turns"),
-        (
-            "estimated",
-            f"{size['estimated_tokens']} tokens, measured overhead of {overhead:+d} included",
-        ),
+        ("left out", _left_out(size)),
+        ("estimated", f"{estimated}, measured overhead of {overhead:+d} included"),
         ("window", _window(size)),
         ("measured", _measured(shown["measured"])),
         ("cache", _cache(shown["cache"])),
-        ("last request", _last_request(shown["cache"])),
+        ("last request", _last_request(shown["cache"], size)),
         ("pruned so far", _account(shown["account"])),
         ("next round", _next_round(shown["next_round"], shown["account"])),
     ]
+
+
+def _left_out(size: dict[str, Any]) -> str:
+    summarised, left_out = size["summarised_turns"], size["left_out_turns"]
+    if not summarised:
+        return _oldest(left_out) if left_out else "no turns"
+    if not left_out:
+        return f"{_oldest(summarised)} summarised, none left out"
+
+    # Turns may have left before the first summary, and after the last.
+    return f"{_counted(summarised, 'turn')} summarised, {left_out} left out"
 
 
 def _window(size: dict[str, Any]) -> str:
     if size["window_tokens"] is None:
         return "unknown: there is no such agent"
 
-    return f"{size['window_tokens']} tokens, {size['window_share']:.1%} filled"
+    return f"{_counted(size['window_tokens'], 'token')}, {size['window_share']:.1%} filled"
 
 
 def _measured(measured: dict[str, Any]) -> str:
@@ -181,7 +193,7 @@ def _measured(measured: dict[str, Any]) -> str:
         return "not yet"
 
     at = local_time(measured["measured_at"])
-    return f"{measured['tokens']} tokens by {measured['source']}, {at}"
+    return f"{_counted(measured['tokens'], 'token')} by {measured['source']}, {at}"
 
 
 def _cache(cache: dict[str, Any]) -> str:
@@ -194,9 +206,10 @@ def _cache(cache: dict[str, Any]) -> str:
     return f"{cache['state']}{until}: {cache['why']}"
 
 
-def _last_request(cache: dict[str, Any]) -> str:
+def _last_request(cache: dict[str, Any], size: dict[str, Any]) -> str:
     if cache["last_request_at"] is None:
-        return "none"
+        forgotten = cache["last_model"] and size["summarised_turns"]
+        return "none since old turns were summarised" if forgotten else "none"
 
     verdict = cache["last_verdict"] or "not counted"
     at = local_time(cache["last_request_at"])
@@ -204,10 +217,9 @@ def _last_request(cache: dict[str, Any]) -> str:
 
 
 def _account(account: dict[str, Any]) -> str:
-    text = (
-        f"{account['rounds']} rounds, {account['trimmed']} results trimmed, "
-        f"{account['cleared']} cleared, {account['saved_tokens']} tokens saved"
-    )
+    rounds, trimmed = _counted(account["rounds"], "round"), _counted(account["trimmed"], "result")
+    saved = _counted(account["saved_tokens"], "token")
+    text = f"{rounds}, {trimmed} trimmed, {account['cleared']} cleared, {saved} saved"
     return f"{text}, {_money(account['saved_usd'], account)}"
 
 
@@ -216,16 +228,24 @@ def _next_round(planned: dict[str, Any] | None, account: dict[str, Any]) -> str:
         return ""
     if planned["decision"] not in {"prune", "forced"}:
         left_out = planned.get("left_out_turns")
-        more = f"; {left_out} turns would leave for want of room" if left_out else ""
+        more = f"; {_counted(left_out, 'turn')} would leave for want of room" if left_out else ""
         return f"none ({planned['decision'] or 'unknown'}): {planned['why']}{more}"
 
     left_out = planned["left_out_turns"]
-    more = f", {left_out} turns would leave for want of room" if left_out else ""
+    more = f", {_counted(left_out, 'turn')} would leave for want of room" if left_out else ""
     return (
-        f"{planned['trimmed']} results trimmed, {planned['cleared']} cleared{more}, "
-        f"{planned['tokens_before']} -> {planned['tokens_after']} tokens, "
+        f"{_counted(planned['trimmed'], 'result')} trimmed, {planned['cleared']} cleared{more}, "
+        f"{planned['tokens_before']} -> {_counted(planned['tokens_after'], 'token')}, "
         f"{_money(planned['saved_usd'], account)} ({planned['decision']}: {planned['why']})"
     )
+
+
+def _oldest(turns: int) -> str:
+    return "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _money(usd: float | None, account: dict[str, Any]) -> str:

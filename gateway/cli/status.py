@@ -40,7 +40,7 @@ def status(
             screen.document(facts | ({"note": note} if note else {}))
             return
 
-        screen.facts(flat_facts(facts))
+        screen.facts(flat_facts(_by_name(facts)))
         if note:
             screen.note(f"gateway: {note}")
 
@@ -48,6 +48,18 @@ def status(
 async def _ask(api: Api) -> dict[str, Any]:
     facts: dict[str, Any] = await api.get("/v1/status")
     return facts
+
+
+def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts whose list of tool servers is a table by name, so that each has its rows."""
+    servers = facts.get("tools")
+    if not isinstance(servers, list):
+        return facts
+
+    named = {one["server"]: {**one} for one in servers}
+    for table in named.values():
+        del table["server"]
+    return facts | {"tools": named or "none"}
 
 
 def _from_lock(found: Found) -> dict[str, Any]:

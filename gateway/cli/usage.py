@@ -34,9 +34,21 @@ def _day(text: str) -> str:
     raise typer.BadParameter("accepted is a day as YYYY-MM-DD.")
 
 
+def _by(text: str) -> UsageBy:
+    try:
+        return UsageBy(text)
+    except ValueError:
+        *others, last = UsageBy
+        accepted = f"{', '.join(others)} or {last}"
+        raise typer.BadParameter(f"{text!r} is unknown, accepted is {accepted}.") from None
+
+
 def usage(
     *,
-    by: Annotated[UsageBy, typer.Option(help="What sums are told apart by.")] = UsageBy.DAY,
+    by: Annotated[
+        UsageBy,
+        typer.Option(metavar="|".join(UsageBy), parser=_by, help="What sums are told apart by."),
+    ] = UsageBy.DAY,
     since: Annotated[
         str | None, typer.Option(metavar="DAY", parser=_day, help="The first day, YYYY-MM-DD.")
     ] = None,

@@ -29,7 +29,7 @@ from gateway.turns.budgets import BudgetSettings
 from gateway.turns.settings import TurnSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT_AGENT: Final = "main"
 _LISTED_AGENTS: Final = 20
@@ -168,17 +168,32 @@ def dangling_agents(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     for index, route in enumerate(routes if isinstance(routes, list) else []):
         if isinstance(route, dict):
             names.append((("routes", index, "agent"), route.get("agent")))
-    names += _fallbacks(agents)
     for path, name in names:
         if isinstance(name, str) and name not in agents:
-            known = ", ".join(dotted((agent,)) for agent in sorted(agents)[:_LISTED_AGENTS])
-            accepted = f"one of: {known}" if known else "an agent with a table, and there is none"
-            yield path, f"there is no table [agents.{dotted((name,))}], accepted is {accepted}"
+            yield path, _no_table(name, agents)
+    yield from _broken_fallbacks(agents)
 
 
-def _fallbacks(agents: Mapping[Any, Any]) -> Iterator[tuple[KeyPath, object]]:
-    """Yield each agent that another one names in its place."""
+def _broken_fallbacks(agents: Mapping[Any, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each name of an agent to stand in for another that cannot."""
     for agent, table in agents.items():
         named = table.get("fallback", []) if isinstance(table, dict) else []
         for index, name in enumerate(named if isinstance(named, list) else []):
-            yield ("agents", agent, "fallback", index), name
+            path = ("agents", agent, "fallback", index)
+            if name == agent:
+                yield path, f"names itself, accepted is {_accepted_agents(agents, agent)}"
+            elif isinstance(name, str) and name not in agents:
+                yield path, _no_table(name, agents, agent)
+
+
+def _no_table(name: str, agents: Iterable[str], but: str = "") -> str:
+    table = dotted(("agents", name))
+    return f"there is no table [{table}], accepted is {_accepted_agents(agents, but)}"
+
+
+def _accepted_agents(agents: Iterable[str], but: str) -> str:
+    """Return which agents may be named: all but one, or all where that is empty."""
+    names = sorted(agent for agent in agents if agent != but)
+    known = ", ".join(dotted((name,)) for name in names[:_LISTED_AGENTS])
+    none = "no other" if but else "none"
+    return f"one of: {known}" if known else f"an agent with a table, and there is {none}"

@@ -6,6 +6,7 @@ knows no values and no places.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -21,6 +22,7 @@ SECRET_TITLE: Final = "SecretSource"  # noqa: S105 - the name of a class
 ACCEPTED_SECRET: Final = (
     "a table { file = ... }, { env = ... } or { credential = ... }, never the secret itself"  # noqa: S105 - says where secrets stand
 )
+_SAID_OF_NOUN: Final = re.compile(r",| (?:of|from|above|at|with|without|that|such|\{)(?= |$)")
 
 
 class Schema:
@@ -152,8 +154,14 @@ def _one_of(choices: Iterable[str]) -> str:
 
 
 def _plural(words: str) -> str:
+    """Return words for many: `a string of 1 to 9 characters` becomes `strings of ...`."""
     article, _, rest = words.partition(" ")
-    return f"{rest}s" if article == "a" else words
+    if article != "a":
+        return words
+
+    # The noun ends where what is said of it begins.
+    noun = _SAID_OF_NOUN.split(rest, maxsplit=1)[0]
+    return f"{noun}s{rest[len(noun) :]}"
 
 
 def _words(node: Node) -> str:
@@ -190,4 +198,5 @@ def _length(node: Node) -> str:
     if "maxLength" in node:
         return f" of {node.get('minLength', 0)} to {node['maxLength']} characters"
 
-    return f" of at least {node['minLength']} characters" if node.get("minLength") else ""
+    least = node.get("minLength")
+    return f" of at least {least} character{'' if least == 1 else 's'}" if least else ""

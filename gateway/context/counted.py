@@ -121,6 +121,11 @@ class CountedContext:
             if message.images:
                 self.image_chars += image_chars(message)
 
+    @property
+    def skipped_turns(self) -> frozenset[TurnId]:
+        """Turns after the first message that are never sent, for their message was refused."""
+        return frozenset(self._skipped)
+
     def item(self, place: int) -> str:
         """Return the name of the tool result at a place; see `tool_item`."""
         return self._items[place]

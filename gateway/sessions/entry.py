@@ -91,6 +91,8 @@ class SessionEntry:
     """How many measurements of the context this session id has had; a higher number is newer."""
     cache_touched_at: datetime | None = None
     """Start of the last successful model request: the provider's prompt cache lives from then."""
+    cache_agent: str = ""
+    """The agent that made it; empty: the session's own."""
     model: str = ""
     """The model that answered last, as its provider spells it."""
 
@@ -113,7 +115,7 @@ class SessionEntry:
 _DEFAULTS: Final = tuple(
     (f.name, None if f.default is MISSING else f.default) for f in fields(SessionEntry)
 )
-_TEXTS: Final = ("display_name", "model")
+_TEXTS: Final = ("display_name", "cache_agent", "model")
 _COUNTS: Final = (
     *(name.name for name in fields(SessionEntry) if name.name.endswith("_tokens")),
     "turns",

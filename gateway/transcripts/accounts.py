@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields, replace
 from math import ceil
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from gateway.durable.batch import Queries, Transaction
     from gateway.model import SessionId
 
@@ -116,18 +119,26 @@ class ContextAccount:
         constant = self.request_tokens - round(self.average_rate * self._estimated)
         return max(self.tokens(estimated), ceil(GUARDING_RATE * estimated) + max(0, constant))
 
-    def of(self, model: str) -> ContextAccount:
-        """Return the account as far as it says something of a model."""
+    def of(
+        self, model: str, others: Mapping[str, ContextAccount] = MappingProxyType({})
+    ) -> ContextAccount:
+        """Return the account as far as it says something of a model.
+
+        Args:
+            model: The model.
+            others: What was counted of other requests of the session, by model.
+        """
         if self.model == model:
             return self
 
+        known = others.get(model, _UNCOUNTED)
         return replace(
             self,
             model=model,
-            request_tokens=0,
-            overhead_tokens=0,
-            tokens_per_estimate=1.0,
-            weighed_tokens=0,
+            request_tokens=known.request_tokens,
+            overhead_tokens=known.overhead_tokens,
+            tokens_per_estimate=known.tokens_per_estimate,
+            weighed_tokens=known.weighed_tokens,
         )
 
     def without_messages(self, count: int) -> ContextAccount:
@@ -182,6 +193,9 @@ class ContextAccount:
             saved_usd=usd,
             last_round_at=at,
         )
+
+
+_UNCOUNTED: Final = ContextAccount()
 
 
 def _rate(known: ContextAccount, tokens: int, estimated: int) -> tuple[float, float]:

@@ -122,7 +122,7 @@ class Answer:
             if found is not None:
                 return found
 
-        approved = self.question.take(self.approved, transaction)
+        approved = self.question.take(transaction, approved=self.approved)
         if approved is None:
             return None
 

@@ -34,7 +34,7 @@ class OpenQuestion:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _answered: anyio.Event = field(default_factory=anyio.Event)
 
-    def take(self, approved: bool, transaction: Transaction) -> bool | None:  # noqa: FBT001 - the answer
+    def take(self, transaction: Transaction, *, approved: bool) -> bool | None:
         """Take an answer that is being stored, in the writer thread.
 
         Returns the answer that counts; None where it is too late for one.

@@ -14,7 +14,7 @@ from gateway.errors import AgentFailure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from gateway.agents.base import Agent, AgentFacts
+    from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.errors import AgentError
     from gateway.model import AgentId
@@ -24,7 +24,6 @@ LONGEST_REST_S: Final = 300.0
 PASSED_ON: Final = frozenset({AgentFailure.RATE_LIMIT, AgentFailure.OUTAGE, AgentFailure.OVERFLOW})
 """Failures that another agent may not have."""
 RESTING: Final = "resting"
-WINDOW: Final = "window"
 
 
 @dataclass(slots=True)
@@ -75,34 +74,26 @@ def in_order(
     agents: Mapping[AgentId, Agent],
     fallbacks: Mapping[AgentId, Sequence[AgentId]],
     breakers: Breakers,
-    fits: Callable[[AgentFacts], bool],
     passed_over: Callable[[AgentId, str], None],
 ) -> Iterator[AgentId]:
     """Yield whom to ask, one after the other, as long as the ones before failed.
 
-    Who rests comes after who is ready, and last those in whose window not everything fits: for
-    them the context would be made smaller for good.
+    Who rests comes after who is ready.
 
     Args:
         first: The agent of the turn.
         agents: All there are.
         fallbacks: By agent, whom it names in its place.
         breakers: Who rests.
-        fits: Whether an agent's window has room for what the turn needs, asked right before.
         passed_over: Told whom another is asked before, and why.
     """
     resting: list[AgentId] = []
-    small: list[AgentId] = []
     named = dict.fromkeys((first, *fallbacks.get(first, ())))
     candidates = [agent for agent in named if agent in agents]
     for agent in candidates:
-        if agent != first and not fits(agents[agent].facts()):
-            small.append(agent)
-            passed_over(agent, WINDOW)
-        elif breakers.rest_s(agent) > 0 and len(candidates) > 1:
+        if breakers.rest_s(agent) > 0 and len(candidates) > 1:
             resting.append(agent)
             passed_over(agent, RESTING)
         else:
             yield agent
     yield from resting
-    yield from small

@@ -107,7 +107,8 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
 
     outcome, source = turn.outcome, turn.row.source
     used = outcome.usage() or Usage()
-    last = outcome.calls[-1].call if outcome.calls else None
+    made = outcome.calls[-1] if outcome.calls else None
+    last = None if made is None else made.call
     return entry.changed(
         updated_at=_used_at(entry, turn),
         source=source,
@@ -118,6 +119,7 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
         cache_read_tokens=entry.cache_read_tokens + used.cache_read_tokens,
         cache_write_tokens=entry.cache_write_tokens + used.cache_write_tokens,
         cache_touched_at=entry.cache_touched_at if last is None else last.started_at,
+        cache_agent=entry.cache_agent if made is None else made.agent,
         model=entry.model if last is None else last.model,
         **_measured(entry, turn, used),
     )

@@ -39,6 +39,8 @@ class Compacted:
     reason: str = ""
     calls: tuple[ModelCall, ...] = ()
     """What the agent's provider was asked for it, whatever came of it."""
+    error: AgentError | None = None
+    """Why the agent could not answer; None where it did."""
 
 
 async def compact(
@@ -73,7 +75,7 @@ async def compact(
     try:
         text = await _summarised(context, agent, plan, calls, cache_key)
     except AgentError as error:
-        return Compacted(reason=str(error), calls=tuple(calls))
+        return Compacted(reason=str(error), calls=tuple(calls), error=error)
     except ValueError as error:
         return Compacted(reason=f"the summary {error}", calls=tuple(calls))
 

@@ -9,10 +9,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from gateway.context.cache import CachePolicy, cache_policy, is_cold
-from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, estimate_context_chars
+from gateway.context.estimate import estimate_context_chars
 from gateway.context.live import shown, shrink
 from gateway.context.settings import ContextSettings
 from gateway.context.window import FILL
+from gateway.errors import AgentError, AgentFailure
 from gateway.events import ContextPruned, Events
 from gateway.log import get_logger
 from gateway.model import (
@@ -24,10 +25,16 @@ from gateway.model import (
     SessionKey,
 )
 from gateway.sessions.history import stamp
-from gateway.transcripts.accounts import LEAST_RATE
 from gateway.turns.compacting import Compacted, compact
 from gateway.turns.keeping import ContextKeeping, Made
-from gateway.turns.memory import ContextMemory, SessionContext, leave_out, load_context
+from gateway.turns.memory import (
+    MAX_CHARS,
+    ContextMemory,
+    SessionContext,
+    leave_out,
+    load_context,
+    readable_chars,
+)
 from gateway.turns.preparing import (
     Asking,
     Books,
@@ -52,6 +59,8 @@ if TYPE_CHECKING:
     from gateway.sessions.store import SessionStore
     from gateway.turns.commit import TurnCommit
 
+PASSING: Final = frozenset({AgentFailure.RATE_LIMIT, AgentFailure.OUTAGE})
+"""Failures of a provider that another try may not have."""
 _SMALLER: Final = 0.5
 """What is left of a request that its provider found too large, whatever was estimated, ..."""
 _LEAST_LEFT: Final = 0.25
@@ -98,11 +107,18 @@ class Contexts:
 
         Durability: on return the projections and the summary in it survive power loss.
         Cancellation: what is not stored is forgotten, and found out anew.
+
+        Raises:
+            AgentError: It does not fit the window of an agent that stands in for another.
         """
         facts = asking.agent.facts()
         context = await self._take(asking, facts)
         policy = cache_policy(self.settings, asking.agent_id, facts.model, facts.cache_ttl_s)
-        books = asking.books or Books(context.account, last_request(asking.entry, context.account))
+        books = self._books(asking, context)
+        context.ask(facts.model)
+        if asking.stands_in:
+            return self._as_it_is(context, asking, facts, policy, books)
+
         made = Made()
         shortened = self._shorten(made, context, asking, facts)
         live = Live.of(shown(asking.live, shortened), facts)
@@ -119,8 +135,9 @@ class Contexts:
             fits=live.own_chars(facts) <= room_for_turn(context, facts),
             facts=facts,
             policy=policy,
-            books=Books(context.account, None if made.has_summary else books.last),
+            books=Books(context.account, None if made.has_summary else books.last, books.agent),
             shortened=shortened,
+            others=context.others,
             posted=int(made.is_smaller),
         )
         if made.is_smaller:
@@ -136,7 +153,7 @@ class Contexts:
         context = await self._take(asking, facts)
         live = Live.of(asking.live, facts)
         policy = cache_policy(self.settings, asking.agent_id, facts.model, facts.cache_ttl_s)
-        context.account = context.account.of(facts.model)
+        context.ask(facts.model)
         made = Made()
         await self._summarise(made, context, asking, live, room=None)
         await self._store(made, context, asking, policy)
@@ -158,13 +175,20 @@ class Contexts:
         context.account = commit.account or context.account
         self._memory.keep(commit.session_id, context)
 
+    def _books(self, asking: Asking, context: SessionContext) -> Books:
+        """Return what was counted so far, as far as it says something of the agent's cache."""
+        agent = asking.agent_id
+        if asking.books is not None:
+            return asking.books.of(agent)
+
+        return Books(context.account, last_request(asking.entry, context.account, agent), agent)
+
     async def _take(self, asking: Asking, facts: AgentFacts) -> SessionContext:
         """Take the context out of the memory: a change that is not stored must not stay there."""
         session_id = asking.entry.session_id
         context = self._memory.take(session_id)
         if context is None:
-            # So much of a context that a provider counts as little as it can.
-            max_chars = int(facts.window_tokens * CHARS_PER_TOKEN_ESTIMATE / LEAST_RATE)
+            max_chars = MAX_CHARS if asking.stands_in else readable_chars(facts.window_tokens)
             context = await load_context(self._database, session_id, max_chars=max_chars)
         if asking.books is not None:
             context.account = asking.books.account
@@ -191,6 +215,39 @@ class Contexts:
                 context.counted.expect(projection)
         return found
 
+    def _as_it_is(
+        self,
+        context: SessionContext,
+        asking: Asking,
+        facts: AgentFacts,
+        policy: CachePolicy,
+        books: Books,
+    ) -> Request:
+        """Return what an agent is sent that stands in for another, for whom nothing is changed.
+
+        What leaves a context leaves for good, and the other one will be back.
+        """
+        self._memory.keep(asking.entry.session_id, context)
+        live = Live.of(shown(asking.live, asking.shortened), facts)
+        counted = context.counted
+        if counted.chars + live.own_chars(facts) > room_alone(context, facts):
+            raise AgentError(
+                f"{facts.model}: its window has no room for this conversation",
+                failure=AgentFailure.OVERFLOW,
+            )
+
+        return Request(
+            messages=(*counted.messages, *live.messages),
+            chars=counted.chars + live.chars,
+            turns_left_out=counted.left_out_turns,
+            fits=True,
+            facts=facts,
+            policy=policy,
+            books=Books(context.account, books.last, books.agent),
+            shortened=asking.shortened,
+            others=context.others,
+        )
+
     async def _change(
         self,
         made: Made,
@@ -214,10 +271,15 @@ class Contexts:
             if made.has_summary:
                 # What is sent begins anew, so that a round breaks no cache.
                 made.plans.append(plan(cold=True))
+            else:
+                made.failure = self._passing_failure(made, asking)
         made.projections += [
             change.projection for plan in made.plans for change in plan.round.changes
         ]
         beyond = made.plan.overflow
+        if made.failure is not None:
+            # What left now would leave for good, and the next message may do better.
+            beyond = None
         if live.own_chars(facts) > room_for_turn(context, facts):
             # It is not sent beside the summary either.
             beyond = None
@@ -282,6 +344,16 @@ class Contexts:
             context.account = made.account
             context.dropped.clear()
         self._memory.keep(asking.entry.session_id, context)
+        if made.failure is not None:
+            raise made.failure
+
+    def _passing_failure(self, made: Made, asking: Asking) -> AgentError | None:
+        """Return why there is no summary, if another try may make one."""
+        error = None if made.compaction is None else made.compaction.error
+        if error is None or not (error.failure in PASSING or asking.overflowed_chars is not None):
+            return None
+
+        return error
 
     def _tell(self, made: Made, asking: Asking, request: Request) -> None:
         """Let dashboards, subscribers and the log know that a context got smaller."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.context.cache import CacheVerdict
 from gateway.context.prices import call_usd
+from gateway.errors import AgentError
 from gateway.model import Projection, ProjectionMode, TurnId, Usage
 from gateway.transcripts import accounts, projections, summaries, usage
 from gateway.transcripts.accounts import ContextAccount
@@ -34,6 +35,8 @@ class Made:
     """With one round each, in order."""
     projections: list[Projection] = field(default_factory=list)
     compaction: Compacted | None = None
+    failure: AgentError | None = None
+    """Why there is no request; what was done for it stays."""
     dropped: list[str] = field(default_factory=list)
     """Projections of turns that are not sent any more."""
     account: ContextAccount | None = None

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.clock import Clock
 from gateway.context.cache import LastRequest, verdict
-from gateway.context.estimate import message_chars, tokens_of_chars
+from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.context.prices import call_usd
 from gateway.errors import AgentError, AgentFailure
-from gateway.model import ContextSource, Message, Projection, ProjectionMode, Usage
+from gateway.model import ContextMeasurement, ContextSource, Message, Projection, ProjectionMode, Usage
 from gateway.turns.approvals import Approvals
 from gateway.turns.budgets import Budgets
 from gateway.turns.contexts import Contexts, cache_key
@@ -26,7 +26,7 @@ from gateway.turns.ticket import Fallback, ReplyContext
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.agents.base import Agent, AgentEvent, AgentFacts
+    from gateway.agents.base import Agent, AgentEvent
     from gateway.model import AgentId, ToolCall
     from gateway.sessions.entry import SessionEntry
     from gateway.transcripts.accounts import ContextAccount
@@ -83,10 +83,14 @@ class LiveTurn:
         self._message = message
         self._store = store
         self._agent: Agent | None = None
+        self._is_told = False
+        """Whether dashboards were told the last count."""
+        self._said = 0
+        """How many messages of the turn the last request had."""
         self.posted = 0
         """Sizes that dashboards were told of the turn so far."""
-        self._smaller = False
-        """Whether the context has shrunk since the last count."""
+        self._went_beyond = False
+        """Whether the context has shrunk since the last count, or another request was sent."""
         self._too_long = False
         """Whether a window had no room for the user's message alone."""
 
@@ -131,6 +135,7 @@ class LiveTurn:
         if refused is not None:
             raise AgentError("a budget is used up", user_text=refused)
 
+        self._tell_count()
         request = await self._services.contexts.request(self._asking())
         self._went_on(request)
         if not request.fits:
@@ -144,6 +149,28 @@ class LiveTurn:
 
         return request.messages
 
+    def returned(self, message: Message) -> None:
+        """See `Conversation`."""
+        self.outcome.note_result(message)
+
+    def _tell_count(self) -> None:
+        """Let dashboards see what the provider counted while the turn goes on."""
+        made = self.outcome.calls[-1] if self.outcome.calls else None
+        if made is None or made.call.usage is None or self.request is None or self._is_told:
+            return
+
+        measurement = ContextMeasurement(
+            tokens=made.call.usage.context_tokens,
+            window_tokens=self.request.facts.window_tokens,
+            source=ContextSource.USAGE,
+            measured_at=self._services.clock.now(),
+            step=self._entry.context_step + 1 + self.posted,
+        )
+        entry = self._entry
+        self._services.contexts.post(entry.session_key, entry.session_id, measurement)
+        self.posted += 1
+        self._is_told = True
+
     async def approve(self, call: ToolCall) -> bool:
         """See `Conversation`."""
         approvals, entry = self._services.approvals, self._entry
@@ -154,25 +181,18 @@ class LiveTurn:
 
     async def make_room(self) -> bool:
         """Make the context smaller than the last request; False where nothing can be gained."""
-        request = self.request
-        if request is None:
+        request, asking = self.request, self._asking()
+        if request is None or asking.stands_in:
             return False
 
-        shorter = await self._services.contexts.request(self._asking(overflowed=request.chars))
+        try:
+            shorter = await self._services.contexts.request(self._asking(overflowed=request.chars))
+        except AgentError:
+            # That there is no summary either says less than why one was needed.
+            return False
+
         self._went_on(shorter)
         return shorter.fits and shorter.chars < request.chars
-
-    def fits(self, facts: AgentFacts) -> bool:
-        """Return whether another agent's window has room for all that the last request had.
-
-        Before any, for as much as the one of the turn before.
-        """
-        if self.request is not None:
-            return self.request.fits_window(facts)
-
-        own_tokens = tokens_of_chars(message_chars(self._message))
-        needed_tokens = self._entry.context_tokens + own_tokens
-        return needed_tokens <= facts.window_tokens - facts.reserve_tokens
 
     def take(self, event: AgentEvent) -> None:
         """Note what the agent did.
@@ -219,7 +239,7 @@ class LiveTurn:
 
     def _is_of_last(self, made: MadeCall) -> bool:
         """Return whether a count says something of what was prepared last, and for whom."""
-        return made.agent == self.outcome.agent and not self._smaller
+        return made.agent == self.outcome.agent and not self._went_beyond
 
     def _asking(self, *, overflowed: int | None = None) -> Asking:
         agent = self._agent
@@ -242,7 +262,8 @@ class LiveTurn:
     def _went_on(self, request: Request) -> None:
         self.request, self.books = request, request.books
         self.posted += request.posted
-        self._smaller |= bool(request.posted)
+        self._said = len(self.outcome.said)
+        self._went_beyond |= request.fits or bool(request.posted)
 
     def _count(self, event: ModelCallFinished) -> None:
         """Note what a provider counted of the last request."""
@@ -262,10 +283,17 @@ class LiveTurn:
         tokens, account = 0, books.account
         if call.usage is not None:
             tokens = call.usage.context_tokens
+            # A program of its own may have sent what it said since it asked for its messages.
+            since = estimate_context_chars(self.outcome.said[self._said :])
             account = account.with_request(
-                call.model, tokens=tokens, estimated=request.estimated, verdict=found.value
+                call.model,
+                tokens=tokens,
+                estimated=tokens_of_chars(request.chars + since),
+                verdict=found.value,
             )
-        self.books = Books(account, LastRequest(call.started_at, call.model, tokens))
-        self._smaller = False
         agent_id = self.outcome.agent or self._entry.agent
+        last = LastRequest(call.started_at, call.model, tokens)
+        self.books = Books(account, last, agent_id)
+        self._went_beyond = False
+        self._is_told = False
         self.outcome.calls.append(MadeCall(agent_id, call, found, usd))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.context.compaction import summary_message
 from gateway.context.counted import CountedContext
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
 from gateway.context.window import Overflow, overflow, too_many_images
 from gateway.model import Projection, ProjectionMode, TurnId
 from gateway.transcripts import accounts, projections, summaries
-from gateway.transcripts.accounts import ContextAccount
+from gateway.transcripts.accounts import LEAST_RATE, ContextAccount
 from gateway.transcripts.reading import Beginning, beginning_after, messages_after
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class SessionContext:
 
     counted: CountedContext = field(default_factory=CountedContext)
     account: ContextAccount = field(default_factory=ContextAccount)
+    others: dict[str, ContextAccount] = field(default_factory=dict)
+    """The same as it was when another model was asked last, by model; forgotten with the rest."""
     left_out: Projection | None = None
     """Turns that were not even read, for no window has room for them; not stored yet."""
 
@@ -50,11 +53,25 @@ class SessionContext:
         """
         return self.counted.dropped
 
+    def ask(self, model: str) -> None:
+        """Let the account speak of a model from here on.
+
+        Where agents stand in for each other, each goes on from what its own provider counted.
+        """
+        if self.account.model != model:
+            self.others[self.account.model] = self.account
+            self.account = self.account.of(model, self.others)
+
     @property
     def weight(self) -> int:
         """Roughly its characters in memory."""
         counted = self.counted
         return counted.chars + counted.image_chars + _MESSAGE_CHARS * len(counted.messages)
+
+
+def readable_chars(window_tokens: int) -> int:
+    """Return how many characters a window has room for if a provider counts as little as it can."""
+    return int(window_tokens * CHARS_PER_TOKEN_ESTIMATE / LEAST_RATE)
 
 
 async def load_context(

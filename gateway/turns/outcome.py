@@ -50,6 +50,8 @@ class Outcome:
     """For the log; never what anybody wrote."""
     partial: str = ""
     """Text of a message that is not finished."""
+    _returned: dict[str, Message] = field(default_factory=dict)
+    """Results of the last answer's tools, by call, as soon as there are any."""
 
     @property
     def said(self) -> list[Message]:
@@ -86,7 +88,12 @@ class Outcome:
             if message.text != self.partial:
                 raise AgentError("the agent's message is not what it had said in pieces")
             self.partial = ""
+            self._returned.clear()
         self.messages.append(message)
+
+    def note_result(self, message: Message) -> None:
+        """Keep a tool's result for the case that the turn ends before it is added."""
+        self._returned[message.tool_call_id] = _of_turn(message, self.turn_id)
 
     def tell(self, text: str, *, question: bool = False) -> None:
         """Tell the user something of the gateway's own, or ask."""
@@ -107,9 +114,8 @@ class Outcome:
         """End with an error that the user reads; what was said stays."""
         self.status, self.error = status, error
         for call in self._unanswered():
-            self.messages.append(
-                Message(Role.TOOL, NO_RESULT, (), call.call_id, call.name, self.turn_id)
-            )
+            lost = Message(Role.TOOL, NO_RESULT, (), call.call_id, call.name, self.turn_id)
+            self.messages.append(self._returned.get(call.call_id, lost))
         if self.partial:
             self.messages.append(Message(Role.ASSISTANT, self.partial, turn_id=self.turn_id))
             self.partial = ""
@@ -117,13 +123,13 @@ class Outcome:
 
     def _unanswered(self) -> list[ToolCall]:
         """Return the calls without a result; only those of the last answer can be."""
-        calls: list[ToolCall] = []
+        calls: dict[str, ToolCall] = {}
         for message in self.messages:
             if message.role is Role.ASSISTANT:
-                calls += message.tool_calls
+                calls |= {call.call_id: call for call in message.tool_calls}
             elif message.role is Role.TOOL:
-                calls = [call for call in calls if call.call_id != message.tool_call_id]
-        return calls
+                calls.pop(message.tool_call_id, None)
+        return list(calls.values())
 
     def _show(self, text: str) -> None:
         self.text += text

@@ -210,7 +210,7 @@ class Turns:
 
         Raises:
             NotFoundError: there is no such session.
-            ConflictError: a turn of it runs or waits, or its agent cannot summarise.
+            ConflictError: a turn of it runs or waits, or its agent cannot or may not summarise.
         """
         if not self._lanes.hold(key):
             raise ConflictError("A turn of this session runs or waits. Try again after it.")

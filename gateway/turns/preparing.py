@@ -35,6 +35,12 @@ class Books:
     account: ContextAccount
     last: LastRequest | None
     """The last successful request; None where there was none, or where none of it is left."""
+    agent: str = ""
+    """Who made it."""
+
+    def of(self, agent: str) -> Books:
+        """Return what of them counts for the requests of an agent: its cache is its own."""
+        return self if agent == self.agent else Books(self.account, None, agent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Request:
     books: Books
     shortened: Mapping[str, Projection]
     """What was made of the turn's own tool results, by item; empty for most."""
+    others: Mapping[str, ContextAccount]
+    """What was counted for other models before, by model."""
     posted: int = 0
     """How many sizes dashboards were told ahead of it."""
 
@@ -66,13 +74,6 @@ class Request:
     def estimated_tokens(self) -> int:
         """Return its size as the provider would count it."""
         return self.books.account.tokens(self.estimated)
-
-    def fits_window(self, facts: AgentFacts) -> bool:
-        """Return whether it fits the window of another agent."""
-        account = self.books.account.of(facts.model)
-        other_chars = facts.overhead_chars - self.facts.overhead_chars
-        needed = needed_tokens(account, facts, self.chars + other_chars)
-        return needed <= facts.window_tokens - facts.reserve_tokens
 
 
 Store = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -101,10 +102,15 @@ class Asking:
     overflowed_chars: int | None = None
     """The size of the last request, if its provider found it too large."""
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether the agent answers in place of the session's own."""
+        return self.agent_id != self.entry.agent
 
-def last_request(entry: SessionEntry, account: ContextAccount) -> LastRequest | None:
-    """Return the last successful request of a session; None where there was none."""
-    if entry.cache_touched_at is None:
+
+def last_request(entry: SessionEntry, account: ContextAccount, agent: str) -> LastRequest | None:
+    """Return the last successful request of a session by an agent; None where there was none."""
+    if entry.cache_touched_at is None or agent != (entry.cache_agent or entry.agent):
         return None
 
     tokens = account.request_tokens if account.model == entry.model else 0

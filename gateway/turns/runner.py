@@ -148,7 +148,7 @@ class TurnRunner:
 
         Raises:
             NotFoundError: there is no such session.
-            ConflictError: its agent cannot summarise.
+            ConflictError: its agent cannot summarise, or may not.
         """
         entry = self._store.get(key)
         if entry is None:
@@ -157,6 +157,9 @@ class TurnRunner:
         agent = self.answering.agents.get(entry.agent)
         if agent is None or not agent.facts().completes:
             raise ConflictError(f"No agent {entry.agent!r} runs here that can summarise.")
+
+        if not self.contexts.settings.compaction.enabled:
+            raise ConflictError("context.compaction.enabled is false: nothing is summarised.")
 
         return await self.contexts.compact(
             Asking(

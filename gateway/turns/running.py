@@ -45,9 +45,7 @@ class Answering:
             AgentError: None of them could; the turn holds what was said.
         """
         failed: AgentError | None = None
-        candidates = in_order(
-            first, self.agents, self.fallbacks, self.breakers, turn.fits, turn.passed_over
-        )
+        candidates = in_order(first, self.agents, self.fallbacks, self.breakers, turn.passed_over)
         for agent_id in candidates:
             try:
                 await self._ask(turn, agent_id)
@@ -57,7 +55,8 @@ class Answering:
                 if error.failure not in PASSED_ON or not turn.outcome.is_open():
                     raise
 
-                failed = error
+                # Why its own agent could not says most.
+                failed = error if failed is None or agent_id == first else failed
                 turn.passed_over(agent_id, error.failure.value)
                 _log_failure(turn.outcome.turn_id, agent_id, error)
             else:

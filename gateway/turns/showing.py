@@ -7,22 +7,20 @@ it into words.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.context.cache import cache_policy, is_cold
-from gateway.context.counted import is_silent
-from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE, message_chars, tokens_of_chars
+from gateway.context.estimate import message_chars, tokens_of_chars
 from gateway.context.projection import project
 from gateway.context.pruning import Decision, is_allowed, protected_from
 from gateway.errors import UnavailableError
-from gateway.model import Message, Projection, ProjectionMode, Role
+from gateway.model import Projection, ProjectionMode, Role
 from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.reading import messages_after
-from gateway.turns.memory import MAX_CHARS, SessionContext, load_context
+from gateway.turns.listing import MAX_LINES, ContextLine, LineState, Listing, SentMessage
+from gateway.turns.memory import MAX_CHARS, SessionContext, load_context, readable_chars
 from gateway.turns.preparing import Live, last_request, plan_request
 
 if TYPE_CHECKING:
@@ -33,55 +31,16 @@ if TYPE_CHECKING:
     from gateway.context.settings import ContextSettings, PruningSettings
     from gateway.durable.batch import Queries
     from gateway.durable.database import Database
-    from gateway.model import TurnId
     from gateway.sessions.entry import SessionEntry
 
-MAX_LINES: Final = 5_000
-"""The most messages that are listed, the newest; sums are of all. To encode them takes 4 ms."""
-PREVIEW_CHARS: Final = 80
 _TRIES: Final = 5
 """How often all is read again because a turn was committed meanwhile."""
-
-
-class LineState(StrEnum):
-    """What of a message is sent."""
-
-    KEPT = "kept"
-    TRIMMED = "trimmed"
-    CLEARED = "cleared"
-    LEFT_OUT = "left_out"
-    SUMMARY = "summary"
-    """Nobody said it: it stands for turns that are left out."""
 
 
 _STATES: Final = {
     ProjectionMode.TRIM: LineState.TRIMMED,
     ProjectionMode.CLEAR: LineState.CLEARED,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextLine:
-    """One message of the transcript, and what of it is sent."""
-
-    number: int
-    """From 1, in the order in which things were said; notices have none, a summary has 0."""
-    role: Role
-    tool_name: str
-    said_chars: int
-    """As it was said."""
-    sent_chars: int
-    """As it is sent; 0 where it is left out."""
-    state: LineState
-    protected: bool
-    """Whether no round touches it."""
-    why: str
-    """Why it is protected, or left out; empty for neither."""
-    next_state: LineState | None
-    """What the next request makes of it; None where it stays, or where nobody asked."""
-    next_chars: int | None
-    text: str | None
-    """Its beginning on one line, as it is sent; None where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +74,10 @@ class ShownContext:
     said_messages: int
     """All of the session, notices apart."""
     said_chars: int
+    summarised_turns: int
+    """Turns that a summary is sent in place of."""
     left_out_turns: int
+    """Turns of which nothing is sent, those summarised apart."""
     overhead_tokens: int
     """What the provider last counted above the estimate; it may be less than none."""
     estimated_tokens: int
@@ -149,7 +111,8 @@ async def show_context(
     Raises:
         UnavailableError: turns were committed all the time.
     """
-    max_chars = MAX_CHARS if agent is None else agent.window_tokens * CHARS_PER_TOKEN_ESTIMATE
+    # As a turn does, so that both leave out the same.
+    max_chars = MAX_CHARS if agent is None else readable_chars(agent.window_tokens)
     for _ in range(_TRIES):
         context = await load_context(database, entry.session_id, max_chars=max_chars)
         view = _View(context, entry, agent, settings, now)
@@ -157,18 +120,6 @@ async def show_context(
         if shown is not None:
             return shown
     raise UnavailableError("The session goes on all the time. Try again.")
-
-
-@dataclass(slots=True)
-class _Sent:
-    """A message that is sent."""
-
-    message: Message
-    chars: int
-    state: LineState
-    protection: str
-    next_state: LineState | None = None
-    next_chars: int | None = None
 
 
 class _View:
@@ -197,23 +148,25 @@ class _View:
         said = messages_after(connection, self._entry.session_id, 0)
         counted = self._counted
         sent = _all_sent(counted, self._settings.pruning)
-        sent_chars, left_out_turns = counted.chars, counted.left_out_turns
+        sent_chars, unsent_turns = counted.chars, counted.left_out_turns
         estimated_tokens = self._tokens()
+        # A plan changes the context, so the listing takes what it needs of it before.
+        listing = Listing(sent, counted, text=text)
         next_round = None
         if dry_run and self._agent is not None:
             next_round = self._plan(self._agent, sent)
-        listing = _Listing(sent, counted.summarised_turns, text=text)
-        if not all(map(listing.take, said)) or not listing.is_whole(left_out_turns):
+        if not all(map(listing.take, said)) or not listing.is_whole(unsent_turns):
             return None
 
         return ShownContext(
-            messages=list(listing.lines),
-            messages_not_listed=listing.said_messages - len(listing.lines),
+            messages=listing.lines(),
+            messages_not_listed=max(0, listing.said_messages - MAX_LINES),
             sent_messages=len(sent),
             sent_chars=sent_chars,
             said_messages=listing.said_messages,
             said_chars=listing.said_chars,
-            left_out_turns=left_out_turns,
+            summarised_turns=counted.summarised_turns,
+            left_out_turns=max(0, unsent_turns - counted.summarised_turns),
             overhead_tokens=estimated_tokens - tokens_of_chars(sent_chars + self._own_chars()),
             estimated_tokens=estimated_tokens,
             account=self._account,
@@ -226,11 +179,11 @@ class _View:
     def _tokens(self) -> int:
         return self._rate.tokens(tokens_of_chars(self._counted.chars + self._own_chars()))
 
-    def _plan(self, agent: AgentFacts, sent: list[_Sent]) -> NextRound:
+    def _plan(self, agent: AgentFacts, sent: list[SentMessage]) -> NextRound:
         """Plan what the next request does, and note it on the messages."""
         counted = self._counted
         policy = cache_policy(self._settings, self._entry.agent, agent.model, agent.cache_ttl_s)
-        last = last_request(self._entry, self._account)
+        last = last_request(self._entry, self._account, self._entry.agent)
         cold = is_cold(last, agent.model, policy, self._now)
         pruning = self._settings.pruning
         live = Live.of((), agent)
@@ -257,71 +210,9 @@ class _View:
         )
 
 
-class _Listing:
-    """Goes through a transcript, and finds what of it is sent."""
-
-    def __init__(self, sent: list[_Sent], summarised_turns: int, *, text: bool) -> None:
-        self.lines: deque[ContextLine] = deque(maxlen=MAX_LINES)
-        self.said_messages = 0
-        self.said_chars = 0
-        self._sent = sent
-        self._place = self._begins = int(bool(sent) and sent[0].state is LineState.SUMMARY)
-        self._summarised_turns = summarised_turns
-        self._turns = 0
-        self._turn_id: TurnId | None = None
-        self._text = text
-        for one in sent[: self._begins]:
-            self._add(one.message, 0, one, one.protection)
-
-    def take(self, message: Message) -> bool:
-        """List the next message; False where it cannot belong to this context."""
-        chars = message_chars(message)
-        self.said_messages += 1
-        self.said_chars += chars
-        self._turns += message.turn_id != self._turn_id
-        self._turn_id = message.turn_id
-        if self._place < len(self._sent):
-            one = self._sent[self._place]
-            if _is_same(message, one.message):
-                self._place += 1
-                self._add(message, chars, one, one.protection)
-                return True
-
-        # Within what is sent only a silent answer after a silent one is missing.
-        repeated = self._place > self._begins
-        why = "repeats an answer that says nothing"
-        if not repeated:
-            summarised = self._turns <= self._summarised_turns
-            why = "summarised" if summarised else "no room in the window"
-        self._add(message, chars, _Sent(message, 0, LineState.LEFT_OUT, ""), why)
-        return not repeated or is_silent(message)
-
-    def is_whole(self, left_out_turns: int) -> bool:
-        """Return whether everything that is sent was found, and nothing else left out."""
-        found_all = self._place == len(self._sent)
-        return found_all and bool(self._sent or left_out_turns or not self.said_messages)
-
-    def _add(self, message: Message, chars: int, one: _Sent, why: str) -> None:
-        self.lines.append(
-            ContextLine(
-                number=self.said_messages,
-                role=message.role,
-                tool_name=message.tool_name,
-                said_chars=chars,
-                sent_chars=one.chars,
-                state=one.state,
-                protected=bool(one.protection),
-                why=why,
-                next_state=one.next_state,
-                next_chars=one.next_chars,
-                text=_preview(one.message) if self._text else None,
-            )
-        )
-
-
-def _all_sent(counted: CountedContext, settings: PruningSettings) -> list[_Sent]:
+def _all_sent(counted: CountedContext, settings: PruningSettings) -> list[SentMessage]:
     return [
-        _Sent(
+        SentMessage(
             counted.messages[place],
             counted.sizes[place],
             _state(counted, place),
@@ -343,7 +234,8 @@ def _protection(counted: CountedContext, place: int, settings: PruningSettings) 
     """Return why no round touches a message; empty where one may."""
     message = counted.messages[place]
     if message.role is not Role.TOOL:
-        summary = f"stands for the {counted.summarised_turns} oldest turns"
+        turns = counted.summarised_turns
+        summary = f"stands for {turns} turn{'' if turns == 1 else 's'}"
         return summary if place < counted.begins else "user and assistant text"
 
     if counted.first_user is None or place < counted.first_user:
@@ -375,20 +267,3 @@ def _can_shrink(counted: CountedContext, place: int, settings: PruningSettings) 
         smaller.append(Projection(item, ProjectionMode.TRIM, *sizes))
     size = counted.sizes[place]
     return any(message_chars(project(message, one)) < size for one in smaller)
-
-
-def _is_same(said: Message, sent: Message) -> bool:
-    """Return whether a message of the transcript is one that is sent, made shorter or not."""
-    if (said.turn_id, said.role, said.tool_call_id) != (sent.turn_id, sent.role, sent.tool_call_id):
-        return False
-
-    return said.role is Role.TOOL or (said.text, said.tool_calls) == (sent.text, sent.tool_calls)
-
-
-def _preview(message: Message) -> str:
-    calls = [f"calls {call.name} {call.arguments[:PREVIEW_CHARS]}" for call in message.tool_calls]
-    images = [f"[image: {image.media_type}]" for image in message.images]
-    beginning = message.text[: 4 * PREVIEW_CHARS]
-    line = " ".join(" ".join((beginning, *calls, *images)).split())
-    cut = len(line) > PREVIEW_CHARS or len(beginning) < len(message.text)
-    return line[:PREVIEW_CHARS] + ("..." if cut else "")

@@ -45,8 +45,8 @@ class Fallback:
 
     agent: str
     reason: str
-    """`rate_limit`, `outage`, `overflow`, `resting` (it failed shortly before) or `window` (its
-    window is too small)."""
+    """`rate_limit`, `outage`, `overflow` (its window is too small) or `resting` (it failed shortly
+    before)."""
 
 
 @dataclass(frozen=True, slots=True)

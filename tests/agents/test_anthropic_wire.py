@@ -93,6 +93,7 @@ def test_a_tool_step_is_one_message_of_calls_and_one_of_results() -> None:
                             },
                         },
                     ],
+                    "cache_control": MARK,
                 },
             ],
         },
@@ -144,7 +145,7 @@ def test_the_first_mark_stands_on_the_system_prompt_or_on_the_last_tool(
     with_system = bool((system_prompt + system_said).strip())
     marks = ["cache_control" in tool for tool in parts["tools"]]
     assert marks == [False, not with_system]
-    assert len(marked(parts)) + sum(marks) == 3
+    assert len(marked(parts)) + sum(marks) == 4
     assert taken(parts)
 
 
@@ -252,18 +253,18 @@ def test_ids_and_names_of_other_vendors_take_a_form_that_the_api_accepts() -> No
     [
         pytest.param("s", [user("a")], [0, 1], id="first-turn"),
         pytest.param("", [user("a")], [0], id="no-system-prompt"),
-        pytest.param("s", [user("a"), said("b"), user("c")], [0, 2, 3], id="second-turn"),
+        pytest.param("s", [user("a"), said("b"), user("c")], [0, 1, 2, 3], id="second-turn"),
         pytest.param(
             "s",
             [user("a"), said("b"), user("c"), called("d"), result("d", "r")],
-            [0, 2, 5],
+            [0, 2, 3, 5],
             id="second-step",
         ),
         pytest.param("s", [user("a"), user("b")], [0, 1, 2], id="no-answer-before"),
         pytest.param("s", [said("b")], [0, 1], id="no-user"),
     ],
 )
-def test_marks_stand_on_the_system_prompt_before_the_live_turn_and_on_the_end(
+def test_marks_stand_on_the_system_prompt_before_answer_and_live_turn_and_on_the_end(
     system_prompt: str, context: Sequence[Message], places: list[int]
 ) -> None:
     assert marked(request_parts(system_prompt, context, "5m")) == places

@@ -316,6 +316,9 @@ async def test_a_conversation_that_cannot_be_had_starts_nothing() -> None:
         async def messages(self) -> list[Message]:
             raise AgentError("too long")
 
+        def returned(self, message: object) -> None:
+            raise NotImplementedError(message)
+
         async def approve(self, call: object) -> bool:
             raise NotImplementedError(call)
 

@@ -216,7 +216,7 @@ async def test_a_model_that_calls_beyond_a_bound_has_come_to_no_answer(wire: str
         wired(wire, fake, toolbox, tools={"max_steps": 1}) as agent,
     ):
         fake.answer(calling(("c", "find", "{}")))
-        with pytest.raises(AgentError, match="not offered: find"):
+        with pytest.raises(AgentError, match="not offered"):
             await run_agent(agent, [user("go")])
         assert len(fake.requests) == 2
         fake.answer("well again")
@@ -356,7 +356,7 @@ async def test_a_completion_defines_the_tools_and_forbids_them(wire: str) -> Non
     async with upstream(FakeClock()) as fake, wired(wire, fake, toolbox) as agent:
         fake.answer("a summary", calling(("c", "find", "{}")))
         done = await agent.complete([user("sum up")], cache_key="k")
-        with pytest.raises(AgentError, match="not offered: find"):
+        with pytest.raises(AgentError, match="not offered"):
             await agent.complete([user("sum up")])
 
     assert done.text == "a summary"

@@ -108,7 +108,7 @@ async def test_an_answer_without_end_is_broken_off() -> None:
     assert "has no end" in str(error)
 
 
-async def test_a_tool_that_was_not_offered_ends_the_turn_with_its_name() -> None:
+async def test_a_tool_that_was_not_offered_ends_the_turn() -> None:
     def fragment(index: int, **function: str) -> dict[str, object]:
         call = {"index": index, "id": "c" if "name" in function else None, "function": function}
         return chunk_event(delta={"tool_calls": [call]})
@@ -124,7 +124,7 @@ async def test_a_tool_that_was_not_offered_ends_the_turn_with_its_name() -> None
     )
     error = await _failure(answer)
 
-    assert "not offered: search, look" in str(error)
+    assert "not offered" in str(error)
     assert "does not have" in error.user_text
 
 

@@ -200,12 +200,14 @@ async def test_a_cache_that_is_off_is_not_counted(ttl: str, *, told: bool) -> No
     assert call.cache_counted is told
 
 
-async def test_every_step_of_a_turn_reads_the_step_before() -> None:
+@pytest.mark.parametrize(("steps", "calls"), [(40, 1), (6, 12), (3, 40)])
+async def test_every_step_of_a_turn_reads_the_step_before(steps: int, calls: int) -> None:
     async with upstream(FakeClock()) as fake, anthropic_agent(fake) as agent:
-        whole = [*turn(0), said("first"), *turn(1, steps=40)]
+        whole = [*turn(0), said("first"), *turn(1, steps=steps, calls=calls)]
         places = [place for place, message in enumerate(whole) if message.role is Role.TOOL]
-        for place in places:
+        for place in places[calls - 1 :: calls]:
             await ask(agent, whole[: place + 1])
+        assert len(fake.requests) == steps
 
     for before, request in pairwise(fake.requests):
         assert request.read == before.tokens

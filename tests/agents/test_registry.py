@@ -89,7 +89,7 @@ async def test_every_agent_with_a_model_gets_the_toolbox_of_its_own_settings() -
 async def test_an_agent_is_given_no_tools_where_there_are_none() -> None:
     table = {"kind": "scripted", "replies": ["!call a"], "tools": {"allow": ["*"]}}
     async with open_agents({"a": ScriptedSettings.model_validate(table)}, FakeClock()) as agents:
-        with pytest.raises(AgentError, match="not offered: a"):
+        with pytest.raises(AgentError, match="not offered"):
             await run_agent(agents[AgentId("a")], [user("hi")])
 
 

@@ -76,6 +76,7 @@ def entries(draw: st.DrawFn) -> SessionEntry:
         context_source=draw(st.sampled_from(ContextSource)),
         context_measured_at=draw(st.none() | INSTANTS),
         cache_touched_at=draw(st.none() | INSTANTS),
+        cache_agent=draw(CLEAN),
         model=draw(CLEAN),
         **(counts | {"context_tokens": context_tokens, "total_tokens": context_tokens + more}),
     )

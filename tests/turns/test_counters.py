@@ -6,11 +6,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.base import AgentFacts, MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.loop import ToolLoop
+from gateway.agents.scripted import Fail, Reply, ScriptedModel
+from gateway.agents.settings import AgentToolSettings
+from gateway.clock import FakeClock
 from gateway.errors import AgentError
 from gateway.model import ContextSource, Message, ModelCall, Role, ToolCall, Usage
 from tests.support.state import START
+from tests.support.toolbox import TestToolbox
 from tests.support.turns import Gate, PlayedAgent, answer, reply_of, running_turns
 
 if TYPE_CHECKING:
@@ -50,7 +56,8 @@ async def test_tokens_are_summed_by_field_and_the_context_is_the_last_call_alone
         assert entry.context_window_tokens == 200_000
         assert entry.model == "model-2"
         assert entry.cache_touched_at == START + timedelta(seconds=9)
-        assert entry.context_step == 1
+        # Both requests were measured, the first one while the turn went on.
+        assert entry.context_step == 2
 
 
 async def test_sums_grow_over_turns_and_the_context_does_not(tmp_path: Path) -> None:
@@ -59,7 +66,7 @@ async def test_sums_grow_over_turns_and_the_context_does_not(tmp_path: Path) -> 
             await bench.say("hello")
         entry = bench.entry()
 
-        assert entry.turns == entry.context_step == 3
+        assert (entry.turns, entry.context_step) == (3, 6)
         assert entry.total_tokens == 3 * (_FIRST.total_tokens + _LAST.total_tokens)
         assert entry.context_tokens == 1_307
         assert await bench.count("model_calls") == 6
@@ -112,6 +119,26 @@ async def test_a_failed_turn_counts_the_calls_that_were_made(tmp_path: Path) -> 
         assert (reply.status, reply.usage) == ("failed", _FIRST)
         assert bench.entry().total_tokens == _FIRST.total_tokens
         assert bench.entry().turns == 1
+
+
+async def test_of_a_request_that_failed_an_estimate_is_told_and_not_what_the_one_before_counted(
+    tmp_path: Path,
+) -> None:
+    async def look() -> str:
+        await anyio.lowlevel.checkpoint()
+        return "x" * 8_000
+
+    steps = (Reply(usage=_FIRST, calls=(ToolCall("", "look", "{}"),)), Fail("It broke off."))
+    model = ScriptedModel(steps, AgentFacts("scripted", 200_000, 1_000), FakeClock())
+    agent = ToolLoop(model, TestToolbox({"look": look}), AgentToolSettings())
+    async with running_turns(tmp_path / "state", agent) as bench:
+        reply = await bench.say("hello")
+        entry = bench.entry()
+
+        assert reply.status == "failed"
+        assert entry.context_source is reply.context.source is ContextSource.ESTIMATE
+        assert entry.context_tokens == reply.context.tokens
+        assert abs(entry.context_tokens - (_FIRST.context_tokens + 2_000)) < 50
 
 
 async def test_an_entry_was_updated_when_its_message_was_accepted(tmp_path: Path) -> None:
