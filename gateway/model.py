@@ -6,13 +6,11 @@ All are frozen. Instants are timezone-aware UTC; every number carries its unit i
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NewType
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, Final, NewType
 
 SessionKey = NewType("SessionKey", str)
 """Who talks where; see `gateway.sessions.key`."""

@@ -98,8 +98,11 @@ class GatewayConfig(Settings):
 
     @model_validator(mode="after")
     def _names_agents_there_are(self) -> Self:
-        for path, text in dangling_agents(self.to_dict()):
-            raise broken_rule(str(path[0]), text, *path[1:])
+        for (first, *more), text in dangling_agents(self.to_dict()):
+            if first == "agents":
+                # As pydantic says where an agent is wrong: its kind stands behind its name.
+                more.insert(1, self.agents[str(more[0])].kind)
+            raise broken_rule(str(first), text, *more)
 
         return self
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gateway.model import AgentId, Usage
 
 _USUAL: Final = CacheSettings()
-_WRITE_BY_TTL: Final = {0.0: 1.0, 3_600.0: 2.0}
-"""What writing costs where nothing is kept, and where it is kept for an hour."""
+_WRITE_5M: Final = 1.25
+"""What writing costs where it is kept for five minutes, or where it is not known how long."""
 _SAME: Final = 0.5
 """A request that read at least this share of the one before found its prefix."""
 
@@ -48,6 +48,8 @@ class CachePolicy:
     input_usd_per_mtok: float | None
     output_usd_per_mtok: float | None = None
     write_1h_multiplier: float = 2.0
+    cold_multiplier: float = 1.25
+    """What a token costs that the cache does not have; 1 where nothing is charged for writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +75,18 @@ def cache_policy(
     """
     tables = settings.cache
     table = next((one for one in tables if _matches(one, agent, model)), _USUAL)
+    written = {300.0: _WRITE_5M, 3_600.0: table.write_1h_multiplier}.get(ttl_s or 0.0, 1.0)
     if table.ttl_s is not None:
         ttl_s = table.ttl_s
-    write_multiplier = table.write_multiplier
-    if table is _USUAL and ttl_s is not None:
-        write_multiplier = _WRITE_BY_TTL.get(ttl_s, write_multiplier)
     return CachePolicy(
         ttl_s=settings.pruning.ttl_s if ttl_s is None else ttl_s,
-        write_multiplier=write_multiplier,
+        write_multiplier=_WRITE_5M if table.write_multiplier is None else table.write_multiplier,
         read_multiplier=table.read_multiplier,
         min_tokens=table.min_tokens,
         input_usd_per_mtok=table.input_usd_per_mtok,
         output_usd_per_mtok=table.output_usd_per_mtok,
         write_1h_multiplier=table.write_1h_multiplier,
+        cold_multiplier=written if table.write_multiplier is None else table.write_multiplier,
     )
 
 
@@ -171,6 +172,6 @@ def saved_usd(
     if policy.input_usd_per_mtok is None:
         return None
 
-    write, read = policy.write_multiplier, policy.read_multiplier
+    write, read = policy.cold_multiplier, policy.read_multiplier
     tokens = saved_tokens * write if cold else saved_tokens * read - kept_tokens * (write - read)
     return tokens * policy.input_usd_per_mtok / 1_000_000

@@ -142,8 +142,10 @@ class CacheSettings(Settings):
     ttl_s: Seconds | None = None
     """How long it lives after the start of the last request, in seconds; left out: as
     the agent's `cache_ttl` says, else `context.pruning.ttl_s`."""
-    write_multiplier: Multiplier = 1.25
-    """What a token written to it costs, as a multiple of an input token."""
+    write_multiplier: Multiplier | None = None
+    """What a token written to it costs, as a multiple of an input token; left out: 1.25, and
+    `write_1h_multiplier` where the agent's `cache_ttl` is 1h. Without a `cache_ttl` a round is told
+    to save at the plain price, for not everybody charges for writing."""
     write_1h_multiplier: Multiplier = 2.0
     """What a token costs that its provider says was written to live for an hour."""
     read_multiplier: Multiplier = 0.1

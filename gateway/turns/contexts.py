@@ -137,7 +137,6 @@ class Contexts:
             policy=policy,
             books=Books(context.account, None if made.has_summary else books.last, books.agent),
             shortened=shortened,
-            others=context.others,
             posted=int(made.is_smaller),
         )
         if made.is_smaller:
@@ -245,7 +244,6 @@ class Contexts:
             policy=policy,
             books=Books(context.account, books.last, books.agent),
             shortened=asking.shortened,
-            others=context.others,
         )
 
     async def _change(
@@ -350,10 +348,12 @@ class Contexts:
     def _passing_failure(self, made: Made, asking: Asking) -> AgentError | None:
         """Return why there is no summary, if another try may make one."""
         error = None if made.compaction is None else made.compaction.error
-        if error is None or not (error.failure in PASSING or asking.overflowed_chars is not None):
+        if error is None:
             return None
 
-        return error
+        # A provider that finds everything too large may not mean the size.
+        again = asking.overflowed_chars is not None and error.failure is AgentFailure.OVERFLOW
+        return error if again or error.failure in PASSING else None
 
     def _tell(self, made: Made, asking: Asking, request: Request) -> None:
         """Let dashboards, subscribers and the log know that a context got smaller."""

@@ -15,7 +15,14 @@ from gateway.context.cache import LastRequest, verdict
 from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.context.prices import call_usd
 from gateway.errors import AgentError, AgentFailure
-from gateway.model import ContextMeasurement, ContextSource, Message, Projection, ProjectionMode, Usage
+from gateway.model import (
+    ContextMeasurement,
+    ContextSource,
+    Message,
+    Projection,
+    ProjectionMode,
+    Usage,
+)
 from gateway.turns.approvals import Approvals
 from gateway.turns.budgets import Budgets
 from gateway.turns.contexts import Contexts, cache_key

@@ -61,8 +61,6 @@ class Request:
     books: Books
     shortened: Mapping[str, Projection]
     """What was made of the turn's own tool results, by item; empty for most."""
-    others: Mapping[str, ContextAccount]
-    """What was counted for other models before, by model."""
     posted: int = 0
     """How many sizes dashboards were told ahead of it."""
 

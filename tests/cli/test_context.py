@@ -75,7 +75,7 @@ def test_a_round_is_foretold_then_done_and_shown_the_same_with_and_without_a_dae
     assert [line["tool_name"] for line in trimmed] == ["echo_tool"]
     assert f"trimmed ({trimmed[0]['next_chars']})" in table.stdout
     foretold = facts(table.stdout)
-    assert foretold["next round"].startswith("1 results trimmed, 0 cleared, ")
+    assert foretold["next round"].startswith("1 result trimmed, 0 cleared, ")
     assert foretold["next round"].endswith(
         "no price configured (prune: context.pruning.mode is always)"
     )
@@ -95,7 +95,7 @@ def test_a_round_is_foretold_then_done_and_shown_the_same_with_and_without_a_dae
     assert below["last request"].endswith("by echo; cache: not counted")
     saved = running["account"]["saved_tokens"]
     assert below["pruned so far"] == (
-        f"1 rounds, 1 results trimmed, 0 cleared, {saved} tokens saved, no price configured"
+        f"1 round, 1 result trimmed, 0 cleared, {saved} tokens saved, no price configured"
     )
     assert "next round" not in below
     assert (status["contexts"]["rounds"], status["contexts"]["trimmed"]) == (1, 1)

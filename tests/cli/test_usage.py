@@ -112,7 +112,11 @@ def test_where_nothing_was_counted_that_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        pytest.param(("--by", "week"), "'week' is not one of 'day', 'agent'", id="by"),
+        pytest.param(
+            ("--by", "week"),
+            "'--by': 'week' is unknown, accepted is day, agent, model or user.",
+            id="by",
+        ),
         pytest.param(("--since", "20260101"), "a day as YYYY-MM-DD", id="since"),
         pytest.param(("--until", "2026-13-01"), "a day as YYYY-MM-DD", id="until"),
         pytest.param(("--limit", "0"), "greater than or equal to 1", id="limit"),

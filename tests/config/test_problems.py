@@ -210,6 +210,41 @@ def problems_of(
             id="route-to-an-agent-that-is-not-there",
         ),
         pytest.param(
+            "[agents.main]\nkind = 'echo'\nfallback = ['b']\n[agents.c]\nkind = 'echo'",
+            "g.toml:3: agents.main.fallback[0]: there is no table [agents.b], "
+            "accepted is one of: c",
+            id="fallback-that-is-not-there",
+        ),
+        pytest.param(
+            "[agents.main]\nkind = 'echo'\nfallback = ['c', 'main']\n[agents.c]\nkind = 'echo'",
+            "g.toml:3: agents.main.fallback[1]: names itself, accepted is one of: c",
+            id="fallback-to-itself",
+        ),
+        pytest.param(
+            "[agents.main]\nkind = 'echo'\nfallback = ['main']",
+            "g.toml:3: agents.main.fallback[0]: names itself, "
+            "accepted is an agent with a table, and there is no other",
+            id="fallback-to-itself-alone",
+        ),
+        pytest.param(
+            "[context.pruning.tools]\nallow = 'a'",
+            'g.toml:2: context.pruning.tools.allow: "a" is a string, '
+            "accepted is a list of strings of at least 1 character",
+            id="string-for-a-list-of-patterns",
+        ),
+        pytest.param(
+            "[context.pruning.tools]\ndeny = ['']",
+            'g.toml:2: context.pruning.tools.deny[0]: "" cannot be used, '
+            "accepted is a string of at least 1 character",
+            id="empty-pattern",
+        ),
+        pytest.param(
+            "[agents.main]\nkind = 'command'\nargv = 'a'",
+            'g.toml:3: agents.main.argv: "a" is a string, '
+            "accepted is a list of NUL-free strings, at least 1",
+            id="string-for-a-list-of-arguments",
+        ),
+        pytest.param(
             "[[routes]]\nagent = 'main'",
             "g.toml:1: routes[0]: would match every message, accepted is at least one of platform, "
             "chat_type, chat_id (the agent of all other messages is default_agent)",

@@ -121,6 +121,10 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
             table = table.setdefault(str(part), {})
         name = str(path[-1])
         table[name] = draw(SPECIAL[name] if name in SPECIAL else _drawn_from(node))
+    for agent, settings in tree["agents"].items():
+        if "fallback" in settings:
+            # No agent stands in for itself.
+            settings["fallback"] = [name for name in settings["fallback"] if name != agent]
     if any(tree.get("budgets", {}).get(key) for key in LIMITS_IN_DOLLARS):
         # Then every agent needs a price.
         priced = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}

@@ -155,7 +155,21 @@ def test_the_first_table_that_matches_agent_and_model_counts() -> None:
     def of(agent: str, model: str) -> CachePolicy:
         return cache_policy(settings, AgentId(agent), model)
 
-    assert of("main", "claude-x") == CachePolicy(3600.0, 2.0, 0.1, 1_024, None)
-    assert of("other", "claude-x") == CachePolicy(200.0, 1.25, 0.1, 2_048, 3.0)
-    assert of("bob", "gpt") == CachePolicy(200.0, 1.25, 0.5, 1_024, None)
-    assert of("main", "gpt") == CachePolicy(200.0, 1.25, 0.1, 1_024, None)
+    assert of("main", "claude-x") == CachePolicy(3600.0, 2.0, 0.1, 1_024, None, cold_multiplier=2.0)
+    assert of("other", "claude-x") == CachePolicy(200.0, 1.25, 0.1, 2_048, 3.0, cold_multiplier=1.0)
+    assert of("bob", "gpt") == CachePolicy(200.0, 1.25, 0.5, 1_024, None, cold_multiplier=1.0)
+    assert of("main", "gpt") == CachePolicy(200.0, 1.25, 0.1, 1_024, None, cold_multiplier=1.0)
+
+
+@pytest.mark.parametrize(("ttl_s", "usd"), [(None, 2.0), (0.0, 2.0), (300.0, 2.5), (3_600.0, 4.0)])
+def test_writing_costs_as_the_agent_keeps_its_prompt_unless_a_table_says_it(
+    ttl_s: float | None, usd: float
+) -> None:
+    table = CacheSettings(input_usd_per_mtok=2.0)
+    for tables, expected in (
+        ([table], usd),
+        ([table.model_copy(update={"write_multiplier": 3.0})], 6.0),
+    ):
+        policy = cache_policy(ContextSettings(cache=tables), AgentId("a"), "m", ttl_s)
+        saved = saved_usd(policy, saved_tokens=1_000_000, kept_tokens=0, cold=True)
+        assert saved == pytest.approx(expected)

@@ -18,7 +18,7 @@ USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS)
 
 
 def policy(table: CacheSettings = PRICED) -> CachePolicy:
-    return cache_policy(ContextSettings(cache=[table]), AgentId("main"), "m")
+    return cache_policy(ContextSettings(cache=[table]), AgentId("main"), "m", ttl_s=300.0)
 
 
 @pytest.mark.parametrize(

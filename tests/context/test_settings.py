@@ -200,7 +200,7 @@ output_usd_per_mtok = 15
         pytest.param(
             "[context.pruning.tools]\ndeny = ['a', '']",
             'g.toml:2: context.pruning.tools.deny[1]: "" cannot be used, '
-            "accepted is a string of at least 1 characters",
+            "accepted is a string of at least 1 character",
             id="empty-pattern",
         ),
         pytest.param(

@@ -34,7 +34,8 @@ ODD_TEXT: Final = (
     "null \0, e\u0301, \U0001f468\u200d\U0001f469, \u202eto the left\u202c, \ufeff end"
 )
 
-server = MCPServer("odd", version="1")
+# Without its tracebacks, which take it half a second each.
+server = MCPServer("odd", version="1", log_level="CRITICAL")
 _cancelled: list[str] = []
 _stdout: list[int] = [1]
 """Where messages go. While the SDK serves, the standard output is something else."""
@@ -56,6 +57,19 @@ def echo(text: str) -> str:
 def odd() -> str:
     """Return a text of odd characters."""
     return ODD_TEXT
+
+
+@server.tool(structured_output=False)
+def page(number: int, chars: int) -> str:
+    """Return one page, of so many characters, of a book in many scripts."""
+    return page_of(number, chars)
+
+
+def page_of(number: int, chars: int) -> str:
+    """Return what `page` returns; each number has another text."""
+    odd = "e\u0301 \U0001f468\u200d\U0001f469 \u202eback\u202c \ufeff \u65e5\u672c \r\n"
+    line = f"{number}. {odd} the quick brown fox; "
+    return (line * (chars // len(line) + 1))[:chars]
 
 
 @server.tool(structured_output=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
@@ -140,10 +140,17 @@ class Upstream:
     """No answer goes out before it is set; None: answers go out at once."""
     told: Callable[[UpstreamRequest], None] | None = None
     """Is called with each request."""
+    before: Callable[[UpstreamRequest], Awaitable[None]] | None = None
+    """Is waited for before the answer of each request goes out."""
     window_tokens: int = 0
     """A larger prompt is refused in the provider's own words; 0: none is."""
+    windows: dict[WireName, int] = field(default_factory=dict)
+    """The same of single wires, where it is another."""
     fails_every: int = 0
     """Each n-th request that could be answered is told to try again later; 0: none is."""
+    failures: Sequence[Step] = ()
+    """What those are told, one after the other and then from the start again; empty: what the wire
+    says of an overload."""
     _answerable: int = 0
     _steps: list[Step | StepFor] = field(default_factory=lambda: ["pong"])
 
@@ -163,6 +170,8 @@ class Upstream:
         recorded = UpstreamRequest(wire, dict(request.headers), body)
         response = self._decide(recorded)
         self.asked.set()
+        if self.before is not None:
+            await self.before(self.requests[-1])
         if self.gate is not None:
             await self.gate.wait()
         return response
@@ -179,7 +188,7 @@ class Upstream:
 
         cache = self.caches[recorded.wire]
         recorded = replace(recorded, blocks=tuple(block.data for block in prompt.blocks))
-        step = self._refused(wire, cache.count(prompt)) or self._next_step(body)
+        step = self._failed(recorded.wire, cache.count(prompt)) or self._next_step(body)
         if isinstance(step, (Refusal, Bytes)):
             self._record(replace(recorded, charge=Charge(cache.count(prompt))))
             return _refusal(wire, step) if isinstance(step, Refusal) else _bytes(step)
@@ -192,13 +201,20 @@ class Upstream:
 
         return _whole(200, wire.whole_answer(body["model"], answer, charge))
 
-    def _refused(self, wire: _Wire, tokens: int) -> Refusal | None:
-        if 0 < self.window_tokens < tokens:
-            return wire.overflow(tokens, self.window_tokens)
+    def _failed(self, wire: WireName, tokens: int) -> Step | None:
+        window_tokens = self.windows.get(wire, self.window_tokens)
+        if 0 < window_tokens < tokens:
+            return _WIRES[wire].overflow(tokens, window_tokens)
 
         self._answerable += 1
-        due = self.fails_every and self._answerable % self.fails_every == 0
-        return wire.overloaded() if due else None
+        if not self.fails_every or self._answerable % self.fails_every:
+            return None
+
+        if not self.failures:
+            return _WIRES[wire].overloaded()
+
+        count = self._answerable // self.fails_every
+        return self.failures[(count - 1) % len(self.failures)]
 
     def _next_step(self, body: Json) -> Step:
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]

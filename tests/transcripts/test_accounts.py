@@ -316,3 +316,15 @@ def test_another_model_counts_anew() -> None:
     assert (other.model, other.overhead_tokens, other.tokens_per_estimate) == ("n", 0, 1.0)
     assert (other.rounds, other.weighed_tokens, other.tokens(50)) == (3, 0, 50)
     assert account.with_request("n", tokens=70, estimated=50, verdict="").overhead_tokens == 20
+
+
+def test_a_model_that_was_asked_before_goes_on_from_its_own_counts() -> None:
+    first = ContextAccount(cleared=1).with_request("m", tokens=9_000, estimated=3_000, verdict="")
+    second = first.of("n").with_request("n", tokens=3_300, estimated=3_300, verdict="hit")
+    again = replace(second, cleared=2).of("m", {"m": first, "n": second})
+
+    assert (again.tokens(3_000), again.request_tokens) == (9_000, 9_000)
+    assert again.tokens_per_estimate == first.tokens_per_estimate > 1.5
+    assert again.weighed_tokens == first.weighed_tokens > 0
+    assert (again.cleared, again.cache_verdict) == (2, "hit")
+    assert second.of("other", {"m": first}).tokens(3_000) == 3_000

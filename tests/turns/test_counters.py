@@ -13,8 +13,10 @@ from gateway.agents.loop import ToolLoop
 from gateway.agents.scripted import Fail, Reply, ScriptedModel
 from gateway.agents.settings import AgentToolSettings
 from gateway.clock import FakeClock
-from gateway.errors import AgentError
+from gateway.context.estimate import estimate_context_chars
+from gateway.errors import AgentError, AgentFailure
 from gateway.model import ContextSource, Message, ModelCall, Role, ToolCall, Usage
+from tests.support.loops import fails, fall_back
 from tests.support.state import START
 from tests.support.toolbox import TestToolbox
 from tests.support.turns import Gate, PlayedAgent, answer, reply_of, running_turns
@@ -139,6 +141,40 @@ async def test_of_a_request_that_failed_an_estimate_is_told_and_not_what_the_one
         assert entry.context_source is reply.context.source is ContextSource.ESTIMATE
         assert entry.context_tokens == reply.context.tokens
         assert abs(entry.context_tokens - (_FIRST.context_tokens + 2_000)) < 50
+
+
+async def test_of_an_agent_that_is_back_an_estimate_goes_on_from_its_own_providers_counts(
+    tmp_path: Path,
+) -> None:
+    def played(model: str, times: int) -> PlayedAgent:
+        async def play(messages: Sequence[Message]) -> AsyncGenerator[AgentEvent]:
+            said = messages[-1].text
+            if said == "fail" and model == "main":
+                raise fails(AgentFailure.OUTAGE)
+            yield TextDelta("So it is.")
+            if said == "break":
+                raise fails(AgentFailure.OUTAGE)
+            counted = Usage(input_tokens=times * estimate_context_chars(messages) // 4)
+            yield ModelCallFinished(ModelCall(model, START, counted))
+            yield MessageFinished(Message(Role.ASSISTANT, "So it is."))
+
+        return PlayedAgent(play, model=model)
+
+    agents = {"main": played("main", 3), "spare": played("spare", 1)}
+    async with running_turns(tmp_path / "state", agents) as bench:
+        fall_back(bench, "spare")
+        counted = (await bench.say("x" * 12_000)).context.tokens
+        stood_in = await bench.say("fail")
+        with anyio.fail_after(5):
+            await bench.clock.advance(6)
+        reply = await bench.say("break")
+
+        assert (stood_in.agent, stood_in.context.source) == ("spare", ContextSource.USAGE)
+        assert abs(stood_in.context.tokens - counted / 3) < 50
+        assert (reply.agent, reply.status) == ("main", "failed")
+        assert reply.context.source is ContextSource.ESTIMATE
+        assert reply.context.tokens == bench.entry().context_tokens
+        assert abs(reply.context.tokens - counted) < 100
 
 
 async def test_an_entry_was_updated_when_its_message_was_accepted(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ async def test_the_account_tells_what_was_saved_and_what_became_of_each_call(
         assert abs(account.overhead_tokens - OVERHEAD_TOKENS) <= 1
         assert account.request_tokens == provider.counted[-1]
         assert account.saved_usd is not None
-        assert abs(account.saved_usd - account.saved_tokens * 1.25 * 3 / 1e6) < 1e-9
+        assert abs(account.saved_usd - account.saved_tokens * 3 / 1e6) < 1e-9
         assert (verdicts[0], verdicts[-1]) == ("cold_start", "ttl_expiry")
         assert set(verdicts[1:-1]) == {"prefix_change"}  # this provider has no cache
         assert bench.turns.contexts.verdicts["ttl_expiry"] == 1

@@ -12,12 +12,24 @@ from gateway.context.pruning import Decision
 from gateway.context.settings import ContextSettings
 from gateway.errors import UnavailableError
 from gateway.events import ContextPruned
-from gateway.model import Image, Message, Role, ToolCall, TurnId, Usage
+from gateway.model import (
+    AgentId,
+    Image,
+    Message,
+    Projection,
+    ProjectionMode,
+    Role,
+    Summary,
+    ToolCall,
+    TurnId,
+    Usage,
+)
 from gateway.sessions.history import stamp
-from gateway.transcripts import projections
+from gateway.transcripts import accounts, projections, summaries
+from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.writing import append_messages
-from gateway.turns import showing
-from gateway.turns.showing import LineState, ShownContext, show_context
+from gateway.turns.listing import MAX_LINES, LineState
+from gateway.turns.showing import ShownContext, show_context
 from tests.support.state import START, entry, open_state
 from tests.support.turns import PlayedAgent, answer, running_turns
 
@@ -83,9 +95,19 @@ async def shown_of(
     """Return what is shown of a session in which these messages were said."""
     one = entry()
     agent = options.pop("agent", AgentFacts("played", WINDOW, 100, 0))
+    summary, left_out = options.pop("summary", None), options.pop("left_out", "")
     async with open_state(path) as state:
         await state.store.create(one)
         await put(state.database, messages, one)
+        if summary is not None:
+            await state.database.write(
+                lambda tx: summaries.keep(tx, one.session_id, summary, at=stamp(START))
+            )
+        if left_out:
+            gone = Projection(left_out, ProjectionMode.OMIT)
+            await state.database.write(
+                lambda tx: projections.keep(tx, one.session_id, [gone], at=stamp(START))
+            )
         return await show_context(state.database, one, agent, context, START, **options)
 
 
@@ -346,12 +368,12 @@ async def test_text_is_shown_only_where_it_is_asked_for_on_one_short_line(tmp_pa
 
 
 async def test_only_the_newest_messages_are_listed_and_all_are_counted(tmp_path: Path) -> None:
-    count = showing.MAX_LINES + 6
+    count = MAX_LINES + 6
     messages = [user("a", f"t{number}") for number in range(count)]
 
     shown = await shown_of(tmp_path / "state", messages, settings())
 
-    assert len(shown.messages) == showing.MAX_LINES
+    assert len(shown.messages) == MAX_LINES
     assert (shown.messages_not_listed, shown.said_messages, shown.said_chars) == (6, count, count)
     assert shown.messages[-1].number == count
 
@@ -423,3 +445,122 @@ async def test_what_was_frozen_is_shown_whatever_the_settings_are_now(tmp_path: 
 
 def _turn_of(agent: PlayedAgent) -> str:
     return next(one.turn_id for one in agent.contexts[-1] if one.role is Role.TOOL)
+
+
+def summary_of(turns: int, through: str) -> Summary:
+    return Summary(TurnId(through), turns, "so far", AgentId("main"), "m", 10, 5)
+
+
+def talk(turns: int) -> list[Message]:
+    """Return a question and an answer a turn; the turns are t0, t1 and so on."""
+    return [one for n in range(turns) for one in (user(f"q{n}", f"t{n}"), said("a", f"t{n}"))]
+
+
+@pytest.mark.parametrize(
+    ("turns", "through", "left_out", "whys", "sums"),
+    [
+        pytest.param(3, "t2", "", ["summarised"] * 3, (3, 0), id="summarised-alone"),
+        pytest.param(
+            2, "t3", "t1", ["no room", "no room", "summarised", "summarised"], (2, 2), id="before"
+        ),
+        pytest.param(
+            2, "t1", "t3", ["summarised", "summarised", "no room", "no room"], (2, 2), id="after"
+        ),
+        pytest.param(
+            2, "t2", "t3", ["no room", "summarised", "summarised", "no room"], (2, 2), id="both"
+        ),
+        pytest.param(2, "elsewhere", "t0", ["no room"], (2, 0), id="of-turns-that-are-not-there"),
+    ],
+)
+async def test_a_turn_is_told_as_summarised_where_the_summary_covers_it_and_no_other(
+    tmp_path: Path,
+    turns: int,
+    through: str,
+    left_out: str,
+    whys: list[str],
+    sums: tuple[int, int],
+) -> None:
+    shown = await shown_of(
+        tmp_path / "state",
+        talk(6),
+        settings(),
+        summary=summary_of(turns, through),
+        left_out=left_out,
+    )
+
+    lead, *lines = shown.messages
+    assert (lead.state, lead.number, lead.why) == (
+        LineState.SUMMARY,
+        0,
+        f"stands for {turns} turns",
+    )
+    gone = [line for line in lines if line.state is LineState.LEFT_OUT]
+    told = [line.why.removesuffix(" in the window") for line in gone]
+    assert told == [why for why in whys for _ in ("question", "answer")]
+    assert {line.state for line in lines[len(gone) :]} == {LineState.KEPT}
+    assert (shown.summarised_turns, shown.left_out_turns) == sums
+
+
+async def test_a_summary_is_listed_above_the_newest_messages_and_counted_with_none(
+    tmp_path: Path,
+) -> None:
+    turns = MAX_LINES // 2
+    few = await shown_of(tmp_path / "few", talk(3), settings(), summary=summary_of(1, "t0"))
+    many = await shown_of(
+        tmp_path / "many", talk(turns + 1), settings(), summary=summary_of(1, "t0")
+    )
+
+    assert [line.number for line in few.messages] == list(range(7))
+    assert (few.messages_not_listed, few.messages[0].why) == (0, "stands for 1 turn")
+    assert [line.number for line in many.messages] == [0, *range(3, MAX_LINES + 3)]
+    assert (many.messages_not_listed, many.said_messages) == (2, MAX_LINES + 2)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_a_refused_message_is_told_and_does_not_hide_the_rest(
+    tmp_path: Path, *, dry_run: bool
+) -> None:
+    agent = PlayedAgent(looks, context_window_tokens=WINDOW, reserve_tokens=100)
+    async with running_turns(tmp_path / "state", agent) as bench:
+        for text in ("x" * 1_000, "y" * 40_000, "z" * 1_000, "hi"):
+            await bench.say(text)
+
+        shown = await look_at(bench, agent, dry_run=dry_run)
+
+    refused = [line for line in shown.messages if line.why.startswith("refused: ")]
+    assert [(line.number, line.state, line.sent_chars) for line in refused] == [
+        (3, LineState.LEFT_OUT, 0)
+    ]
+    assert (shown.said_messages, shown.left_out_turns) == (7, 1)
+
+
+async def test_of_a_session_that_is_counted_as_little_as_much_is_shown_as_a_turn_reads(
+    tmp_path: Path,
+) -> None:
+    one, letters = entry(), [said(c * (2 * WINDOW), c) for c in "abcde"]
+    asked = [
+        both
+        for c, answered in zip("abcde", letters, strict=True)
+        for both in (user("q", c), answered)
+    ]
+    little = ContextAccount(
+        "played", request_tokens=2_500, tokens_per_estimate=0.25, weighed_tokens=30_000
+    )
+    agent = PlayedAgent(looks, context_window_tokens=WINDOW, reserve_tokens=100)
+    async with open_state(tmp_path / "state") as state:
+        await state.store.create(one)
+        await put(state.database, asked, one)
+        await state.database.write(lambda tx: accounts.keep(tx, one.session_id, little))
+    async with running_turns(tmp_path / "state", agent) as bench:
+        before = await look_at(bench, agent)
+        reply = await bench.say("a")
+
+    # More than twice a window's characters at four a token, and nothing of it has left yet.
+    assert before.sent_chars > 2 * 4 * WINDOW
+    assert (before.left_out_turns, {line.state for line in before.messages}) == (
+        0,
+        {LineState.KEPT},
+    )
+    assert before.next_round is not None
+    assert before.next_round.left_out_turns == reply.context.turns_left_out > 0
+    assert to_be_sent(before) == [message_chars(one) for one in agent.contexts[-1][:-1]]

@@ -59,6 +59,9 @@ class Talk:
     async def messages(self) -> Sequence[Message]:
         return self.said
 
+    def returned(self, message: Message) -> None:
+        """Nothing is lost where nothing is cut off."""
+
     async def approve(self, call: ToolCall) -> bool:
         raise NotImplementedError(call)
 
