@@ -129,7 +129,10 @@ class AnthropicModel:
             model=self._settings.model,
             max_tokens=self._settings.max_output_tokens,
             stream=True,
-            **parts,
+            # They stand in `extra_body`, which takes their place: here, the SDK would copy and
+            # compare each with its types, on the event loop.
+            messages=(),
+            extra_body=parts,
         )
         return stream
 

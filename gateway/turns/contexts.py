@@ -207,11 +207,20 @@ class Contexts:
             return shortened
 
         found = shrink(live, shortened, int(FILL * room), self.settings.pruning)
-        for item, projection in found.items():
-            if shortened.get(item) != projection:
-                made.projections.append(projection)
-                # Once the turn is committed, its results are sent as they are now.
-                context.counted.expect(projection)
+        new = [one for item, one in found.items() if shortened.get(item) != one]
+        made.projections += new
+        for projection in new:
+            # Once the turn is committed, its results are sent as they are now.
+            context.counted.expect(projection)
+        modes = Counter(projection.mode.value for projection in new)
+        self.pruned.update(modes)
+        get_logger().warning(
+            "context.turn_shortened",
+            session_key=asking.entry.session_key,
+            session_id=asking.entry.session_id,
+            trimmed=modes["trim"],
+            cleared=modes["clear"],
+        )
         return found
 
     def _as_it_is(
@@ -360,7 +369,8 @@ class Contexts:
         after = request.estimated_tokens()
         self._post(asking, request.facts, after)
         for plan in made.rounds:
-            self._tell_round(plan, asking.entry, after)
+            last = plan is made.plan
+            self._tell_round(plan, asking.entry, after if last else plan.tokens_after)
 
     def _post(self, asking: Asking, facts: AgentFacts, tokens: int) -> None:
         measurement = ContextMeasurement(

@@ -144,6 +144,8 @@ class Plan:
     """The turns that are to leave."""
     tokens_before: int
     """The size of the request had there been no round."""
+    tokens_after: int
+    """Its size with it, before turns leave."""
     usd: float | None
     """What the round saves; None where no price is known, or where there was no round."""
 
@@ -180,14 +182,15 @@ def plan_request(
     tokens_before = account.tokens(tokens_of_chars(counted.chars + live.chars))
     done.apply(counted)
     beyond = overflow(counted, room)
+    tokens_after = account.tokens(tokens_of_chars(counted.chars + live.chars))
     usd = _saved_usd(policy, counted, done, cold=cold)
-    return Plan(done, room, beyond, tokens_before, usd)
+    return Plan(done, room, beyond, tokens_before, tokens_after, usd)
 
 
 def no_plan(context: SessionContext) -> Plan:
     """Return the plan of a request that is not made: nothing leaves for its sake."""
     chars = context.counted.chars
-    return Plan(Round(Decision.NOTHING, chars, chars), 0, None, 0, None)
+    return Plan(Round(Decision.NOTHING, chars, chars), 0, None, 0, 0, None)
 
 
 def room_alone(context: SessionContext, facts: AgentFacts) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
 from gateway.durable.database import Database
-from gateway.model import Projection, ProjectionMode, SessionId, clean_text
+from gateway.model import Projection, ProjectionMode, SessionId, TurnId, clean_text
 from gateway.transcripts import projections
 
 if TYPE_CHECKING:
@@ -121,3 +121,17 @@ async def test_what_was_made_of_turns_that_left_is_deleted_and_nothing_else(tmp_
         # The newest turn that is left out stays known, whatever is deleted.
         await database.write(lambda tx: projections.drop(tx, ID, ["t3"]))
         assert await _read(database) == [*made[:3], omit]
+
+
+async def test_a_turn_that_begins_anew_loses_what_was_made_of_its_results_and_no_other_does(
+    tmp_path: Path,
+) -> None:
+    items = ["t-1/0/c", "t-1/1/c", "t-1/0/t-10/0/c", "t-1", "t-10/0/c", "t-10", "t-0/0/t-1/0/c"]
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        made = [Projection(item, ProjectionMode.CLEAR, placeholder="-") for item in items]
+        for session_id in (ID, OTHER):
+            await _keep(database, *made, session_id=session_id)
+        await database.write(lambda tx: projections.drop_of_turn(tx, ID, TurnId("t-1")))
+
+        assert {one.item for one in await _read(database)} == set(items[3:])
+        assert {one.item for one in await _read(database, OTHER)} == set(items)

@@ -118,7 +118,9 @@ async def test_where_no_request_succeeds_after_a_summary_the_size_told_is_the_sm
 
         assert reply.status == "failed"
         assert len(reading.asked) == 1
-        (told,) = posted
+        # First the count of the request before, then what is left after the summary.
+        counted, told = posted
+        assert (counted.source, counted.tokens > 4_500) == (ContextSource.USAGE, True)
         entry = bench.entry()
         assert entry.context_tokens == reply.context.tokens == told.tokens < 2_500
         assert entry.context_source is reply.context.source is ContextSource.ESTIMATE
