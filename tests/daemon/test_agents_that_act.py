@@ -132,17 +132,25 @@ async def test_a_long_session_with_tools_stays_within_its_window_and_loses_no_wo
                 session = LongSession(daemon, fake)
                 await take_turns(session, 1, KILLED_AFTER)
                 await daemon.kill()
+                logs = [daemon.log]
             asked = len(fake.requests)
             async with running_daemon(path, config(fake, wire, server)) as daemon:
                 session.daemon = daemon
                 await take_turns(session, KILLED_AFTER + 1, TURNS)
                 turns = turns_of(await transcript(daemon))
+                logs.append(daemon.log)
 
     before, after = fake.requests[asked - 1].blocks, fake.requests[asked].blocks
     assert after[: len(before)] == before
     assert list(turns.values()) == [expected(turn) for turn in range(1, TURNS + 1)]
     check_sizes(session, fake)
     check_summaries(path, fake, list(turns))
+    # Whoever looks in the middle of a turn sees the count of its last answer, or an estimate.
+    assert len(session.seen) + len(session.told) > TURNS
+    assert all(told == counted for told, counted in session.seen)
+    events = ("context.pruned", "context.compacted")
+    logged = {line["tokens_after"] for log in logs for event in events for line in log.of(event)}
+    assert {tokens for tokens, _ in session.told} <= logged
 
 
 def check_failed(turn: int, answer: dict[str, Any], said: list[Said]) -> None:
@@ -191,4 +199,4 @@ async def test_a_long_session_goes_on_with_another_agent_where_each_fifth_reques
         else:
             check_failed(turn, answer, said)
     assert min(answered["main"], answered["spare"]) > TURNS / 5
-    assert answered.total() > TURNS * 0.9
+    assert answered.total() > TURNS * 0.85

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WIRES: Final = pytest.mark.parametrize("wire", ["anthropic", "openai"])
 ADD: Final = 'use box_add {"a": 2, "b": 40}'
 REFUSED: Final = "'box_add' was not run: the user did not allow it, or did not answer in time."
-LIMIT_S: Final = 10.0
+LIMIT_S: Final = 30.0
 Event = tuple[str, dict[str, Any]]
 
 

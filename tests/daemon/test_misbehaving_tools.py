@@ -158,10 +158,10 @@ async def test_a_tool_that_floods_or_crashes_costs_its_call_and_harms_no_other_s
 async def test_a_tool_that_hangs_is_cancelled_and_the_turn_goes_on(
     tmp_path: Path, wire: str, transport: str
 ) -> None:
-    async with running(tmp_path, wire, transport, more="call_timeout_s = 1") as (daemon, _):
+    async with running(tmp_path, wire, transport, more="call_timeout_s = 2") as (daemon, _):
         async with others(daemon) as beside:
             said = await use(daemon, 'use box_hang {"mark": "alice"}')
-            assert said.startswith("It said: The tool gave no answer within 1 seconds")
+            assert said.startswith("It said: The tool gave no answer within 2 seconds")
             assert await use(daemon, ADD) == "It said: 42"
         assert await use(daemon, "use box_cancelled") == "It said: alice"
 
@@ -174,11 +174,11 @@ async def test_a_tool_that_hangs_is_cancelled_and_the_turn_goes_on(
 async def test_the_deadline_of_a_turn_reaches_the_tool_and_later_turns_are_answered(
     tmp_path: Path, wire: str, transport: str
 ) -> None:
-    async with running(tmp_path, wire, transport, deadline_s=2) as (daemon, _):
+    async with running(tmp_path, wire, transport, deadline_s=3) as (daemon, _):
         async with others(daemon) as beside:
             answer = await daemon.say('use box_hang {"mark": "alice"}')
             assert answer["status"] == "deadline"
-            assert answer["reply"].endswith("This took longer than 2 seconds and was stopped.")
+            assert answer["reply"].endswith("This took longer than 3 seconds and was stopped.")
             assert await use(daemon, "use box_cancelled") == "It said: alice"
         said = await daemon.said(KEY)
 

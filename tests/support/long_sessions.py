@@ -17,14 +17,14 @@ from tests.support import acting
 from tests.support.daemon import Daemon
 from tests.support.prompt_cache import CacheRules
 from tests.support.state import key_of
-from tests.support.upstream import Upstream
+from tests.support.upstream import Upstream, UpstreamRequest
 from tests.tools.running import REAL, ROOT, http_server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
 
-    from tests.support.upstream import UpstreamRequest, WireName
+    from tests.support.upstream import WireName
 
 Said = tuple[str, str, list[tuple[str, Any]]]
 """Role, text and calls of a message, each with its name and its arguments."""
@@ -117,29 +117,37 @@ class LongSession:
     fake: Upstream
     told: list[tuple[int, int]] = field(default_factory=list)
     """Sizes told as estimates, each with what the provider counted of the same request."""
+    seen: list[tuple[int, int]] = field(default_factory=list)
+    """Sizes told as counted while a request waited, each with the count of the one before it."""
     _step: int = 0
+    _last: UpstreamRequest | None = None
 
     async def look(self, request: UpstreamRequest) -> None:
-        """Note what is told while a request waits for its answer, if it is told for this one."""
-        if not acting.is_for_summary(request.json):
-            await self._note(request)
+        """Note what is told while a request waits for its answer."""
+        if acting.is_for_summary(request.json):
+            return
+
+        tokens, source = await self._note(request)
+        if self._last is not None and source == "usage":
+            self.seen.append((tokens, self._last.tokens))
+        self._last = request
 
     async def number(self) -> tuple[int, str]:
         """Return the size of the context as told after a turn, and how it was found."""
-        entry = await self._note(self.last_request())
-        return entry["context_tokens"], entry["context_source"]
+        return await self._note(self.last_request())
 
     def last_request(self) -> UpstreamRequest:
         """Return the last request that asked for an answer to the user."""
-        requests = reversed(self.fake.requests)
-        return next(request for request in requests if not acting.is_for_summary(request.json))
+        assert self._last is not None
+        return self._last
 
-    async def _note(self, request: UpstreamRequest) -> dict[str, Any]:
-        entry: dict[str, Any] = await self.daemon.get(f"/v1/sessions/{KEY}")
+    async def _note(self, request: UpstreamRequest) -> tuple[int, str]:
+        entry = await self.daemon.get(f"/v1/sessions/{KEY}")
+        # An older one was told of an older request.
         if entry["context_step"] > self._step and entry["context_source"] == "estimate":
             self.told.append((entry["context_tokens"], request.tokens))
         self._step = entry["context_step"]
-        return entry
+        return entry["context_tokens"], entry["context_source"]
 
     def worst(self) -> float:
         """Return by what share the worst size was off that was told."""

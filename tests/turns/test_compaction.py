@@ -275,6 +275,9 @@ async def test_what_a_summary_costs_is_counted_and_never_the_size_of_the_context
         ]
         assert made[0] == ("compaction", "main", 7, reply.turn_id, pytest.approx(37e-6))
         assert [row[:3] for row in made[1:]] == [("turn", "main", usage.input_tokens)]
+        # What is sent begins anew: that its provider found nothing of it is nobody's mistake.
+        verdicts = [verdict for (verdict,) in await calls_made(bench, "cache_verdict")]
+        assert verdicts[rows:] == ["unknown", "cold_start"]
         session_id = bench.entry().session_id
         account = await bench.state.database.read(lambda conn: accounts.read(conn, session_id))
         assert account.request_tokens == usage.context_tokens

@@ -292,3 +292,27 @@ async def test_a_summary_and_a_large_message_never_overflow_the_window_together(
             # The conversation so far is never given up for a message.
             assert agent.contexts[-1][0].text.count("s" * 900) == 1
         assert (await bench.say("short")).status == "ok"
+
+
+async def test_a_summary_is_made_shorter_where_a_large_message_leaves_it_less_room(
+    tmp_path: Path,
+) -> None:
+    summaries = iter(["long " * 800, "short " * 80])
+    agent = PlayedAgent(
+        echo, context_window_tokens=5_500, reserve_tokens=500, summarise=lambda _: next(summaries)
+    )
+    async with running_turns(tmp_path / "state", agent) as bench:
+        bench.turns.contexts.settings = ContextSettings(compaction=CompactionSettings(keep_turns=0))
+        for letter in "abc":
+            await bench.say(letter * 3_000)
+        await bench.turns.compact(key_of())
+        reply = await bench.say("x" * 16_500)
+
+        assert reply.status == "ok"
+        lead, message = agent.contexts[-1]
+        assert "short short" in lead.text
+        assert message.text == "x" * 16_500
+        first, second = await summaries_of(bench)
+        assert (first.turns, second.turns) == (3, 3)
+        assert first.through_turn == second.through_turn
+        assert len(agent.asked[-1]) == 2
