@@ -149,7 +149,7 @@ async def test_a_tool_that_floods_or_crashes_costs_its_call_and_harms_no_other_s
             assert await use(daemon, ADD) == "It said: 42"
 
         assert beside.worst_s < LONGEST_S
-        assert {reply[: len(PAGED)] for reply in beside.replies} <= {PAGED, GONE[: len(PAGED)]}
+        assert [one for one in beside.replies if not one.startswith((PAGED, GONE))] == []
         assert (await use(daemon, PAGE, "bob")).startswith(PAGED)
         assert await use(daemon, "hello") == "pong"
 
@@ -167,7 +167,7 @@ async def test_a_tool_that_hangs_is_cancelled_and_the_turn_goes_on(
 
     assert beside.worst_s < LONGEST_S
     assert len(beside.replies) > 2
-    assert {reply[: len(PAGED)] for reply in beside.replies} == {PAGED}
+    assert [reply for reply in beside.replies if not reply.startswith(PAGED)] == []
 
 
 @OVER
@@ -183,7 +183,7 @@ async def test_the_deadline_of_a_turn_reaches_the_tool_and_later_turns_are_answe
         said = await daemon.said(KEY)
 
     assert beside.worst_s < LONGEST_S
-    assert {reply[: len(PAGED)] for reply in beside.replies} == {PAGED}
+    assert [reply for reply in beside.replies if not reply.startswith(PAGED)] == []
     roles = [role for role, _ in said]
     assert roles == [
         "user",

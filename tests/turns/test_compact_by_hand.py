@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 from typing_extensions import override
 
 from gateway.context.settings import CompactionSettings, ContextSettings
 from gateway.errors import AgentError, ConflictError, NotFoundError, StorageFullError
 from gateway.model import ContextSource
+from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.support.loops import (
     calls_made,
     counted,
@@ -324,3 +326,38 @@ async def test_no_space_is_told_and_nothing_is_changed(tmp_path: Path) -> None:
         await bench.say("g")
         assert is_extension(agent.contexts[-1], sent)
         assert (await compact(bench)).summary is not None
+
+
+async def test_the_entry_shows_the_smaller_size_once_the_watcher_has_written_it(
+    tmp_path: Path,
+) -> None:
+    async with running_turns(tmp_path / "state", Waits()) as bench:
+        state, limits = bench.state, RetentionLimits(90, 0)
+        watcher = ExpiryWatcher(state.store, state.database, bench.clock, limits, discard)
+        bench.turns.contexts.post = watcher.post_context
+        async with anyio.create_task_group() as group:
+            await group.start(watcher.run)
+            await talk(bench)
+            before = bench.entry()
+            done = await compact(bench)
+            assert done.summary is not None
+            shown = watcher.view(bench.entry())
+            assert shown.context_tokens == done.summary.tokens_after
+            with anyio.fail_after(5):
+                while bench.entry().context_tokens != done.summary.tokens_after:
+                    await state.database.ping()
+            after = bench.entry()
+            assert after.context_source is ContextSource.ESTIMATE
+            assert after.context_step == before.context_step + 1
+            assert after.updated_at == before.updated_at
+
+            reply = await bench.say("g")
+            counted_now = bench.entry()
+            assert counted_now.context_tokens == reply.context.tokens
+            assert counted_now.context_source is ContextSource.USAGE
+            group.cancel_scope.cancel()
+
+
+async def discard() -> int:
+    await anyio.lowlevel.checkpoint()
+    return 0
