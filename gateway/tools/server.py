@@ -225,7 +225,9 @@ class McpServer:
         back_in_s = self._retry_at - self._clock.monotonic()
         if self._state is not ServerState.BACKING_OFF or back_in_s < WAIT_S:
             with self._clock.move_on_after(WAIT_S):
-                await self._ready.wait()
+                # Each wait lets others run, who may have the calls held again.
+                while not self._ready.is_set():
+                    await self._ready.wait()
         return self._connection if self._ready.is_set() else None
 
     def _failed(self, text: str) -> Outcome:

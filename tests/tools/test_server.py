@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,8 @@ from tests.tools.fakes import FakeServer, target, tool
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+BROKE_OFF = "The tool server fake broke off the call: "
+NOT_KNOWN = "Whether the tool did its work is not known."
 NOT_RUNNING = "The tool server fake is not running. Please try again later."
 
 
@@ -119,6 +122,28 @@ async def test_a_server_that_does_not_start_is_tried_again(error: Exception, rea
     assert len(first.last_error) <= 200
     assert second.state is ServerState.RUNNING
     assert [line["event"] for line in logs] == ["tools.server_failed", "tools.server_started"]
+
+
+@pytest.mark.parametrize("steps", range(10))
+async def test_a_call_that_comes_as_another_breaks_off_waits_for_the_server_to_be_looked_at(
+    steps: int,
+) -> None:
+    gate, clock = anyio.Event(), FakeClock()
+    fake = FakeServer(call_gate=gate, answers=[BrokenCallError("it is gone")])
+    results: list[str] = []
+
+    async def call() -> None:
+        results.append((await server.call("echo", {})).text)
+
+    async with running(fake, clock) as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await clock.advance(0)
+        tasks.start_soon(call)
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        gate.set()
+
+    assert sorted(results) == [f"{BROKE_OFF}it is gone. {NOT_KNOWN}", "echo {}"]
 
 
 async def test_a_server_that_does_not_start_in_time_is_stopped() -> None:
