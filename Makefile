@@ -77,18 +77,21 @@ dependencies: .venv/.stamp
 # The program is not at its place yet, so another one stands in for it. `verify` says some faults only on stderr.
 unit:
 	@if ! command -v systemd-analyze >/dev/null; then
-	  echo "make: NOT CHECKED: systemd/gateway.service (there is no systemd-analyze here; Debian: apt install systemd)" >&2
+	  echo "make: NOT CHECKED: the units in systemd/ (there is no systemd-analyze here; Debian: apt install systemd)" >&2
 	  exit 0
 	fi
 	dir="$$(mktemp -d)"
 	trap 'rm -rf "$$dir"' EXIT
-	sed 's|^ExecStart=[^ ]*|ExecStart=/bin/sh|' systemd/gateway.service > "$$dir/gateway.service"
-	if ! systemd-analyze --man=no verify "$$dir/gateway.service" 2> "$$dir/faults" || [ -s "$$dir/faults" ]; then
-	  cat "$$dir/faults" >&2
-	  exit 1
-	fi
-	systemd-analyze security --offline=true --threshold=20 systemd/gateway.service > "$$dir/exposure" || failed=1
-	tail -n 1 "$$dir/exposure"
+	for unit in gateway:20 gateway-runner:50; do
+	  service="$${unit%:*}.service"
+	  sed 's|^ExecStart=[^ ]*|ExecStart=/bin/sh|' "systemd/$$service" > "$$dir/$$service"
+	  if ! systemd-analyze --man=no verify "$$dir/$$service" 2> "$$dir/faults" || [ -s "$$dir/faults" ]; then
+	    cat "$$dir/faults" >&2
+	    exit 1
+	  fi
+	  systemd-analyze security --offline=true --threshold="$${unit#*:}" "systemd/$$service" > "$$dir/exposure" || failed=1
+	  tail -n 1 "$$dir/exposure"
+	done
 	exit "$${failed:-0}"
 
 .PHONY: fmt
@@ -130,6 +133,8 @@ install: .venv/.stamp ## install under PREFIX (/opt/session-gateway) with the sy
 	sed 's|^ExecStart=.*|ExecStart=$(PREFIX)/venv/bin/gateway run --config $(SYSCONF)/gateway.toml|' systemd/gateway.service \
 	  > "$$wheels/gateway.service"
 	install -m 644 "$$wheels/gateway.service" "$$stage$(UNITS)/gateway.service"
+	sed 's|^ExecStart=[^ ]*|ExecStart=$(PREFIX)/venv/bin/gateway|' systemd/gateway-runner.service > "$$wheels/gateway-runner.service"
+	install -m 644 "$$wheels/gateway-runner.service" "$$stage$(UNITS)/gateway-runner.service"
 	useradd="useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin gateway"
 	if [ -z "$$stage" ] && ! getent passwd gateway >/dev/null; then $$useradd; fi
 	echo "installed $(PREFIX)/venv, $(SYSCONF)/gateway.toml and $(UNITS)/gateway.service$${stage:+ below $$stage}. Next:"

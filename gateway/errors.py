@@ -130,6 +130,10 @@ class BadRequestError(RefusedError):
     """The request itself is wrong."""
 
 
+class ForbiddenError(RefusedError):
+    """The sender may not."""
+
+
 class BusyError(RefusedError):
     """Too much is waiting already."""
 

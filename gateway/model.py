@@ -98,6 +98,21 @@ class Inbound:
     """The platform's id of the message, unique in its session; empty: never a duplicate."""
     agent: AgentId | None = None
     """An agent asked for by name; None lets the routes choose."""
+    typed: bool = True
+    """Whether the sender wrote the text themselves, so that a command in it is one: False for what
+    is forwarded, quoted, or told by the gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCaller:
+    """In whose conversation a tool is called."""
+
+    session_key: SessionKey
+    session_id: SessionId
+    agent: AgentId
+    source: SessionSource
+    """Where the message came from that the turn answers."""
+    turn_id: TurnId
 
 
 @dataclass(frozen=True, slots=True)

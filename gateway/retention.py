@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.durable.batch import PASSING
 from gateway.errors import ConflictError, UnavailableError
+from gateway.processes import records as processes
+from gateway.processes.registry import KEPT_DAYS
 from gateway.sessions.history import stamp
-from gateway.transcripts import outbox, usage
+from gateway.transcripts import outbox, outbox_changes, usage
 
 if TYPE_CHECKING:
+    from gateway.access.pairing import Pairing
     from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 DELIVERED_DAYS: Final = 7
 """How long sent replies stay: the time in which a message id that comes again is recognised.
 Platforms repeat for at most a day."""
+DEAD_DAYS: Final = 30
+"""How long replies stay that were given up, unless the operator drops them."""
 COMPACT_BYTES: Final = 268_435_456
 """The largest database that an erasure rewrites; all writing waits meanwhile, about 3 s."""
 _CHUNK: Final = 1_000
@@ -37,6 +43,7 @@ _OF_KEY: Final = (
     f"DELETE FROM session_users WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     "DELETE FROM inbox WHERE session_key = ?",
     "DELETE FROM outbox WHERE session_key = ?",
+    "DELETE FROM processes WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
     "DELETE FROM session_log WHERE session_key = ? AND member IS NOT NULL",
 )
@@ -45,17 +52,24 @@ _ERASING: Final = "INSERT OR REPLACE INTO store_state (name, value) VALUES ('era
 _ERASED: Final = "DELETE FROM store_state WHERE name = 'erasing'"
 
 
-async def discard_delivered(database: Database, clock: Clock) -> int:
-    """Delete replies that were delivered long ago; return how many went."""
-    before = stamp(clock.now() - timedelta(days=DELIVERED_DAYS))
-    gone = 0
-    while True:
-        count = await database.write(
-            lambda tx: outbox.discard_sent(tx, before=before, limit=_CHUNK)
-        )
-        gone += count
-        if count < _CHUNK:
-            return gone
+async def discard_old(database: Database, clock: Clock, pairing: Pairing) -> int:
+    """Delete what nobody needs any more beside transcripts; return how many rows went.
+
+    These are replies that were delivered, or given up, long ago, processes whose end was told long
+    ago, and requests to be paired that have expired.
+    """
+    now, gone = clock.now(), await pairing.discard_expired()
+    for discard, days in (
+        (outbox.discard_sent, DELIVERED_DAYS),
+        (outbox.discard_dead, DEAD_DAYS),
+        (processes.discard_reported, KEPT_DAYS),
+    ):
+        work = partial(discard, before=stamp(now - timedelta(days=days)), limit=_CHUNK)
+        count = _CHUNK
+        while count == _CHUNK:
+            count = await database.write(work)
+            gone += count
+    return gone
 
 
 async def erase(database: Database, store: SessionStore, key: SessionKey) -> bool:
@@ -70,18 +84,21 @@ async def erase(database: Database, store: SessionStore, key: SessionKey) -> boo
     Durability: on return neither the database nor a snapshot shows anything of it.
 
     Raises:
-        ConflictError: the key has an entry; remove it first.
+        ConflictError: the key has an entry, or a process that runs; remove or stop it first.
         UnavailableError: a full or busy disk left traces of it; asked again, it takes them away.
     """
 
     def work(transaction: Transaction) -> None:
         if store.has_staged(key):
             raise ConflictError("the session is there again; remove it first")
+        if processes.has_live(transaction, key):
+            raise ConflictError("a background process of the session runs; stop it first")
 
         for (user,) in transaction.execute(_USERS_OF_NO_OTHER, (key, key)).fetchall():
             usage.forget_user(transaction, str(user))
         for statement in _OF_KEY:
             transaction.execute(statement, (key,))
+        outbox_changes.leave_all(transaction)
         transaction.execute(_ERASING)
 
     await database.write(work)

@@ -84,7 +84,7 @@ class ExpiryWatcher:
         database: Database,
         clock: Clock,
         limits: RetentionLimits,
-        discard_delivered: Callable[[], Awaitable[int]],
+        discard_old: Callable[[], Awaitable[int]],
     ) -> None:
         """Wire the parts; nothing runs before `run`.
 
@@ -93,15 +93,15 @@ class ExpiryWatcher:
             database: Where measurements go.
             clock: Both clocks.
             limits: What the store may keep.
-            discard_delivered: Run after each prune: deletes what was answered and delivered long
-                ago, and returns how many rows went.
+            discard_old: Run after each prune: deletes what nobody needs any more beside
+                transcripts, and returns how many rows went.
         """
         self._store = store
         self._database = database
         self._clock = clock
         self.limits = limits
         """What the store may keep; may be replaced at any time."""
-        self._discard_delivered = discard_delivered
+        self._discard_old = discard_old
         self._mailbox = ContextMailbox()
         self._wake = anyio.Event()
         self._prune_at = clock.monotonic()
@@ -224,9 +224,9 @@ class ExpiryWatcher:
         self._counts["pruned"] += report.pruned
 
     async def _discard(self) -> None:
-        gone = await self._discard_delivered()
+        gone = await self._discard_old()
         if gone:
-            get_logger().info("outbox.discarded", rows=gone)
+            get_logger().info("retention.discarded", rows=gone)
 
     def _flush(self) -> None:
         """Hand all pending measurements to the database, unless it is at some or a retry waits."""

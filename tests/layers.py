@@ -7,6 +7,7 @@ Nothing of the package is imported. Each rule takes what was read and yields its
 from __future__ import annotations
 
 import ast
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 FLOORS: Final = {
     "errors": 0,
     "clock": 0,
+    "metering": 0,
     "model": 0,
     "settings": 0,
+    "text": 0,
     "durable": 1,
+    "launch": 1,
     "log": 1,
     "metrics": 1,
     "systemd": 1,
+    "variables": 1,
+    "access": 2,
     "sessions": 2,
     "context": 2,
     "events": 2,
@@ -38,12 +44,13 @@ FLOORS: Final = {
     "watcher": 3,
     "retention": 3,
     "upkeep": 3,
-    "commands": 3,
-    "config": 4,
-    "api": 4,
-    "daemon": 5,
-    "cli": 6,
-    "__main__": 7,
+    "delivery": 3,
+    "commands": 4,
+    "config": 5,
+    "api": 5,
+    "daemon": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 """The floor of each room: a module or package directly under gateway/."""
 
@@ -56,6 +63,9 @@ SDKS: Final = {
 
 SDK_TYPES: Final = {"gateway.tools.results": "mcp"}
 """Modules that may name an SDK's types, and never load it."""
+
+STAND_ALONE: Final = frozenset({"gateway.processes.keeper"})
+"""Programs of their own, which import the standard library alone and have its clock and disk."""
 
 SETTINGS_OF_ALL: Final = "config"
 """The room that puts the settings classes of all parts together, those of its own floor too."""
@@ -201,7 +211,7 @@ def time_outside_the_clock(uses: list[Use]) -> Iterator[str]:
     }
     for use in uses:
         a_clock = use.target in calls or use.target.split(".")[0] == "time"
-        if a_clock and use.room != "clock":
+        if a_clock and use.room != "clock" and use.module not in STAND_ALONE:
             yield f"{use.place}: {use.target}; only gateway/clock.py asks for the time or waits"
 
 
@@ -210,8 +220,18 @@ def storage_outside_durable(uses: list[Use]) -> Iterator[str]:
     for use in uses:
         parts = use.target.split(".")
         a_driver = use.imported and parts[0] in {"apsw", "sqlite3"}
-        if use.room != "durable" and (a_driver or parts[-1] in {"fsync", "fdatasync"}):
+        a_sync = parts[-1] in {"fsync", "fdatasync"} and use.module not in STAND_ALONE
+        if use.room != "durable" and (a_driver or a_sync):
             yield f"{use.place}: {use.target}; only gateway/durable/ syncs or opens SQLite"
+
+
+def programs_that_import_more(uses: list[Use]) -> Iterator[str]:
+    """Yield a fault where a program of its own imports more than the standard library."""
+    for use in uses:
+        if use.imported and use.module in STAND_ALONE:
+            top = use.target.split(".")[0]
+            if top not in sys.stdlib_module_names:
+                yield f"{use.place}: {use.target}; it starts without the gateway"
 
 
 def sdk_outside_its_place(uses: list[Use]) -> Iterator[str]:

@@ -28,6 +28,10 @@ def test_only_durable_syncs_or_opens_sqlite() -> None:
     assert list(layers.storage_outside_durable(layers.read_package(PACKAGE))) == []
 
 
+def test_programs_of_their_own_import_the_standard_library_alone() -> None:
+    assert list(layers.programs_that_import_more(layers.read_package(PACKAGE))) == []
+
+
 def test_each_vendors_sdk_is_loaded_lazily_and_in_its_place() -> None:
     assert list(layers.sdk_outside_its_place(layers.read_package(PACKAGE))) == []
 
@@ -52,6 +56,7 @@ def _faults(package: Path) -> list[str]:
         *layers.imports_not_strictly_down(uses),
         *layers.time_outside_the_clock(uses),
         *layers.storage_outside_durable(uses),
+        *layers.programs_that_import_more(uses),
         *layers.sdk_outside_its_place(uses),
         *layers.impure_rooms(uses),
     ]
@@ -85,6 +90,9 @@ def _faults(package: Path) -> list[str]:
         pytest.param("watcher.py", "import anyio\nawait anyio.sleep(1)", "anyio.sleep", id="sleep"),
         pytest.param("watcher.py", "from anyio import sleep", "anyio.sleep", id="sleep-from"),
         pytest.param("sessions/a.py", "import os\nos.fsync(1)", "os.fsync", id="fsync"),
+        pytest.param(
+            "processes/keeper.py", "import orjson", "starts without the gateway", id="stand-alone"
+        ),
         pytest.param("sessions/a.py", "from os import fdatasync", "os.fdatasync", id="fdatasync"),
         pytest.param("transcripts/a.py", "import apsw", "apsw", id="apsw"),
         pytest.param("transcripts/a.py", "from sqlite3 import connect", "sqlite3", id="sqlite3"),
@@ -150,6 +158,7 @@ def test_io_reached_through_another_room_is_caught(tmp_path: Path) -> None:
         pytest.param("cli/a.py", "from gateway import __version__", id="version"),
         pytest.param("clock.py", "import time, anyio\nanyio.sleep(time.time())", id="clock"),
         pytest.param("durable/a.py", "import apsw, os\nos.fsync(0)", id="durable"),
+        pytest.param("processes/keeper.py", "import time, os\nos.fsync(0)", id="stand-alone"),
         pytest.param("agents/openai.py", "import openai", id="sdk"),
         pytest.param(
             "agents/a.py", "def f():\n from gateway.agents.openai import A", id="lazy-sdk"

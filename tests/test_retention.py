@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.access.pairing import Pairing
 from gateway.clock import FakeClock
 from gateway.errors import ConflictError
 from gateway.model import AgentId, ModelCall, Summary, TurnId, Usage
-from gateway.retention import DELIVERED_DAYS, discard_delivered, erase
+from gateway.retention import DELIVERED_DAYS, discard_old, erase
 from gateway.transcripts import inbox, summaries, usage
 from gateway.transcripts.reading import read_transcript, sessions_of
 from gateway.transcripts.usage import UsageBy
@@ -40,6 +41,11 @@ async def _turn(state: State, number: int, chat_id: str = "alice", text: str = "
     )
 
 
+async def _discard(state: State, clock: FakeClock) -> int:
+    pairing = await Pairing.load(state.database, clock)
+    return await discard_old(state.database, clock, pairing)
+
+
 async def _count(state: State, table: str) -> int:
     rows = await state.database.read(
         lambda conn: conn.execute(f"SELECT count(*) FROM {table}").fetchall()  # noqa: S608 - a name of ours
@@ -63,7 +69,10 @@ async def test_answered_messages_and_sent_replies_live_for_seven_days(
         await _turn(state, 1)
         clock.step_wall(age)
 
-        assert await discard_delivered(state.database, clock) == 1 - left
+        assert (
+            await _discard(state, clock)
+            == 1 - left
+        )
 
         assert await _count(state, "outbox") == left
         # What was said stays.
@@ -77,7 +86,9 @@ async def test_unanswered_messages_are_never_discarded(tmp_path: Path) -> None:
         await state.database.write(lambda tx: inbox.accept(tx, inbox_row(1)))
         clock.step_wall(timedelta(days=4000))
 
-        assert await discard_delivered(state.database, clock) == 0
+        assert (
+            await _discard(state, clock) == 0
+        )
         assert await state.database.read(inbox.unfinished) == [inbox_row(1)]
 
 
@@ -96,7 +107,10 @@ async def test_very_many_old_rows_all_go(tmp_path: Path) -> None:
         await state.database.ping()
         clock.step_wall(timedelta(days=8))
 
-        assert await discard_delivered(state.database, clock) == 2500
+        assert (
+            await _discard(state, clock)
+            == 2500
+        )
         assert await _count(state, "outbox") == 0
 
 
@@ -220,7 +234,7 @@ async def test_of_an_erased_session_no_byte_is_left_on_disk(tmp_path: Path, seed
         row = inbox_row(999, CANARY, text=CANARY)
         await state.database.write(lambda tx: inbox.accept(tx, row))
         clock.step_wall(timedelta(days=8))
-        await discard_delivered(state.database, clock)
+        await _discard(state, clock)
         assert set(_holding_canary(state.path)) >= {"gateway.db-wal", "sessions.json"}
         await state.store.remove(key_of(CANARY))
 

@@ -12,11 +12,12 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.access.pairing import Pairing
 from gateway.clock import FakeClock
 from gateway.durable.database import Database
 from gateway.errors import StorageError, StorageFullError
 from gateway.model import ContextSource, SessionId
-from gateway.retention import discard_delivered
+from gateway.retention import discard_old
 from gateway.sessions.entry import encode_member
 from gateway.watcher import PROBE_S, PRUNE_INTERVAL_S, RETRY_S, ExpiryWatcher, RetentionLimits
 from tests.support.state import (
@@ -449,7 +450,7 @@ async def _left_in_the_outbox(path: Path, later: timedelta) -> int:
         store, database = bench.state.store, bench.state.database
 
         async def discard() -> int:
-            count = await discard_delivered(database, clock)
+            count = await discard_old(database, clock, await Pairing.load(database, clock))
             discarded.set()
             return count
 

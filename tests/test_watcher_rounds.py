@@ -133,7 +133,7 @@ async def wired(path: Path) -> AsyncGenerator[Wired]:
         watcher = ExpiryWatcher(
             store, bench.state.database, clock, RetentionLimits(90, 0), Discard()
         )
-        turns.contexts.post = watcher.post_context
+        turns.contexts.telling.post = watcher.post_context
         async with anyio.create_task_group() as group:
             await group.start(watcher.run)
             yield Wired(bench, watcher, provider, agent)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.errors import AgentError
 from gateway.model import Message, ModelCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from gateway.model import ToolCall
+    from gateway.model import ToolCall, ToolCaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,12 @@ AgentEvent = TextDelta | MessageFinished | ModelCallFinished
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One answer outside a turn."""
+    """What came of one request outside a turn that its provider has counted."""
 
     text: str
     call: ModelCall
+    error: AgentError | None = None
+    """Why it is no answer, although it has cost something; the text is empty then."""
 
 
 class Conversation(Protocol):
@@ -81,6 +84,11 @@ class Conversation(Protocol):
 
         Providers that have a use for it then find its prompt cache.
         """
+        ...
+
+    @property
+    def caller(self) -> ToolCaller:
+        """Who calls tools; for the tools alone, no model is told of it."""
         ...
 
     @property
@@ -121,6 +129,8 @@ class Agent(Protocol):
     def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
         """Answer the user's message.
 
+        Cancellation: it may yield what was done before, and whoever follows takes it.
+
         Raises:
             AgentError: It cannot answer; `user_text` is what the user may read.
         """
@@ -132,7 +142,8 @@ class Agent(Protocol):
         For questions of the gateway's own, such as a summary.
 
         Raises:
-            AgentError: It cannot; where `facts` say that it does not complete, it never can.
+            AgentError: It cannot, and nothing was counted; where `facts` say that it does not
+                complete, it never can.
         """
         ...
 

@@ -16,10 +16,10 @@ import anyio
 from gateway.agents.command_process import Command, Program, running
 from gateway.agents.command_wire import Answer, turn_line
 from gateway.errors import AgentError, AgentFailure, ConfigurationError
-from gateway.settings import SecretError
+from gateway.variables import environment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from gateway.agents.base import AgentEvent, AgentFacts, Completion, Conversation
     from gateway.agents.settings import CommandSettings
@@ -46,7 +46,8 @@ class CommandAgent:
     async def run(self, conversation: Conversation) -> AsyncGenerator[AgentEvent]:
         """Let the program answer the user's message.
 
-        Cancellation: the program and all of its process group are ended first.
+        Cancellation: the program and all of its process group are ended first; then the calls that
+        it told, and their results so far, are yielded.
 
         Raises:
             AgentError: There is no whole answer; events may have been yielded before.
@@ -64,7 +65,9 @@ class CommandAgent:
                             yield event
                         if not piece and not answer.done:
                             raise _ended(answer, await program.status())
-            except AgentError:
+            except (AgentError, anyio.get_cancelled_exc_class()):
+                # Also where the turn is cut off: a tool of its own may have run, and whoever
+                # follows takes these events without waiting.
                 for event in answer.unfinished():
                     yield event
                 raise
@@ -116,27 +119,37 @@ def command_of(agent_id: str, settings: CommandSettings) -> Command:
     Raises:
         ConfigurationError: The program, the directory or a secret cannot be had; all are told.
     """
-    problems: list[str] = []
-    env = {name: os.environ[name] for name in settings.inherit_env if name in os.environ}
-    env |= settings.env
-    for name, source in settings.secret_env.items():
-        try:
-            env[name] = source.resolve()
-        except SecretError as exc:
-            problems.append(f"agents.{agent_id}.secret_env.{name}: {exc}")
-    found = shutil.which(settings.argv[0], path=env.get("PATH"))
-    if found is None:
-        problem = f"there is no program {settings.argv[0]!r} that can be executed"
-        accepted = "an absolute path, or a name that is found on PATH"
-        problems.append(f"agents.{agent_id}.argv: {problem}; accepted is {accepted}")
-    if settings.cwd is not None and not settings.cwd.is_dir():
-        problem = f"there is no directory {str(settings.cwd)!r}; accepted is one that there is"
-        problems.append(f"agents.{agent_id}.cwd: {problem}")
+    env, problems = _environment(settings)
+    found = _found(settings, env)
+    problems += lacking_here(settings)
     if problems or found is None:
-        raise ConfigurationError(problems)
+        raise ConfigurationError(
+            [f"agents.{agent_id}.{key}: {problem}" for key, problem in problems]
+        )
 
     argv = (os.path.abspath(found), *settings.argv[1:])  # noqa: PTH100 - a link stays a link
     return Command(settings.program, argv, settings.cwd, env)
+
+
+def lacking_here(settings: CommandSettings) -> Iterator[tuple[str, str]]:
+    """Yield each key whose program or directory is not there, and what is wrong with it."""
+    env, _ = _environment(settings)
+    if _found(settings, env) is None:
+        problem = f"there is no program {settings.argv[0]!r} that can be executed"
+        yield "argv", f"{problem}; accepted is an absolute path, or a name that is found on PATH"
+    if settings.cwd is not None and not settings.cwd.is_dir():
+        problem = f"there is no directory {str(settings.cwd)!r}"
+        yield "cwd", f"{problem}; accepted is one that there is"
+
+
+def _environment(settings: CommandSettings) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the variables of a program, and each secret that cannot be had, with the reason."""
+    env, missing = environment(settings.inherit_env, settings.env, settings.secret_env)
+    return env, [(f"secret_env.{name}", text) for name, text in missing.items()]
+
+
+def _found(settings: CommandSettings, env: Mapping[str, str]) -> str | None:
+    return shutil.which(settings.argv[0], path=env.get("PATH"))
 
 
 def _ended(answer: Answer, status: int | None) -> AgentError:

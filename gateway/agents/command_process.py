@@ -10,22 +10,23 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 
 from gateway.errors import AgentError, AgentFailure
+from gateway.launch.starting import launching
 from gateway.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterator
 
     from gateway.clock import Clock
+    from gateway.launch.starting import Launch
 
 NOT_STARTED: Final = "The agent cannot be started: the operator must check it."
 GRACE_S: Final = 2.0
@@ -53,8 +54,8 @@ class Command:
     """The program's absolute path and its arguments; no shell reads them."""
     cwd: Path | None
     """None: the daemon's own."""
-    env: Mapping[str, str]
-    """The whole environment."""
+    env: Mapping[str, str] = field(repr=False)
+    """The whole environment, secrets and all."""
 
 
 @asynccontextmanager
@@ -68,21 +69,16 @@ async def running(
     Raises:
         AgentError: It cannot be started.
     """
-    try:
-        # In a thread, for a program may lie on a slow disk. A cancellation waits for it.
-        popen, pidfd = await to_thread.run_sync(_start, command)
-    except OSError as exc:
-        raise AgentError(
-            f"{command.name}: cannot be started ({exc.strerror})",
-            user_text=NOT_STARTED,
-            failure=AgentFailure.OUTAGE,
-        ) from exc
-
-    program = Program(command.name, popen, pidfd, pieces, clock)
-    try:
-        yield program
-    finally:
-        await program.end()
+    with launching(command.argv, command.cwd) as launch:
+        with _told_as_agent_error(command.name):
+            popen, pidfd = _start(command, launch)
+        program = Program(command.name, popen, pidfd, pieces, clock)
+        try:
+            with _told_as_agent_error(command.name):
+                await launch.begun()
+            yield program
+        finally:
+            await program.end()
 
 
 class Program:
@@ -282,17 +278,33 @@ class _Notes:
             log.debug("agent.program_said", program=self._name, line=text)
 
 
-def _start(command: Command) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a program in a session of its own; return it and a descriptor that tells of its end."""
+@contextmanager
+def _told_as_agent_error(name: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise AgentError(
+            f"{name}: cannot be started ({exc.strerror})",
+            user_text=NOT_STARTED,
+            failure=AgentFailure.OUTAGE,
+        ) from exc
+
+
+def _start(command: Command, launch: Launch) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a program in a session of its own; return it and a descriptor that tells of its end.
+
+    In the thread of the event loop, for `launching` asks for one that lasts. It takes a millisecond
+    or two: the program itself, which may lie on a slow disk, is looked for in the new process.
+    """
     popen = subprocess.Popen(  # noqa: S603 - the operator's own command, and no shell reads it
-        command.argv,
+        launch.argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        cwd=command.cwd,
         env=command.env,
         start_new_session=True,
+        pass_fds=launch.pass_fds,
     )
     try:
         return popen, os.pidfd_open(popen.pid)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.errors import AgentError, AgentFailure
+from gateway.metering import TooManyValuesError, ValueMeter
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage, clean_text
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ VERSION: Final = 1
 """Of the line that a program is given."""
 MAX_ERROR_CHARS: Final = 4_000
 """Of what a program lets the user read."""
+MAX_LINE_VALUES: Final = 10_000
+"""Of JSON in one line: what a megabyte of empty lists makes would hold the event loop for long."""
+MAX_CALLS: Final = 1_000
+"""Of one message: it is finished at once, with all their results."""
 BROKEN_OFF: Final = "The agent's answer broke off. Please try again."
 NO_ANSWER: Final = "The agent gave no answer. Please try again."
 TOO_MUCH: Final = "The agent's answer has no end, and was stopped."
 _PIECE_BYTES: Final = 65_536
+_MAX_KEYS: Final = 16
+"""More than any line has; each unknown one would cost a sentence of pydantic's."""
 
 Tokens = Annotated[int, Field(ge=0, le=1_000_000_000)]
 CallId = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
@@ -139,6 +146,8 @@ class Answer:
         self._lines = 0
         self._rest = bytearray()
         """Of a line whose end has not come."""
+        self._meter = ValueMeter(MAX_LINE_VALUES)
+        """Of that line."""
         self._spoke = False
         self._counted = False
         self._text = ""
@@ -198,19 +207,26 @@ class Answer:
             raise self.failure(f"its output is longer than {self._max_bytes} bytes", TOO_MUCH)
 
         first, *others = piece.split(b"\n")
-        self._rest += first
-        self._check_length()
+        self._add_to_line(first)
         if not piece and self._rest:
             others = [b""]
         for part in others:
-            line, self._rest = bytes(self._rest), bytearray(part)
+            line, self._rest = bytes(self._rest), bytearray()
+            self._meter = ValueMeter(MAX_LINE_VALUES)
             self._lines += 1
             yield line
-            self._check_length()
+            self._add_to_line(part)
 
-    def _check_length(self) -> None:
+    def _add_to_line(self, part: bytes) -> None:
+        self._rest += part
         if len(self._rest) > self._max_line_bytes:
             raise self.failure(f"a line is longer than {self._max_line_bytes} bytes", TOO_MUCH)
+
+        try:
+            self._meter.feed(part)
+        except TooManyValuesError:
+            fault = f"a line has more than {MAX_LINE_VALUES} values"
+            raise self.failure(fault) from None
 
     def _read(self, line: bytes, at: datetime, events: list[AgentEvent]) -> None:
         match self._parse(line):
@@ -234,7 +250,10 @@ class Answer:
 
     def _parse(self, line: bytes) -> AnyLine:
         try:
-            return _LINES.validate_python(orjson.loads(line.decode()))
+            value = orjson.loads(line.decode())
+            if not isinstance(value, dict) or len(value) <= _MAX_KEYS:
+                return _LINES.validate_python(value)
+            fault = f"has more than {_MAX_KEYS} keys"
         except UnicodeDecodeError:
             fault = "is not UTF-8"
         except orjson.JSONDecodeError:
@@ -260,6 +279,8 @@ class Answer:
     def _add_call(self, call: _ToolCall) -> None:
         if call.id in self._ids:
             raise self.failure(f"line {self._lines} of its output calls a tool by a used id")
+        if len(self._calls) >= MAX_CALLS:
+            raise self.failure(f"a message of its output calls more than {MAX_CALLS} tools")
 
         try:
             arguments = orjson.dumps(call.arguments).decode()

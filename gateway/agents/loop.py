@@ -169,26 +169,34 @@ class ToolLoop:
 
         The tools are defined all the same: the prompt cache begins with them.
 
+        An answer that is none, or calls a tool, is an `error` beside what it cost.
+
         Raises:
-            AgentError: There is no whole answer, or it calls a tool.
+            AgentError: There is no answer, and nothing was counted.
         """
         call: ModelCall | None = None
         answer: Message | None = None
         asked = self._model.ask(
             messages, self._toolbox.specs(), cache_key=cache_key, may_call=False
         )
-        async with aclosing(asked) as events:
-            async for event in events:
-                match event:
-                    case ModelCallFinished():
-                        call = event.call
-                    case MessageFinished():
-                        answer = event.message
-        if call is None or answer is None:
-            raise AgentError(f"{self._model.facts.model}: a request came to no message")
+        try:
+            async with aclosing(asked) as events:
+                async for event in events:
+                    match event:
+                        case ModelCallFinished():
+                            call = event.call
+                        case MessageFinished():
+                            answer = event.message
+            text = self._text_of(answer)
+        except AgentError as error:
+            if call is None:
+                raise
+            return Completion("", call, error)
 
-        self._refuse_calls(answer, NO_SUCH_TOOL)
-        return Completion(answer.text, call)
+        if call is None:
+            raise AgentError(f"{self._model.facts.model}: an answer came without its count")
+
+        return Completion(text, call)
 
     async def aclose(self) -> None:
         """Close the model's connections; the agent is not used afterwards."""
@@ -229,6 +237,14 @@ class ToolLoop:
                 spent_tokens=spent_tokens,
             )
         return bound
+
+    def _text_of(self, answer: Message | None) -> str:
+        """Return the text of an answer that was to call no tool."""
+        if answer is None:
+            raise AgentError(f"{self._model.facts.model}: a request came to no message")
+
+        self._refuse_calls(answer, NO_SUCH_TOOL)
+        return answer.text
 
     def _refuse_calls(self, answer: Message, user_text: str) -> None:
         """Raise where there are calls: kept, they would make every later request fail."""
@@ -280,7 +296,9 @@ class ToolLoop:
     ) -> None:
         for step in waiting:
             try:
-                step.result = await self._toolbox.call(step.call.name, step.arguments)
+                step.result = await self._toolbox.call(
+                    step.call.name, step.arguments, caller=conversation.caller
+                )
             except Exception as exc:  # noqa: BLE001 - a broken toolbox costs the call, not the turn
                 step.result = _crashed(step.call, exc)
             conversation.returned(_message(step, answer))

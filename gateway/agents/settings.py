@@ -18,30 +18,25 @@ from gateway.agents.rules import (
 )
 from gateway.agents.scripted import parse_script
 from gateway.settings import PathSetting, SecretSource, Settings, broken_rule, is_loopback
+from gateway.variables import INHERITED_VARIABLES, Argument, VariableName, check_variables
 
 OFFICIAL_ANTHROPIC_URL: Final = "https://api.anthropic.com"
 OFFICIAL_OPENAI_URL: Final = "https://api.openai.com/v1"
-INHERITED_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
-"""What a program needs of the daemon's environment, and nothing that is secret."""
 
-VariableName = Annotated[
+Pattern = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        json_schema_extra={"accepted": "a name of A-Z a-z 0-9 _ that begins with no digit"},
+        pattern=r"^\S(?s:.*\S)?$",
+        json_schema_extra={"accepted": "the name of a tool, or a pattern with * and ?"},
     ),
-]
-Pattern = Annotated[str, Field(min_length=1)]
-Argument = Annotated[
-    str,
-    Field(pattern=r"^[^\x00]*$", json_schema_extra={"accepted": "a NUL-free string"}),
 ]
 
 
 class AgentToolSettings(Settings):
     """Which tools a model is offered, and how far it may go with them in one turn.
 
-    Tools are named by patterns with `*` and `?`, in any case; `deny` wins.
+    Tools are named by patterns with `*` and `?`, in any case; `deny` wins, so a pattern in it
+    stands in no other list.
     """
 
     allow: list[Pattern] = Field(default_factory=list)
@@ -57,6 +52,17 @@ class AgentToolSettings(Settings):
     answer without tools; 0: no bound."""
     max_parallel: Annotated[int, Field(gt=0, le=64)] = 8
     """How many calls of an answer run at once; more wait."""
+
+    @model_validator(mode="after")
+    def _denies_nothing_that_it_names(self) -> Self:
+        denied = {pattern.lower() for pattern in self.deny}
+        for key, patterns in (("allow", self.allow), ("ask", self.ask)):
+            for place, pattern in enumerate(patterns):
+                if pattern.lower() in denied:
+                    text = "stands in deny as well, which wins; accepted is one of the two"
+                    raise broken_rule(key, text, place)
+
+        return self
 
 
 class EchoSettings(Settings):
@@ -210,8 +216,7 @@ class CommandSettings(Settings):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         check_window(self)
-        for name in self.env.keys() & self.secret_env.keys():
-            raise broken_rule("secret_env", "stands in env as well; accepted is one of them", name)
+        check_variables(self.env, self.secret_env)
         if self.max_line_bytes > self.max_output_bytes:
             text = f"is above max_output_bytes ({self.max_output_bytes}); accepted is at most that"
             raise broken_rule("max_line_bytes", text)

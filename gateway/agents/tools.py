@@ -12,7 +12,7 @@ from gateway.model import ToolResult
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gateway.model import ToolSpec
+    from gateway.model import ToolCaller, ToolSpec
 
 
 class Toolbox(Protocol):
@@ -29,10 +29,17 @@ class Toolbox(Protocol):
         """Return whether the user must say yes before a tool runs."""
         ...
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], *, caller: ToolCaller
+    ) -> ToolResult:
         """Run a tool; a failure is a result whose text says so, never an error.
 
         Cancellation: reaches the tool.
+
+        Args:
+            name: Of those that `specs` offers.
+            arguments: As the model gave them.
+            caller: In whose conversation it runs.
         """
         ...
 
@@ -48,6 +55,8 @@ class NoTools:
         """Return True: what is not there runs for nobody."""
         return True
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], *, caller: ToolCaller
+    ) -> ToolResult:
         """Say that there is no such tool."""
         return ToolResult(f"There is no tool {name!r}.")

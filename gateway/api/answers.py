@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, overload
 
 import orjson
 from starlette.responses import Response
 
 if TYPE_CHECKING:
     from starlette.types import Send
+
+    from gateway.transcripts.accounts import ContextAccount
 
 
 def to_json(value: object) -> bytes:
@@ -19,6 +22,20 @@ def to_json(value: object) -> bytes:
 def json_response(value: object, status: int = 200) -> Response:
     """Return a response with a JSON body."""
     return Response(to_json(value), status, media_type="application/json")
+
+
+@overload
+def shown_usd(usd: float) -> float: ...
+@overload
+def shown_usd(usd: float | None) -> float | None: ...
+def shown_usd(usd: float | None) -> float | None:
+    """Return US dollars as they are shown: to a millionth; sums of fractions carry noise."""
+    return None if usd is None else round(usd, 6)
+
+
+def shown_account(account: ContextAccount) -> dict[str, Any]:
+    """Return what a context was measured as, as it is shown."""
+    return asdict(account) | {"saved_usd": shown_usd(account.saved_usd)}
 
 
 async def send_json(send: Send, value: object) -> None:

@@ -13,6 +13,9 @@ from starlette.routing import Router
 from gateway.api.guard import Guard
 from gateway.api.messages import message_routes
 from gateway.api.operations import operation_routes
+from gateway.api.outbox import outbox_routes
+from gateway.api.pairing import pairing_routes
+from gateway.api.processes import process_routes
 from gateway.api.session_context import session_context_routes
 from gateway.api.sessions import session_routes
 from gateway.api.usage import usage_routes
@@ -30,6 +33,9 @@ def build_app(context: ApiContext) -> ASGIApp:
         *session_routes(context),
         *session_context_routes(context),
         *usage_routes(context),
+        *process_routes(context),
+        *pairing_routes(context),
+        *outbox_routes(context),
         *operation_routes(context),
     ]
     router = Router(routes, redirect_slashes=False)

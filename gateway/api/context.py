@@ -8,11 +8,16 @@ from datetime import datetime
 
 import anyio
 
+from gateway.access.pairing import Pairing
 from gateway.agents.base import AgentFacts
 from gateway.api.settings import HttpSettings
+from gateway.channels.running import ChannelStatistics
 from gateway.clock import Clock
+from gateway.commands.door import Door
+from gateway.delivery.delivery import Delivery
 from gateway.durable.database import Database
 from gateway.model import AgentId
+from gateway.processes.registry import ProcessRegistry
 from gateway.sessions.store import SessionStore
 from gateway.tools.server import ServerStatistics
 from gateway.turns.pipeline import Turns
@@ -23,10 +28,15 @@ from gateway.watcher import ExpiryWatcher, RetentionLimits
 class ApiContext:
     """What the API works on."""
 
+    door: Door
+    """The way in for messages."""
     turns: Turns
     store: SessionStore
     database: Database
     watcher: ExpiryWatcher
+    processes: ProcessRegistry
+    pairing: Pairing
+    delivery: Delivery
     clock: Clock
     settings: HttpSettings
     token: str
@@ -37,6 +47,8 @@ class ApiContext:
     """Set once the daemon stops; the one that `serve` gets."""
     agents: Callable[[], Mapping[AgentId, AgentFacts]]
     """Who answers, by id, as they are now."""
+    channels: Callable[[], Sequence[ChannelStatistics]]
+    """The channels, as they are now."""
     servers: Callable[[], Sequence[ServerStatistics]]
     """The tool servers, as they are now."""
     live: Callable[[], RetentionLimits]

@@ -51,7 +51,7 @@ class Messages:
         """Accept one message and answer with its reply."""
         context = self._context
         inbound = inbound_of(await read_form(scope, receive, context.settings, context.clock))
-        ticket = await context.turns.submit(inbound)
+        ticket = await context.door.submit(inbound)
         if EVENT_STREAM in header_of(scope, b"accept"):
             await _Stream(ticket, context.clock, receive, send).run()
         else:
@@ -76,8 +76,10 @@ def inbound_of(form: Form) -> Inbound:
     text = form.text("text", required=True)
     message_id = form.identifier("message_id")
     agent = form.identifier("agent")
+    forwarded = form.flag("forwarded")
     form.finish()
-    return Inbound(source, text, message_id, AgentId(agent) if agent else None)
+    chosen = AgentId(agent) if agent else None
+    return Inbound(source, text, message_id, chosen, typed=not forwarded)
 
 
 def reply_object(reply: Reply, *, duplicate: bool) -> dict[str, object]:
@@ -128,9 +130,11 @@ class _Stream:
     async def _events(self) -> None:
         async with aclosing(self._ticket.progress.deltas()) as deltas:
             async for text in deltas:
-                # Who streams can ask the user at once, and send the answer as a message.
-                question = {"question": True} if isinstance(text, Question) else {}
-                await self._event("delta", to_json({"text": text, **question}))
+                event: dict[str, object] = {"text": text}
+                if isinstance(text, Question):
+                    # Who streams can ask the user at once, and send the answer as a message.
+                    event |= {"question": True, "number": text.number}
+                await self._event("delta", to_json(event))
         try:
             reply = await self._ticket.progress.reply()
         except GatewayError as error:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from gateway.api.answers import shown_usd
+from gateway.channels.running import ChannelState
 from gateway.context.cache import CacheVerdict
 from gateway.tools.server import ServerState
 
@@ -39,6 +41,7 @@ class StatisticsCollector:
         yield from self._of_turns()
         yield from self._of_contexts()
         yield from self._of_tools()
+        yield from self._of_channels()
         yield from self._of_database()
         yield from self._of_watcher()
 
@@ -64,7 +67,7 @@ class StatisticsCollector:
         ended = CounterMetricFamily(
             "gateway_turns", "Turns that ended, by how they ended.", labels=["status"]
         )
-        for status in ("completed", "failed", "deadline", "lost_commits"):
+        for status in ("completed", "failed", "deadline", "interrupted", "lost_commits"):
             ended.add_metric([status], getattr(turns, status))
         yield ended
         yield _counter("duplicates", "Messages that had been accepted before.", turns.duplicates)
@@ -74,6 +77,20 @@ class StatisticsCollector:
         yield _counter(
             "stood_in", "Turns that another agent has answered than their own.", turns.stood_in
         )
+        commands = CounterMetricFamily(
+            "gateway_commands", "Commands carried out, by name.", labels=["command"]
+        )
+        for name, number in sorted(self._context.door.counts.items()):
+            commands.add_metric([name], number)
+        yield commands
+        access = self._context.door.access.statistics()
+        yield _counter("admitted", "Messages of people who may talk.", access.admitted)
+        strangers = CounterMetricFamily(
+            "gateway_strangers", "Messages of others, by what became of them.", labels=["result"]
+        )
+        for result, number in sorted(access.strangers.items()):
+            strangers.add_metric([result], number)
+        yield strangers
         yield _gauge("asking", "Turns that wait for the user's yes to a tool.", turns.asking)
         yield _gauge(
             "agents_resting",
@@ -99,6 +116,29 @@ class StatisticsCollector:
             calls.add_metric([server.server, "failed"], failed)
             calls.add_metric([server.server, "timeout"], server.timeouts)
         yield from (running, restarts, calls)
+
+    def _of_channels(self) -> Iterator[Metric]:
+        names = ["platform", "account"]
+        running = GaugeMetricFamily(
+            "gateway_channel_running", "1 while a channel runs.", labels=names
+        )
+        restarts = CounterMetricFamily(
+            "gateway_channel_restarts", "How often it was run again.", labels=names
+        )
+        for one in self._context.channels():
+            of_one = [one.platform, one.account]
+            running.add_metric(of_one, int(one.state is ChannelState.RUNNING))
+            restarts.add_metric(of_one, one.restarts)
+        yield from (running, restarts)
+        outbox = self._context.delivery.statistics()
+        yield _gauge("outbox_owed", "Replies to channels that are not sent.", outbox.owed)
+        yield _gauge("outbox_dead", "Dead letters that are kept.", outbox.dead)
+        yield _gauge(
+            "outbox_oldest_owed_seconds", "Age of the oldest owed reply.", outbox.oldest_owed_s
+        )
+        yield _counter("outbox_sent", "Replies sent to channels.", outbox.sent)
+        yield _counter("outbox_retried", "Tries to send beyond the first.", outbox.retried)
+        yield _counter("outbox_given_up", "Replies that became dead letters.", outbox.given_up)
 
     def _of_contexts(self) -> Iterator[Metric]:
         contexts = context_statistics(self._context.turns.contexts)
@@ -195,15 +235,16 @@ class ContextStatistics:
 
 def context_statistics(contexts: Contexts) -> ContextStatistics:
     """Return what became of contexts since the start."""
+    telling = contexts.telling
     return ContextStatistics(
-        rounds=contexts.rounds,
-        trimmed=contexts.pruned["trim"],
-        cleared=contexts.pruned["clear"],
-        saved_tokens=contexts.saved_tokens,
-        saved_usd=contexts.saved_usd,
-        compactions=contexts.compactions["done"],
-        compactions_failed=contexts.compactions["failed"],
-        model_calls={verdict.value: contexts.verdicts[verdict] for verdict in CacheVerdict},
+        rounds=telling.rounds,
+        trimmed=telling.pruned["trim"],
+        cleared=telling.pruned["clear"],
+        saved_tokens=telling.saved_tokens,
+        saved_usd=shown_usd(telling.saved_usd),
+        compactions=telling.compactions["done"],
+        compactions_failed=telling.compactions["failed"],
+        model_calls={verdict.value: telling.verdicts[verdict] for verdict in CacheVerdict},
     )
 
 

@@ -68,6 +68,7 @@ class Operations:
         """Answer with the state of all parts."""
         query_form(request).finish()
         context = self._context
+        await context.delivery.count()
         status: dict[str, object] = {
             "version": context.version,
             "started_at": context.started_at,
@@ -76,6 +77,8 @@ class Operations:
             "store": context.store.statistics(),
             "turns": context.turns.statistics(),
             "tools": context.servers(),
+            "channels": context.channels(),
+            "delivery": context.delivery.statistics(),
             "contexts": context_statistics(context.turns.contexts),
             "database": context.database.statistics(),
             "watcher": context.watcher.statistics(),
@@ -84,6 +87,7 @@ class Operations:
 
     async def metrics(self, _request: Request) -> Response:
         """Answer with counters and gauges in the Prometheus text format."""
+        await self._context.delivery.count()
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def alive(self, _request: Request) -> Response:
@@ -93,10 +97,16 @@ class Operations:
     async def ready(self, _request: Request) -> Response:
         """Answer whether messages are taken, and why not."""
         reasons = self._reasons()
+        # A channel that is lost makes nobody else wait.
+        channels = [
+            {"platform": one.platform, "account": one.account, "state": one.state}
+            for one in self._context.channels()
+        ]
+        more: dict[str, object] = {"channels": channels} if channels else {}
         if reasons:
-            return json_response({"ready": False, "reasons": reasons}, NOT_READY)
+            return json_response({"ready": False, "reasons": reasons} | more, NOT_READY)
 
-        return json_response({"ready": True}, READY)
+        return json_response({"ready": True} | more, READY)
 
     def _reasons(self) -> list[str]:
         database = self._context.database.statistics()

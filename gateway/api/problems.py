@@ -18,6 +18,7 @@ from starlette.responses import Response
 from gateway.errors import (
     BusyError,
     ConflictError,
+    ForbiddenError,
     NotFoundError,
     RefusedError,
     StorageBusyError,
@@ -118,6 +119,8 @@ def _of_refusal(error: RefusedError) -> Problem:
         case BusyError():
             status = 429 if error.caller_limit else 503
             return later(status, "busy", "Too busy", str(error), after_s=error.retry_after_s)
+        case ForbiddenError():
+            return Problem(403, "forbidden", "Forbidden", str(error))
         case NotFoundError():
             return Problem(404, "not-found", "Not found", str(error))
         case ConflictError():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.routing import Route
 
-from gateway.api.answers import json_response
+from gateway.api.answers import json_response, shown_account, shown_usd
 from gateway.api.form import query_form
 from gateway.api.sessions import key_of, not_found
 from gateway.context.cache import CachePolicy, cache_policy, is_cold
@@ -107,7 +107,7 @@ class SessionContexts:
                 "measured_at": entry.context_measured_at,
             },
             "cache": cache,
-            "account": asdict(shown.account)
+            "account": shown_account(shown.account)
             | {"price_configured": policy.input_usd_per_mtok is not None},
             "next_round": None,
         }
@@ -219,7 +219,7 @@ def _next_round(
         "tokens_before": planned.tokens_before,
         "tokens_after": planned.tokens_after,
         "saved_tokens": planned.saved_tokens,
-        "saved_usd": planned.saved_usd,
+        "saved_usd": shown_usd(planned.saved_usd),
         "left_out_turns": planned.left_out_turns,
         "compacts": planned.compacts,
     }

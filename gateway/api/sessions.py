@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio.lowlevel
 from starlette.routing import Route
 
-from gateway.api.answers import json_response
+from gateway.api.answers import json_response, shown_account
 from gateway.api.bodies import read_form
 from gateway.api.form import query_form
 from gateway.errors import BadRequestError, ConflictError, NotFoundError
@@ -165,7 +165,7 @@ class Sessions:
         # At once: a measurement that is stored meanwhile is pending no more.
         shown = self._shown(entry)
         account = await self._database.read(partial(accounts.read, session_id=entry.session_id))
-        return json_response(shown | {"context_account": asdict(account)})
+        return json_response(shown | {"context_account": shown_account(account)})
 
     async def _remove(self, request: Request) -> Response:
         key = key_of(request)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.routing import Route
 
-from gateway.api.answers import json_response
+from gateway.api.answers import json_response, shown_usd
 from gateway.api.form import query_form
 from gateway.transcripts.usage import UsageBy, UsageRow, read, total
 
@@ -50,15 +50,19 @@ class UsageSums:
             return rows, total(connection, since=since, until=until)
 
         rows, over_all = await self._database.read(query)
-        summed = asdict(over_all)
+        summed = _shown(over_all)
         del summed["name"]
         return json_response(
             {
                 "by": by,
                 "since": since or None,
                 "until": until or None,
-                "rows": rows[:limit],
+                "rows": [_shown(row) for row in rows[:limit]],
                 "total": summed,
                 "more": len(rows) > limit,
             }
         )
+
+
+def _shown(row: UsageRow) -> dict[str, Any]:
+    return asdict(row) | {"usd": shown_usd(row.usd)}

@@ -10,6 +10,10 @@ from gateway.cli.backup import backup
 from gateway.cli.chat import chat
 from gateway.cli.config import check_config, init
 from gateway.cli.context import app as context
+from gateway.cli.outbox import app as outbox
+from gateway.cli.pairing import app as pairing
+from gateway.cli.processes import app as processes
+from gateway.cli.processes import runner
 from gateway.cli.run import run
 from gateway.cli.sessions import app as sessions
 from gateway.cli.status import status
@@ -53,7 +57,11 @@ app.command()(status)
 app.command()(chat)
 app.command()(usage)
 app.command()(backup)
+app.command()(runner)
 app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")
 app.add_typer(context, name="context")
+app.add_typer(pairing, name="pairing")
+app.add_typer(outbox, name="outbox")
+app.add_typer(processes, name="processes")
 app.add_typer(store, name="store")

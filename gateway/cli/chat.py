@@ -125,7 +125,7 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
             write(safe(event.data["text"]))
             shown += event.data["text"]
             if event.data.get("question") and sys.stdin.isatty():
-                await _answer_question(api, body)
+                await _answer_question(api, body, event.data["number"])
         elif event.name == "done":
             if not screen.as_json:
                 _finish(shown, event.data["reply"])
@@ -134,15 +134,27 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
     raise UnavailableError("the answer broke off; what there is of it is in the transcript")
 
 
-async def _answer_question(api: Api, body: dict[str, str]) -> None:
-    """Let the user say yes or no to what the agent asks."""
+async def _answer_question(api: Api, body: dict[str, str], number: str) -> None:
+    """Let the user say yes or no to the question that is on the screen.
+
+    The answer names its number: another question that is open by then is not answered by it.
+    """
     from anyio import to_thread
 
+    # What was typed before the question was shown is no answer to it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
     answer = ""
-    while answer not in {"yes", "no"}:
-        answer = await to_thread.run_sync(input, "\nyes or no> ", abandon_on_cancel=True)
-        answer = {"y": "yes", "n": "no"}.get(answer.strip().lower(), answer.strip().lower())
+    while not answer:
+        typed = await to_thread.run_sync(input, "\nyes or no> ", abandon_on_cancel=True)
+        answer = _answer_to(number, typed)
     await api.post("/v1/messages", body | {"text": answer})
+
+
+def _answer_to(number: str, typed: str) -> str:
+    """Return what answers a question; empty where what was typed does not."""
+    word, _, named = typed.strip().lower().partition(" ")
+    answer = {"yes": "yes", "y": "yes", "no": "no", "n": "no"}.get(word)
+    return f"{answer} {number}" if answer and named.strip() in {"", number} else ""
 
 
 def _finish(shown: str, reply: str) -> None:

@@ -42,7 +42,7 @@ def check_config(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the configuration, its secrets and its group.
+    """Check the configuration, its secrets, its group and its programs.
 
     Every problem is told; with one or more the exit status is 78.
     """

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api, Found
 
 _FILES: Final = ("sessions.json", "gateway.db")
+_NAMED_BY: Final = {"tools": ("server",), "channels": ("platform", "account")}
+"""Lists of parts, and what names one."""
 
 
 def status(
@@ -51,15 +53,19 @@ async def _ask(api: Api) -> dict[str, Any]:
 
 
 def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts whose list of tool servers is a table by name, so that each has its rows."""
-    servers = facts.get("tools")
-    if not isinstance(servers, list):
-        return facts
-
-    named = {one["server"]: {**one} for one in servers}
-    for table in named.values():
-        del table["server"]
-    return facts | {"tools": named or "none"}
+    """Return facts whose lists of parts are tables by name, so that each part has its rows."""
+    named = {}
+    for table, names in _NAMED_BY.items():
+        parts = facts.get(table)
+        if isinstance(parts, list):
+            rows = {
+                "/".join(str(one[name]) for name in names): {
+                    key: value for key, value in one.items() if key not in names
+                }
+                for one in parts
+            }
+            named[table] = rows or "none"
+    return facts | named
 
 
 def _from_lock(found: Found) -> dict[str, Any]:

@@ -27,6 +27,10 @@ _ROWS: Final = {
     "usage": "sums of what was used",
     "inbox": "messages that the next start answers",
     "outbox": "stored replies",
+    "outbox_chats": "chats that replies are owed to",
+    "pairing_requests": "people who wait to be paired",
+    "pairing_locks": "counts of wrong pairing codes",
+    "paired_users": "paired users",
 }
 app = typer.Typer(
     help="Check and mend a state directory.",

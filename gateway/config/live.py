@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.model import GatewayConfig
 from gateway.config.prices import unpriced_agents
+from gateway.config.questions import endless_questions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,8 @@ LIVE: Final[frozenset[KeyPath]] = frozenset(
         ("turns", "max_text_chars"),
         ("context",),
         ("budgets",),
+        ("access",),
+        ("delivery",),
         ("log", "level"),
         ("routes",),
     }
@@ -42,9 +45,11 @@ RESTART: Final[frozenset[KeyPath]] = frozenset(
         ("sessions", "share_groups"),
         ("sessions", "share_threads"),
         ("turns", "grace_s"),
+        ("channels",),
         ("http",),
         ("log", "format"),
         ("tools",),
+        ("processes",),
         ("agents",),
     }
 )
@@ -52,13 +57,15 @@ RESTART: Final[frozenset[KeyPath]] = frozenset(
 
 _CHOOSES_AGENTS: Final = (("default_agent",), ("routes",))
 _NEEDS_PRICES: Final = frozenset({"budgets", "context"})
+_TIMES_QUESTIONS: Final = (("turns", "turn_deadline_s"), ("turns", "approval_timeout_s"))
 
 
 def changed_live(old: GatewayConfig, new: GatewayConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the keys that differ, in order: those that apply at once, those that need a restart.
 
     The choice of agents applies at once only where it names agents that already run; prices and
-    limits only where no agent that runs would pass a limit in dollars for want of its price.
+    limits only where no agent that runs would pass a limit in dollars for want of its price; how
+    long turns and questions may take only where the questions of agents that run can time out.
     """
     before, after = dict(_flat(old.to_dict())), dict(_flat(new.to_dict()))
     differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -80,9 +87,12 @@ def _is_live(key: KeyPath, old: GatewayConfig, new: GatewayConfig) -> bool:
     if not any(key[:length] in LIVE for length in range(1, len(key) + 1)):
         return False
 
+    tree = new.to_dict() | {"agents": old.to_dict()["agents"]}
     if key[0] in _NEEDS_PRICES:
-        tree = new.to_dict() | {"agents": old.to_dict()["agents"]}
         return not any(unpriced_agents(tree))
+
+    if key in _TIMES_QUESTIONS:
+        return not any(endless_questions(tree))
 
     named = {new.default_agent, *(route.agent for route in new.routes)}
     return key not in _CHOOSES_AGENTS or named <= old.agents.keys()

@@ -1,22 +1,34 @@
-"""What only this machine can tell of a configuration: whether it has its secrets and its group."""
+"""What only this machine can tell of a configuration: whether it has what that names.
+
+Its group, its secrets, its programs and their directories. Nothing is started.
+"""
 
 from __future__ import annotations
 
 import grp
 from typing import TYPE_CHECKING
 
+from gateway.agents import command
+from gateway.agents.settings import CommandSettings
 from gateway.config.credentials import resolve_secrets
 from gateway.config.keys import quoted
 from gateway.config.places import NO_PLACES
+from gateway.tools import programs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
 
 
 def check_here(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, ...]:
     """Return a problem for each thing that the configuration names and this machine lacks."""
-    return (*_missing_group(config, places), *resolve_secrets(config, places))
+    return (
+        *_missing_group(config, places),
+        *resolve_secrets(config, places),
+        *_missing_programs(config, places),
+    )
 
 
 def _missing_group(config: GatewayConfig, places: Places) -> tuple[str, ...]:
@@ -29,3 +41,13 @@ def _missing_group(config: GatewayConfig, places: Places) -> tuple[str, ...]:
         return (places.problem(("store", "dashboard_group"), text),)
 
     return ()
+
+
+def _missing_programs(config: GatewayConfig, places: Places) -> Iterator[str]:
+    for name, agent in config.agents.items():
+        if isinstance(agent, CommandSettings):
+            for key, text in command.lacking_here(agent):
+                yield places.problem(("agents", name, key), text)
+    for name, server in config.tools.servers.items():
+        for key, text in programs.lacking_here(server):
+            yield places.problem(("tools", "servers", name, key), text)

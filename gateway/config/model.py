@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import Field, model_validator
 
+from gateway.access.settings import AccessSettings
 from gateway.agents.settings import AgentSettings, EchoSettings
 from gateway.api.settings import HttpSettings, problem_of_bind
+from gateway.channels.settings import ACCEPTED_ACCOUNT, AccountName, ChannelSettings
 from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.config.prices import unpriced_agents
+from gateway.config.questions import endless_questions
 from gateway.context.settings import ContextSettings
+from gateway.delivery.settings import DeliverySettings
 from gateway.errors import ConfigurationError
 from gateway.log import LogSettings, get_logger
 from gateway.model import ChatType
+from gateway.processes.settings import ProcessSettings
 from gateway.sessions.settings import SessionSettings, StoreSettings
 from gateway.settings import PathSetting, Settings, broken_rule
 from gateway.tools.settings import ToolsSettings
@@ -85,9 +90,16 @@ class GatewayConfig(Settings):
     turns: TurnSettings = Field(default_factory=TurnSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
     budgets: BudgetSettings = Field(default_factory=BudgetSettings)
+    access: AccessSettings = Field(default_factory=AccessSettings)
+    channels: dict[AccountName, ChannelSettings] = Field(
+        default_factory=dict, json_schema_extra={"accepted_names": ACCEPTED_ACCOUNT}
+    )
+    """One table for each account on a platform. Changes apply at the next start."""
+    delivery: DeliverySettings = Field(default_factory=DeliverySettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     tools: ToolsSettings = Field(default_factory=ToolsSettings)
+    processes: ProcessSettings = Field(default_factory=ProcessSettings)
     agents: dict[AgentName, AgentSettings] = Field(
         default_factory=_default_agents,
         json_schema_extra={"accepted_names": _ACCEPTED_NAME},
@@ -109,6 +121,13 @@ class GatewayConfig(Settings):
     @model_validator(mode="after")
     def _knows_prices_where_money_is_limited(self) -> Self:
         for path, text in unpriced_agents(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
+    @model_validator(mode="after")
+    def _lets_questions_time_out(self) -> Self:
+        for path, text in endless_questions(self.to_dict()):
             raise broken_rule(str(path[0]), text, *path[1:])
 
         return self
@@ -146,6 +165,7 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield each key that breaks a rule between keys, in values that may be wrong otherwise too."""
     yield from dangling_agents(data)
     yield from unpriced_agents(data)
+    yield from endless_questions(data)
     http = data.get("http")
     host = http.get("host") if isinstance(http, dict) else None
     if isinstance(http, dict) and isinstance(host, str):

@@ -35,9 +35,17 @@ _EXAMPLES: Final[dict[KeyPath, str]] = {
         '[sessions.reset.by_chat_type.group]\nmode = "idle"\nidle_minutes = 120'
     ),
     ("context", "cache"): '[[context.cache]]\nmodel = "claude-*"\nttl_s = 3600.0',
+    ("access", "platforms"): (
+        '[access.platforms.telegram]\nallow_users = ["12345"]\nunknown = "ignore"'
+    ),
+    ("channels",): '[channels.loopback]\nkind = "loopback"',
     ("tools", "servers"): (
         '[tools.servers.fetch]\ncommand = ["uvx", "mcp-server-fetch"]\ncall_timeout_s = 60.0'
     ),
+    ("processes", "cwd"): 'cwd = "/srv/work"',
+    ("processes", "env"): 'env = { CI = "1" }',
+    ("processes", "secret_env"): 'secret_env = { DEPLOY_KEY = { credential = "deploy-key" } }',
+    ("processes", "runner"): 'runner = "/run/gateway-runner/socket"',
     ("routes",): '[[routes]]\nplatform = "telegram"\nchat_type = "dm"\nagent = "main"',
     ("agents", "gpt", "api_key"): 'api_key = { env = "OPENAI_API_KEY" }',
 }

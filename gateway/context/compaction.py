@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from gateway.context.estimate import estimate_context_chars
-from gateway.context.projection import project, trimmed
+from gateway.context.projection import NOTE_CHARS, project, trimmed
 from gateway.context.settings import CompactionSettings
 from gateway.model import Message, Projection, ProjectionMode, Role, TurnId, clean_text
 
@@ -47,8 +47,6 @@ _AFTER: Final = "\n\n[End of the summary. The conversation goes on from here.]"
 _FRAME_CHARS: Final = len(_BEFORE) + len(_AFTER)
 _LEAST_PART_CHARS: Final = 1_000
 """A request with less room for what is to be summarised is not worth sending."""
-_NOTE_CHARS: Final = 160
-"""What a note of something cut away takes at most, with what a cut moves to part no character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +224,13 @@ def _fitted(turn: Sequence[Message], most: int) -> Sequence[Message]:
     if estimate_context_chars(shorter) <= most:
         return shorter
 
-    ends = (most - _NOTE_CHARS) // 2
+    ends = (most - NOTE_CHARS) // 2
     text = trimmed("\n\n".join(map(_told, turn)), ends, ends)
     return [Message(Role.USER, text, turn_id=turn[0].turn_id)]
 
 
 def _cut_to(chars: int) -> Projection:
-    ends = max(0, chars - _NOTE_CHARS) // 2
+    ends = max(0, chars - NOTE_CHARS) // 2
     return Projection("", ProjectionMode.TRIM, max_chars=chars, head_chars=ends, tail_chars=ends)
 
 

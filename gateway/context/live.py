@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from gateway.context.estimate import estimate_context_chars, message_chars
-from gateway.context.projection import project, tool_item
+from gateway.context.projection import NOTE_CHARS, project, tool_item
 from gateway.model import Message, Projection, ProjectionMode, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.context.settings import PruningSettings
-
-NOTE_CHARS: Final = 160
-"""What a note of something cut away takes at most."""
 
 
 def shown(messages: Sequence[Message], made: Mapping[str, Projection]) -> list[Message]:

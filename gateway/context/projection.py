@@ -6,28 +6,16 @@ come out of the transcript in every later request, also after a restart or a cha
 
 from __future__ import annotations
 
-import unicodedata
-from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from gateway.model import Message, ProjectionMode
+from gateway.text import whole
 
 if TYPE_CHECKING:
     from gateway.model import Projection, TurnId
 
-_ZWJ: Final = "\u200d"
-_EXTENDING: Final = frozenset(
-    "\u0e33\u0eb3\u200c\u200d\uff9e\uff9f"
-    + "".join(map(chr, (*range(0x1160, 0x1200), *range(0x1F3FB, 0x1F400))))
-    + "".join(map(chr, range(0xE0020, 0xE0080)))
-)
-"""What belongs to the character before it and is no mark: joiners, Hangul vowels and finals, skin
-tones, the letters of tagged flags."""
-_FLAG_LETTERS: Final = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
-_MAX_BACK: Final = 32
-"""Code points that a cut moves at most to keep a character whole.
-
-Source: UAX 15, Stream-Safe Text Format: 30 marks at most follow a character that anybody wrote."""
+NOTE_CHARS: Final = 160
+"""What the note of `trimmed` takes at most, with what a cut moves to part no character."""
 
 
 def tool_item(turn_id: TurnId, call_id: str, occurrence: int) -> str:
@@ -65,30 +53,7 @@ def trimmed(text: str, head_chars: int, tail_chars: int) -> str:
 
     The tail is up to 32 characters longer, so that no character people see is cut.
     """
-    head = text[: _whole(text, head_chars)]
-    tail = text[_whole(text, len(text) - tail_chars) :] if tail_chars else ""
+    head = text[: whole(text, head_chars)]
+    tail = text[whole(text, len(text) - tail_chars) :] if tail_chars else ""
     note = f"[trimmed: the first {len(head)} and the last {len(tail)} of {len(text)} characters]"
     return min(text, f"{head}\n...\n{tail}\n{note}", key=len)
-
-
-def _whole(text: str, place: int) -> int:
-    """Return the place itself, or one shortly before it that cuts no character people see."""
-    for at in range(place, max(place - _MAX_BACK, 0), -1):
-        if at == len(text) or not _is_within(text, at):
-            return at
-    return 0 if place <= _MAX_BACK else place
-
-
-def _is_within(text: str, place: int) -> bool:
-    """Return whether a place stands within what people see as one character."""
-    before, after = text[place - 1], text[place]
-    if after.isascii():
-        return before + after == "\r\n"
-
-    if after in _FLAG_LETTERS:
-        letters = takewhile(
-            _FLAG_LETTERS.__contains__, reversed(text[max(0, place - _MAX_BACK) : place])
-        )
-        return len(list(letters)) % 2 == 1
-
-    return before == _ZWJ or after in _EXTENDING or unicodedata.category(after)[0] == "M"

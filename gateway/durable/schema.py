@@ -261,5 +261,105 @@ ON CONFLICT (session_id) DO UPDATE SET spent_tokens = excluded.spent_tokens,
     spent_unpriced_calls = excluded.spent_unpriced_calls;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+# What was accepted before knows neither its conversation nor whether its turn had begun. It counts
+# as begun, so that a message whose turn breaks the gateway is not run more often than it may be.
+_SIXTH = """
+ALTER TABLE inbox ADD COLUMN session_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE inbox ADD COLUMN origin TEXT NOT NULL DEFAULT 'user';
+ALTER TABLE inbox ADD COLUMN begun INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE inbox ADD COLUMN ended TEXT;
+
+CREATE TABLE broken_starts (
+    position INTEGER PRIMARY KEY,
+    session_key TEXT NOT NULL UNIQUE,
+    starts INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE outbox ADD COLUMN channel TEXT;
+ALTER TABLE outbox ADD COLUMN chat TEXT;
+ALTER TABLE outbox ADD COLUMN source TEXT;
+ALTER TABLE outbox ADD COLUMN reply_to TEXT;
+ALTER TABLE outbox ADD COLUMN owed_since TEXT;
+ALTER TABLE outbox ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outbox ADD COLUMN sent_chars INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outbox ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outbox ADD COLUMN sending_at TEXT;
+ALTER TABLE outbox ADD COLUMN dead_at TEXT;
+ALTER TABLE outbox ADD COLUMN error TEXT;
+ALTER TABLE outbox ADD COLUMN platform_id TEXT;
+CREATE INDEX outbox_owed ON outbox (channel, owed_since)
+    WHERE channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL;
+CREATE INDEX outbox_owed_chat ON outbox (chat, position)
+    WHERE channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL;
+CREATE INDEX outbox_dead ON outbox (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX outbox_delivery ON outbox (turn_id) WHERE channel IS NOT NULL;
+
+CREATE TABLE outbox_chats (
+    position INTEGER PRIMARY KEY,
+    chat TEXT NOT NULL UNIQUE,
+    channel TEXT NOT NULL,
+    due_at TEXT NOT NULL
+) STRICT;
+CREATE INDEX outbox_chats_due ON outbox_chats (channel, due_at);
+
+CREATE TABLE processes (
+    position INTEGER PRIMARY KEY,
+    process_id TEXT NOT NULL UNIQUE,
+    session_key TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    source TEXT NOT NULL,
+    command TEXT NOT NULL,
+    cwd TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    pid INTEGER,
+    start_ticks INTEGER,
+    boot_id TEXT,
+    ended_at TEXT,
+    end_reason TEXT,
+    detail TEXT NOT NULL DEFAULT '',
+    exit_status INTEGER,
+    output_bytes INTEGER NOT NULL DEFAULT 0,
+    output TEXT NOT NULL DEFAULT '',
+    reported_at TEXT
+) STRICT;
+CREATE INDEX processes_by_key ON processes (session_key);
+CREATE INDEX processes_live ON processes (position) WHERE ended_at IS NULL;
+CREATE INDEX processes_unreported ON processes (position) WHERE reported_at IS NULL;
+CREATE INDEX processes_reported ON processes (reported_at) WHERE reported_at IS NOT NULL;
+
+CREATE TABLE pairing_requests (
+    position INTEGER PRIMARY KEY,
+    platform TEXT NOT NULL,
+    account TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    user_name TEXT NOT NULL,
+    salt TEXT NOT NULL,
+    code_hash TEXT NOT NULL,
+    asked_at TEXT NOT NULL,
+    told_at TEXT NOT NULL,
+    UNIQUE (platform, account, user_id)
+) STRICT;
+
+CREATE TABLE pairing_locks (
+    position INTEGER PRIMARY KEY,
+    platform TEXT NOT NULL,
+    account TEXT NOT NULL,
+    failures INTEGER NOT NULL,
+    locked_until TEXT,
+    UNIQUE (platform, account)
+) STRICT;
+
+CREATE TABLE paired_users (
+    position INTEGER PRIMARY KEY,
+    platform TEXT NOT NULL,
+    account TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    user_name TEXT NOT NULL,
+    paired_at TEXT NOT NULL,
+    UNIQUE (platform, account, user_id)
+) STRICT;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 """The script at index n leads from version n to n + 1."""

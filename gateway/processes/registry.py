@@ -1,42 +1,388 @@
-"""Which processes run for which session, in memory."""
+"""The background processes of all sessions: started, watched, ended, and told of exactly once.
+
+A row is durable before a keeper is there, and the keeper's identity before the command is started
+(`spawning`); so after any end of the gateway each process is either adopted, or its end is known,
+or it is recorded as lost. One task waits for each keeper; nothing is polled.
+"""
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
+import os
+import secrets
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from gateway.durable.batch import PASSING
+from gateway.errors import (
+    BadRequestError,
+    BusyError,
+    ConflictError,
+    DamagedDataError,
+    NotFoundError,
+    UnavailableError,
+)
+from gateway.log import get_logger
+from gateway.processes import records
+from gateway.processes.active import ActiveProcesses
+from gateway.processes.directory import ProcessDirectory, remove_strangers
+from gateway.processes.identity import open_keeper
+from gateway.processes.input import write_input
+from gateway.processes.kept import Kept
+from gateway.processes.launching import Launcher
+from gateway.processes.output import KeptOutput
+from gateway.processes.records import ProcessRecord
+from gateway.processes.settings import words_of
+from gateway.processes.watching import EndWatch, OnEnded, stamp
 
 if TYPE_CHECKING:
-    from gateway.model import SessionKey
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup, TaskStatus
+
+    from gateway.clock import Clock
+    from gateway.durable.database import Database
+    from gateway.model import SessionKey, ToolCaller
+    from gateway.processes.settings import ProcessSettings
+
+STOP_WAIT_S: Final = 10.0
+"""How long `stop` waits for the end."""
+KEPT_DAYS: Final = 7
+"""How long rows stay of processes that were reported, for who calls `records.discard_reported`."""
+_RETRY_AFTER_S: Final = 60.0
+
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatistics:
+    """What became of the processes since the start."""
+
+    running: int
+    unreported: int
+    """Ended, and their sessions are not told yet."""
+    overdue: int
+    """Running, and too old to keep their sessions."""
+    started: int
+    adopted: int
+    """Found running at the start."""
+    lost: int
+    reported: int
 
 
 class ProcessRegistry:
-    """Live processes by session key; safe to ask from any thread."""
+    """Owns a task for each live process."""
 
-    def __init__(self) -> None:
-        """Start with none."""
-        self._lock = threading.Lock()
-        """Guards `_active`."""
-        self._active: dict[SessionKey, set[str]] = {}
+    def __init__(
+        self, database: Database, clock: Clock, settings: ProcessSettings, state_dir: Path
+    ) -> None:
+        """Know of none; `load` or `recover` reads what the database knows."""
+        self.settings = settings
+        self._database = database
+        self._clock = clock
+        self._state_dir = state_dir
+        self._active = ActiveProcesses(clock, settings.guard_max_age_s)
+        self._kept: dict[str, Kept] = {}
+        self._ends = EndWatch(database, clock, self._active, self._kept)
+        self._launcher = Launcher(database, clock, settings)
+        self._tasks: TaskGroup | None = None
+        self._started = self._adopted = 0
 
-    def started(self, session_key: SessionKey, process_id: str) -> None:
-        """Note that a process runs for a session."""
-        with self._lock:
-            self._active.setdefault(session_key, set()).add(process_id)
+    @property
+    def on_ended(self) -> OnEnded | None:
+        """Tells a session of an end.
 
-    def ended(self, session_key: SessionKey, process_id: str) -> None:
-        """Note that a process ended; one that is not known is no error."""
-        with self._lock:
-            processes = self._active.get(session_key, set())
-            processes.discard(process_id)
-            if not processes:
-                self._active.pop(session_key, None)
+        It marks that with `records.stage_reported` in the transaction that tells; where it raises
+        or does not mark it, it is called again, with a pause. None: ends stay unreported until a
+        start that has one.
+        """
+        return self._ends.on_ended
+
+    @on_ended.setter
+    def on_ended(self, tell: OnEnded | None) -> None:
+        self._ends.on_ended = tell
+
+    async def load(self) -> None:
+        """Read which processes keep which session; changes nothing and watches nothing.
+
+        Raises:
+            DamagedDataError: A row cannot be read.
+        """
+        try:
+            rows = await self._database.read(records.unreported)
+        except (KeyError, TypeError, ValueError) as exc:
+            reason = "the table of processes is damaged; `gateway store check` says more"
+            raise DamagedDataError(self._database.path, reason) from exc
+
+        for record in rows:
+            self._keep(record).begun.set()
+
+    async def recover(self) -> None:
+        """Load, adopt what still runs, and record how the others ended, or that nobody knows.
+
+        Before anything asks `has_active_for_session`; `run` then watches and reports.
+
+        Raises:
+            DamagedDataError: A row cannot be read.
+        """
+        await self.load()
+        for kept in self._kept.values():
+            keeper = kept.record.keeper
+            if kept.record.end is None and keeper is not None:
+                with suppress(UnavailableError):
+                    kept.pidfd = open_keeper(keeper, kept.directory.path)
+            if kept.pidfd is not None:
+                self._adopted += 1
+                log.info("process.adopted", **kept.facts())
+            else:
+                # On a full disk, or where a file cannot be read, `run` tries again.
+                with suppress(*PASSING, OSError):
+                    await self._ends.note_end(kept)
+        await anyio.to_thread.run_sync(remove_strangers, self._state_dir, set(self._kept))
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Watch what was recovered and what is started, and report ends, until cancelled.
+
+        Cancellation: processes go on; the next `recover` finds them.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                for kept in list(self._kept.values()):
+                    self._watch(kept, tasks)
+                task_status.started()
+                await anyio.sleep_forever()
+        finally:
+            self._tasks = None
+
+    async def start(self, caller: ToolCaller, command: str | Sequence[str]) -> ProcessRecord:
+        """Start a command for a session; on return it runs, or has already ended.
+
+        Durability: that it was about to be started is on disk before it is, and so is its keeper.
+        Cancellation: comes through once the start is over; the process goes on.
+
+        Raises:
+            BadRequestError: Processes are off, or it is no command, or cannot be executed.
+            BusyError: Too many run already.
+            UnavailableError: The gateway is stopping, or keepers cannot be started.
+        """
+        words = words_of(self.settings, command)
+        kept = self._keep(self._admit(caller, words))
+        try:
+            await self._launcher.launch(kept, self._begin_watch)
+        except Exception as exc:
+            kept.failure = str(exc)
+            self._abandon(kept)
+            raise
+        finally:
+            kept.begun.set()
+        self._started += 1
+        log.info("process.started", **kept.facts())
+        return kept.record
+
+    async def get(self, process_id: str) -> ProcessRecord:
+        """Return a process that runs or whose row is still there.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        if process_id in self._kept:
+            return self._kept[process_id].record
+
+        record = await self._database.read(partial(records.find, process_id=process_id))
+        if record is None:
+            raise NotFoundError("There is no process with this id.")
+
+        return record
+
+    async def list(
+        self, session_key: SessionKey | None = None, *, limit: int = 100
+    ) -> tuple[ProcessRecord, ...]:
+        """Return the latest processes, those that have not ended first."""
+        query = partial(records.latest, session_key=session_key, limit=limit)
+        return tuple(await self._database.read(query))
+
+    async def read_output(self, process_id: str, *, max_bytes: int) -> KeptOutput:
+        """Return the end of what a process wrote so far.
+
+        Of one that ended and was reported, what its row has.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        if process_id in self._kept:
+            directory = self._kept[process_id].directory
+            output = await anyio.to_thread.run_sync(directory.output, max_bytes)
+            if process_id in self._kept:
+                return output
+            # The directory went meanwhile, or a part of it.
+
+        end = (await self.get(process_id)).end
+        if end is None:
+            return KeptOutput(b"", 0)
+
+        data = end.output.encode()
+        whole = end.output_bytes <= records.MAX_OUTPUT_CHARS and len(data) <= max_bytes
+        return KeptOutput(data[-max_bytes:], end.output_bytes, whole=whole)
+
+    async def write(self, process_id: str, text: str, *, last: bool = False) -> None:
+        """Write to the standard input of a process; `last` closes it afterwards.
+
+        Raises:
+            NotFoundError: There is none.
+            BadRequestError: The text is too long.
+            ConflictError: It has ended, or does not read.
+        """
+        kept = await self._live(process_id)
+        async with kept.writing:
+            await write_input(kept.directory.input, text, self._clock)
+            if last:
+                self._signal(kept, signal.SIGUSR1)
+
+    async def stop(self, process_id: str) -> ProcessRecord:
+        """End a process and all of its group, and wait a while for it; SIGKILL follows SIGTERM.
+
+        Raises:
+            NotFoundError: There is none.
+            ConflictError: It has ended.
+        """
+        kept = await self._live(process_id)
+        self._signal(kept, signal.SIGTERM)
+        if self._tasks is not None:
+            with self._clock.move_on_after(STOP_WAIT_S):
+                await kept.ended.wait()
+        return kept.record
 
     def has_active_for_session(self, session_key: SessionKey) -> bool:
-        """Return whether a process runs for a session; the argument is the session key."""
-        with self._lock:
-            return session_key in self._active
+        """Return whether a process keeps a session; from any thread.
+
+        The argument is the session key. One that is too old keeps nothing.
+        """
+        return self._active.has_active_for_session(session_key)
+
+    def blocking(self, session_key: SessionKey) -> tuple[str, ...]:
+        """Return the processes that keep a session from being reset and pruned."""
+        return self._active.blocking(session_key)
+
+    def guards(self, record: ProcessRecord) -> bool:
+        """Return whether a process keeps its session."""
+        return record.process_id in self._active.blocking(record.session_key)
+
+    def running_of(self, session_key: SessionKey) -> int:
+        """Return how many of a session have not ended, as far as is known."""
+        return sum(
+            kept.record.end is None and kept.record.session_key == session_key
+            for kept in self._kept.values()
+        )
+
+    def overdue(self) -> tuple[ProcessRecord, ...]:
+        """Return the processes that run and are too old to keep their sessions."""
+        return tuple(
+            kept.record
+            for kept in self._kept.values()
+            if kept.record.end is None and not self._active.guards(kept.since)
+        )
+
+    def unreported(self) -> tuple[ProcessRecord, ...]:
+        """Return the processes that have ended and whose sessions are not told yet."""
+        return tuple(kept.record for kept in self._kept.values() if kept.record.end is not None)
+
+    def statistics(self) -> ProcessStatistics:
+        """Return what became of the processes since the start."""
+        return ProcessStatistics(
+            running=len(self),
+            unreported=len(self.unreported()),
+            overdue=len(self.overdue()),
+            started=self._started,
+            adopted=self._adopted,
+            lost=self._ends.lost,
+            reported=self._ends.reported,
+        )
 
     def __len__(self) -> int:
-        """Return the number of live processes."""
-        with self._lock:
-            return sum(map(len, self._active.values()))
+        """Return the number of processes that have not ended, as far as is known."""
+        return sum(kept.record.end is None for kept in self._kept.values())
+
+    def _admit(self, caller: ToolCaller, words: tuple[str, ...]) -> ProcessRecord:
+        """Return the record of a process that may be started now."""
+        settings = self.settings
+        if not settings.enabled:
+            raise BadRequestError("Background processes are off (enabled of [processes]).")
+        if self._tasks is None:
+            raise UnavailableError("The gateway starts no process now.")
+
+        of_session = self.running_of(caller.session_key)
+        if of_session >= settings.max_running_per_session:
+            most = settings.max_running_per_session
+            text = f"{of_session} of the {most} processes that this session may have run; stop one."
+            raise BusyError(text, retry_after_s=_RETRY_AFTER_S, caller_limit=True)
+        if len(self) >= settings.max_running:
+            text = f"{len(self)} of {settings.max_running} processes run already; try again later."
+            raise BusyError(text, retry_after_s=_RETRY_AFTER_S, caller_limit=False)
+
+        process_id = f"p-{secrets.token_hex(5)}"
+        return ProcessRecord(
+            process_id=process_id,
+            session_key=caller.session_key,
+            session_id=caller.session_id,
+            agent=caller.agent,
+            source=caller.source,
+            command=words,
+            cwd=str(settings.cwd or ProcessDirectory(self._state_dir, process_id).work()),
+            created_at=stamp(self._clock),
+        )
+
+    def _keep(self, record: ProcessRecord) -> Kept:
+        kept = Kept(record, ProcessDirectory(self._state_dir, record.process_id))
+        self._kept[record.process_id] = kept
+        self._active.begun(record.session_key, record.process_id, kept.since)
+        return kept
+
+    def _begin_watch(self, kept: Kept, pidfd: int) -> None:
+        if self._tasks is None:
+            # The gateway is stopping; the next one finds it.
+            os.close(pidfd)
+            return
+
+        kept.pidfd = pidfd
+        self._watch(kept, self._tasks)
+
+    def _watch(self, kept: Kept, tasks: TaskGroup) -> None:
+        kept.watched = True
+        tasks.start_soon(self._ends.watch, kept)
+
+    def _abandon(self, kept: Kept) -> None:
+        """Have the end of a failed start recorded; whoever asked for it is told."""
+        if kept.pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(kept.pidfd, signal.SIGTERM)
+        elif self._tasks is not None and not kept.watched:
+            self._watch(kept, self._tasks)
+
+    async def _live(self, process_id: str) -> Kept:
+        record = await self.get(process_id)
+        kept = self._kept.get(process_id)
+        if kept is None or record.end is not None:
+            raise ConflictError("The process has ended.")
+
+        return kept
+
+    def _signal(self, kept: Kept, number: signal.Signals) -> None:
+        """Send a signal to a keeper that is proven to be it."""
+        keeper = kept.record.keeper
+        pidfd = None if keeper is None else open_keeper(keeper, kept.directory.path)
+        if pidfd is None:
+            raise ConflictError("The process is ending, or has just begun.")
+
+        try:
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError as exc:
+            raise ConflictError("The process has ended.") from exc
+        finally:
+            os.close(pidfd)

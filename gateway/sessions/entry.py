@@ -62,6 +62,9 @@ class SessionEntry:
     """The last time the user did something here; what prune and idle resets go by."""
     suspended_at: datetime | None = None
     """Since when the session is paused; None while it is not."""
+    suspended_by: str | None = None
+    """Who paused it: `operator`, `user` (with /stop) or `restarts` (it broke too many in a row);
+    None while it is not, or where an older gateway did not say."""
     source: SessionSource
     """Where the latest message came from."""
     display_name: str = ""
@@ -122,6 +125,7 @@ _COUNTS: Final = (
     "context_step",
 )
 _INSTANTS: Final = ("created_at", "updated_at")
+_OPTIONAL_TEXTS: Final = ("suspended_by", "previous_session_id", "reset_reason")
 _OPTIONAL_INSTANTS: Final = ("suspended_at", "context_measured_at", "cache_touched_at")
 _SOURCE_TEXTS: Final = tuple(f.name for f in fields(SessionSource) if f.name != "chat_type")
 _SOURCES: Final = {source.value: source for source in ContextSource}
@@ -134,7 +138,7 @@ def _kinds(name: str) -> tuple[type, ...]:
     if name == "source":
         return (dict,)
 
-    optional = name in _OPTIONAL_INSTANTS or name in {"previous_session_id", "reset_reason"}
+    optional = name in _OPTIONAL_INSTANTS or name in _OPTIONAL_TEXTS
     return (int,) if name in _COUNTS else (str, type(None)) if optional else (str,)
 
 
@@ -292,10 +296,8 @@ def entry_from_dict(raw: object) -> SessionEntry:
         if values[name] is not None:
             values[name] = _instant(name, values[name])
     _check_session_id("session_id", values["session_id"])
-    if values["previous_session_id"] is not None:
-        _check_session_id("previous_session_id", values["previous_session_id"])
-    if values["reset_reason"] is not None:
-        _check_text("reset_reason", values["reset_reason"])
+    for name in _OPTIONAL_TEXTS:
+        _check_optional_text(name, values[name])
     values["agent"] = _agent(values["session_key"], values["agent"])
     values["source"] = _source(values["source"])
     values["context_source"] = _choice("context_source", values["context_source"], _SOURCES)
@@ -313,6 +315,16 @@ def display_name(source: SessionSource) -> str:
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise EntryError(f"{name}: accepted is a string")
+
+
+def _check_optional_text(name: str, value: object) -> None:
+    if value is None:
+        return
+
+    if name == "previous_session_id":
+        _check_session_id(name, value)
+    else:
+        _check_text(name, value)
 
 
 def _instant(name: str, value: object) -> datetime:

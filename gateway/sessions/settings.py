@@ -81,6 +81,9 @@ class SessionSettings(Settings):
     """True: one session for all of a group or channel; false: one for each user in it."""
     share_threads: bool = True
     """True: one session for all of a thread; false: one for each user in it."""
+    message_resumes: bool = False
+    """True: the next message ends a pause that its user asked for with `/stop`; false: `/resume`
+    does."""
     reset: ResetSettings = Field(default_factory=ResetSettings)
 
 

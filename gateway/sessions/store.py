@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Self
 import anyio
 import anyio.to_thread
 
-from gateway.errors import ConflictError, NotFoundError
+from gateway.errors import ConflictError
 from gateway.log import get_logger
 from gateway.sessions import history
-from gateway.sessions.entry import EntryError, SessionEntry, display_name
-from gateway.sessions.key import new_session_id, parse_key
-from gateway.sessions.policy import Action, Guard, ResetPolicy, decide
+from gateway.sessions.entry import EntryError, SessionEntry
+from gateway.sessions.lifecycle import Lifecycle
+from gateway.sessions.policy import OPERATOR, Action, Guard, ResetPolicy, decide
 from gateway.sessions.pruning import PruneReport, PruneRun
 from gateway.sessions.recovery import Recovered, recover
 from gateway.sessions.resolution import MovedOnError, Resolution, View
 from gateway.sessions.snapshots import Snapshots, SnapshotStatistics
-from gateway.sessions.staging import NO_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -70,6 +69,8 @@ class SessionStore:
         self._table = recovered.table
         self.snapshots = Snapshots(directory, database, clock, settings, recovered)
         self._staging = self.snapshots.staging
+        self.lifecycle = Lifecycle(self._staging, clock)
+        """How entries begin, end and come back, inside a transaction."""
         self._pruning = anyio.Lock()
         self._last_prune: PruneReport | None = None
         self.is_busy: Guard = lambda _: False
@@ -168,19 +169,18 @@ class SessionStore:
 
         entry = view.entry
         if view.decision.action is Action.RESET and entry is not None:
-            fresh = self._stage_reset(transaction, entry, view.decision.reason or "manual")
+            fresh = self.lifecycle.reset(transaction, key, view.decision.reason or "manual")
             return Resolution(fresh, view.decision, entry.session_id, view.decision.reason)
+
+        if view.decision.action is Action.RESUME:
+            return Resolution(self.lifecycle.resume(transaction, key), view.decision)
 
         if entry is not None and view.member is not None:
             # The turn that follows will ask for it.
             self._table.keep_decoded(key, view.member, entry)
             return Resolution(entry, view.decision)
 
-        ended = history.last_ended(transaction, key)
-        fresh = self._fresh(key, source)
-        if ended is not None:
-            fresh = fresh.changed(previous_session_id=ended.session_id, reset_reason=ended.reason)
-        self._stage_start(transaction, fresh)
+        fresh = self.lifecycle.begin(transaction, key, source)
         return Resolution(fresh, view.decision, fresh.previous_session_id, fresh.reset_reason)
 
     async def update(
@@ -223,15 +223,13 @@ class SessionStore:
         def work(transaction: Transaction) -> None:
             if self._staging.member(entry.session_key) is not None:
                 raise ConflictError("the key has a session")
-            self._stage_start(transaction, entry)
+            self.lifecycle.start(transaction, entry)
 
         await self._database.write(work)
 
     async def reset(self, key: SessionKey, reason: str = "manual") -> SessionEntry:
         """Start a new conversation under a key; `undo` brings the old one back."""
-        return await self._database.write(
-            lambda tx: self._stage_reset(tx, self._existing(key), reason)
-        )
+        return await self._database.write(lambda tx: self.lifecycle.reset(tx, key, reason))
 
     async def undo(self, key: SessionKey) -> SessionEntry:
         """Bring back the conversation before the last reset, prune or removal of a key.
@@ -239,18 +237,15 @@ class SessionStore:
         Raises:
             ConflictError: there is none to bring back.
         """
-        return await self._database.write(lambda tx: self._stage_undo(tx, key))
+        return await self._database.write(lambda tx: self.lifecycle.undo(tx, key))
 
     async def suspend(self, key: SessionKey) -> SessionEntry:
         """Pause a session: it is kept, and its messages are answered with how to resume it."""
-        now = self._clock.now()
-        return await self.update(
-            key, lambda entry: entry.changed(suspended_at=entry.suspended_at or now)
-        )
+        return await self._database.submit(lambda tx: self.lifecycle.suspend(tx, key, OPERATOR))
 
     async def resume(self, key: SessionKey) -> SessionEntry:
         """End a pause."""
-        return await self.update(key, lambda entry: entry.changed(suspended_at=None))
+        return await self._database.submit(lambda tx: self.lifecycle.resume(tx, key))
 
     async def remove(self, key: SessionKey, reason: str = "removed") -> SessionEntry:
         """Drop an entry; what was said stays.
@@ -260,7 +255,7 @@ class SessionStore:
         """
 
         def work(transaction: Transaction) -> SessionEntry:
-            entry = self._existing(key)
+            entry = self.lifecycle.existing(key)
             history.record_ended(transaction, entry, reason=reason, at=self._clock.now())
             self._staging.drop(transaction, key)
             return entry
@@ -327,64 +322,9 @@ class SessionStore:
             last_prune=self._last_prune,
         )
 
-    def _existing(self, key: SessionKey) -> SessionEntry:
-        entry = self._staging.get(key)
-        if entry is None:
-            raise NotFoundError(NO_SESSION)
-
-        return entry
-
     def _readable(self, key: str) -> SessionEntry | None:
         try:
             return self._table.get(key)
         except EntryError as error:
             get_logger().warning("store.entry_unreadable", session_key=key, reason=str(error))
             return None
-
-    def _fresh(self, key: SessionKey, source: SessionSource) -> SessionEntry:
-        now = self._clock.now()
-        return SessionEntry(
-            session_key=key,
-            session_id=new_session_id(now),
-            agent=parse_key(key).agent,
-            created_at=now,
-            updated_at=now,
-            source=source,
-            display_name=display_name(source),
-        )
-
-    def _stage_start(self, transaction: Transaction, entry: SessionEntry) -> None:
-        history.record_started(transaction, entry)
-        self._staging.put(transaction, entry)
-
-    def _stage_reset(
-        self, transaction: Transaction, entry: SessionEntry, reason: str
-    ) -> SessionEntry:
-        fresh = self._fresh(entry.session_key, entry.source).changed(
-            display_name=entry.display_name,
-            previous_session_id=entry.session_id,
-            reset_reason=reason,
-            suspended_at=entry.suspended_at,
-        )
-        history.record_ended(transaction, entry, reason=reason, at=fresh.created_at)
-        self._stage_start(transaction, fresh)
-        return fresh
-
-    def _stage_undo(self, transaction: Transaction, key: SessionKey) -> SessionEntry:
-        current = self._staging.get(key)
-        if current is None:
-            ended = history.last_ended(transaction, key)
-            wanted = None if ended is None else ended.session_id
-        else:
-            wanted = current.previous_session_id
-        before = None if wanted is None else history.ended_entry(transaction, key, wanted)
-        if before is None:
-            raise ConflictError("there is no earlier conversation to bring back")
-
-        now = self._clock.now()
-        restored = before.changed(updated_at=now)
-        if current is not None:
-            history.record_ended(transaction, current, reason="undone", at=now)
-            restored = restored.changed(suspended_at=current.suspended_at)
-        self._stage_start(transaction, restored)
-        return restored

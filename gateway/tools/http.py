@@ -16,7 +16,7 @@ from mcp import types
 from mcp.client.streamable_http import streamable_http_client
 from typing_extensions import override
 
-from gateway.tools.metering import TooManyValuesError, ValueMeter
+from gateway.metering import TooManyValuesError, ValueMeter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mcp import types
 
-from gateway.tools.metering import ValueMeter
+from gateway.metering import ValueMeter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import unicodedata
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 import pydantic_core
 
 from gateway.model import Image, ToolResult, clean_name, clean_text
+from gateway.text import whole
 
 if TYPE_CHECKING:
     from mcp import types
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 NOTHING: Final = "[The tool returned nothing.]"
 ONLY_IMAGES: Final = "[The tool returned images without a text.]"
 FAILED: Final = "[The tool reports an error.]"
-_MAX_BACK: Final = 32
-_FLAG_LETTERS: Final = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
-_SKIN_TONES: Final = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
-_ZWJ: Final = "\u200d"
 _HEAD_CHARS: Final = 24
 """So much base64 tells what kind of image it is."""
 
@@ -78,7 +73,7 @@ def cut(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
 
-    end = _whole(text, max_chars)
+    end = whole(text, max_chars)
     return f"{text[:end]}\n[cut: these are the first {end} of {len(text)} characters]"
 
 
@@ -178,22 +173,3 @@ def _json(value: object) -> str:
 
 def _named(text: str) -> str:
     return clean_name(str(text))
-
-
-def _whole(text: str, place: int) -> int:
-    """Return the place, or one shortly before it that cuts no character people see."""
-    for at in range(place, max(place - _MAX_BACK, 0), -1):
-        if not _is_within(text, at):
-            return at
-    return place
-
-
-def _is_within(text: str, place: int) -> bool:
-    before, after = text[place - 1], text[place]
-    if after in _FLAG_LETTERS:
-        start = max(0, place - _MAX_BACK)
-        letters = takewhile(_FLAG_LETTERS.__contains__, reversed(text[start:place]))
-        return len(list(letters)) % 2 == 1
-
-    extends = after in _SKIN_TONES or unicodedata.category(after)[0] == "M"
-    return extends or _ZWJ in {before, after} or before + after == "\r\n"

@@ -72,10 +72,19 @@ class ServerStatistics:
     failures: int
     """Calls that ended without a result or with an error of the tool, `timeouts` among them."""
     timeouts: int
+    """Calls that the server had and did not answer in time."""
     restarts: int
     """How often it was started again."""
     last_error: str
     """Why it was lost, or did not start, the last time; empty: never."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a call has come."""
+
+    begun: bool = False
+    """Whether the server may have run it."""
 
 
 def pause_s(failures: int, share: float) -> float:
@@ -105,6 +114,8 @@ class McpServer:
         """What it has, or had last; the same tuple until they change."""
         self.settled = anyio.Event()
         """Set once the first start has gone well or not."""
+        self.listed = anyio.Event()
+        """Set once it has told its tools for the first time."""
         self._target = target
         self._settings = target.settings
         self._bounds = ResultBounds.of(target.settings)
@@ -158,31 +169,47 @@ class McpServer:
         Cancellation: the server is told, and the place is free.
         """
         self._calls += 1
-        timeout_s = self._settings.call_timeout_s
+        progress = _Progress()
         outcome: Outcome | None = None
-        with self._clock.move_on_after(timeout_s):
+        with self._clock.move_on_after(self._settings.call_timeout_s):
             async with self._places:
-                outcome = await self._outcome(tool, arguments)
+                outcome = await self._outcome(tool, arguments, progress)
         if outcome is None:
-            self._timeouts += 1
-            self._suspect()
-            outcome = self._failed(
-                f"The tool gave no answer within {timeout_s:g} seconds; the call was cancelled. "
-                "Whether the tool did its work is not known."
-            )
+            outcome = self._late(progress)
         self._failures += outcome.failed
         return outcome.result
 
-    async def _outcome(self, tool: str, arguments: Mapping[str, Any]) -> Outcome:
+    def _late(self, progress: _Progress) -> Outcome:
+        """Return how a call ended that took too long."""
+        timeout_s = self._settings.call_timeout_s
+        if not progress.begun:
+            # Which says nothing of the server: others had its places, or it was about to start.
+            return self._failed(
+                f"The call waited {timeout_s:g} seconds for its turn at the tool server "
+                f"{self.name} and was not begun."
+            )
+
+        self._timeouts += 1
+        self._suspect()
+        return self._failed(
+            f"The tool gave no answer within {timeout_s:g} seconds; the call was cancelled. "
+            "Whether the tool did its work is not known."
+        )
+
+    async def _outcome(
+        self, tool: str, arguments: Mapping[str, Any], progress: _Progress
+    ) -> Outcome:
         problem = self._problem_of(arguments)
         if problem:
             return self._failed(problem)
 
         # A second try where the server has run nothing, for it had forgotten our session.
         for _ in range(2):
+            progress.begun = False
             connection = await self._usable_connection()
             if connection is None:
                 break
+            progress.begun = True
             outcome = await self._attempt(connection, tool, arguments)
             if outcome is not None:
                 return outcome
@@ -282,6 +309,7 @@ class McpServer:
         self._enter(ServerState.RUNNING)
         self._ready.set()
         self.settled.set()
+        self.listed.set()
         log.info("tools.server_started", server=self.name, tools=len(self.tools))
         while not self._watch.ended:
             await self._watch.wait()

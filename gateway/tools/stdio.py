@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 from mcp.shared.message import SessionMessage
 
+from gateway.launch.starting import launching
 from gateway.log import get_logger
+from gateway.metering import TooManyValuesError
 from gateway.tools.lines import MessageLines, UnusableOutputError
-from gateway.tools.metering import TooManyValuesError
+from gateway.tools.programs import inherited_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -51,43 +53,38 @@ async def open_stdio(
     """Run the program of a server and hold the streams of its messages.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: It cannot be started; may come in a group.
     """
     settings = target.settings
-    process = await anyio.open_process(
-        settings.command or (),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(target),
-        cwd=settings.cwd,
-        start_new_session=True,
-    )
-    # No await before the task group: what is cancelled here would leave the program running.
-    program = _Program(process, target, watch, clock)
-    received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-    outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](_QUEUED)
-    with received, incoming, outgoing, to_send:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(program.read, received)
-            tasks.start_soon(program.write, to_send)
-            tasks.start_soon(program.log_errors)
-            tasks.start_soon(program.notice_exit)
-            try:
-                yield incoming, outgoing
-            finally:
-                # Each wait within is bounded; more than all of them together is never needed.
-                with clock.move_on_after(4 * GRACE_S) as scope:
-                    scope.shield = True
-                    await program.stop()
-                tasks.cancel_scope.cancel()
-
-
-def environment(target: Target) -> dict[str, str]:
-    """Return the variables that a program gets: the inherited ones, then those configured."""
-    settings = target.settings
-    inherited = {name: os.environ[name] for name in settings.inherit_env if name in os.environ}
-    return {**inherited, **settings.env, **target.secret_env}
+    with launching(settings.command or (), settings.cwd) as launch:
+        process = await anyio.open_process(
+            launch.argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**inherited_environment(settings), **target.secret_env},
+            start_new_session=True,
+            pass_fds=launch.pass_fds,
+        )
+        # No await before the task group: what is cancelled here would leave the program running.
+        program = _Program(process, target, watch, clock)
+        received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        outgoing, to_send = anyio.create_memory_object_stream[SessionMessage](_QUEUED)
+        with received, incoming, outgoing, to_send:
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await launch.begun()
+                    tasks.start_soon(program.read, received)
+                    tasks.start_soon(program.write, to_send)
+                    tasks.start_soon(program.log_errors)
+                    tasks.start_soon(program.notice_exit)
+                    yield incoming, outgoing
+                finally:
+                    # Each wait within is bounded; more than all together is never needed.
+                    with clock.move_on_after(4 * GRACE_S) as scope:
+                        scope.shield = True
+                        await program.stop()
+                    tasks.cancel_scope.cancel()
 
 
 class _Program:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, fields, replace
-from math import ceil
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +29,10 @@ _FRAMING_TOKENS: Final = 200
 """Growth of about this or less says little: a message more or less costs as much."""
 _MESSAGE_TOKENS: Final = 4
 """What providers count for a message beside its text: the estimate knows nothing of it."""
+_MOST_MESSAGE_TOKENS: Final = 24
+"""More is not believed, ..."""
+_TELLING_MESSAGES: Final = 10
+"""... and nothing is where fewer messages than this tell it."""
 _TOLERATED: Final = 3_000
 """By this, divided by its weight, growth may be off the rate before it is doubted, ..."""
 _LEAST_TOLERATED: Final = 0.15
@@ -110,15 +113,6 @@ class ContextAccount:
         tokens = round(rate * estimated) + self.overhead_tokens
         return max(0, tokens + round((rate - self.average_rate) * less))
 
-    def guarding_tokens(self, estimated: int) -> int:
-        """Return what a request surely needs room for.
-
-        Args:
-            estimated: All of it, or what of it cannot leave; the constant comes with either.
-        """
-        constant = self.request_tokens - round(self.average_rate * self._estimated)
-        return max(self.tokens(estimated), ceil(GUARDING_RATE * estimated) + max(0, constant))
-
     def of(
         self, model: str, others: Mapping[str, ContextAccount] = MappingProxyType({})
     ) -> ContextAccount:
@@ -141,13 +135,32 @@ class ContextAccount:
             weighed_tokens=known.weighed_tokens,
         )
 
-    def without_messages(self, count: int) -> ContextAccount:
+    def message_tokens(self, tokens: int, estimated: int, fewer: int) -> float:
+        """Return what a message costs beside its text, as two counts of one provider tell it.
+
+        Args:
+            tokens: What it counted of a request that has less of the same conversation.
+            estimated: What was estimated of that.
+            fewer: How many messages fewer than the last request it had.
+        """
+        if not self.request_tokens or fewer < _TELLING_MESSAGES:
+            return _MESSAGE_TOKENS
+
+        text_tokens = self.tokens_per_estimate * (self._estimated - estimated)
+        each = (self.request_tokens - tokens - text_tokens) / fewer
+        return min(_MOST_MESSAGE_TOKENS, max(_MESSAGE_TOKENS, each))
+
+    def without_messages(self, count: int, each: float = _MESSAGE_TOKENS) -> ContextAccount:
         """Return the account once messages have left, with what each took by itself.
 
         A summary of very many short messages would else be told at their framing as well. What is
         only shortened keeps its framing.
+
+        Args:
+            count: How many.
+            each: What each took, in tokens.
         """
-        gone = min(_MESSAGE_TOKENS * count, max(0, self.overhead_tokens))
+        gone = min(round(each * count), max(0, self.overhead_tokens))
         return replace(
             self,
             request_tokens=self.request_tokens - gone,

@@ -7,19 +7,49 @@ outbox its reply.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from gateway.errors import DamagedDataError
-from gateway.model import AgentId, ChatType, SessionKey, SessionSource, TurnId
+from gateway.model import AgentId, ChatType, SessionId, SessionKey, SessionSource, TurnId
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
     from gateway.durable.connection import Connection
 
-_COLUMNS = "turn_id, session_key, message_id, agent, source, text, reset, accepted_at, recoveries"
+_COLUMNS = (
+    "turn_id, session_key, message_id, agent, source, text, reset, accepted_at, recoveries, "
+    "session_id, origin, begun, ended"
+)
+
+
+_NONE: Final = SessionId("")
+
+
+class Origin(StrEnum):
+    """Who a message comes from."""
+
+    USER = "user"
+    COMPACT = "compact"
+    """A user who asks for a summary of the old part of the conversation."""
+    PROCESS = "process"
+    """A background process that has ended: no interaction of the user."""
+
+
+class Ending(StrEnum):
+    """Why a message that was accepted is not answered by an agent any more."""
+
+    STOP = "stop"
+    """Its user stopped the session."""
+    NEW = "new"
+    """Its conversation was left for another one."""
+    SUPERSEDED = "superseded"
+    """Another message was to interrupt it."""
+    RESTARTS = "restarts"
+    """Its session broke too many starts in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +69,13 @@ class InboxRow:
     """RFC 3339 in UTC."""
     recoveries: int = 0
     """How often it was run again after a restart; one that only waited has not been run."""
+    session_id: SessionId = _NONE
+    """The conversation it was accepted in; empty where an older gateway did."""
+    origin: Origin = Origin.USER
+    begun: bool = False
+    """Whether its turn may have begun."""
+    ended: Ending | None = None
+    """Why no agent is asked any more; None for most."""
 
 
 def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
@@ -53,7 +90,7 @@ def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
 def accept(transaction: Transaction, row: InboxRow) -> None:
     """Store a message."""
     transaction.execute(
-        f"INSERT INTO inbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant column names
+        f"INSERT INTO inbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant column names
         (
             row.turn_id,
             row.session_key,
@@ -64,6 +101,10 @@ def accept(transaction: Transaction, row: InboxRow) -> None:
             None if row.reset is None else orjson.dumps(row.reset).decode(),
             row.accepted_at,
             row.recoveries,
+            row.session_id,
+            row.origin.value,
+            int(row.begun),
+            None if row.ended is None else row.ended.value,
         ),
     )
 
@@ -91,16 +132,29 @@ def unfinished(connection: Connection) -> list[InboxRow]:
     return found
 
 
-def note_recovery(transaction: Transaction, row: InboxRow) -> None:
-    """Note that a message runs again after a restart, before it does."""
+def note_begun(transaction: Transaction, row: InboxRow) -> None:
+    """Note that a message's turn begins, for the first time or once more after a restart."""
     transaction.execute(
-        "UPDATE inbox SET recoveries = ? WHERE session_key = ? AND message_id = ?",
+        "UPDATE inbox SET begun = 1, recoveries = ? WHERE session_key = ? AND message_id = ?",
         (row.recoveries, row.session_key, row.message_id),
     )
 
 
+def end_all(transaction: Transaction, key: SessionKey, why: Ending) -> list[TurnId]:
+    """Note that no agent answers what was accepted of a session so far; return the turns."""
+    rows = transaction.execute(
+        "SELECT turn_id FROM inbox WHERE session_key = ? AND ended IS NULL", (key,)
+    ).fetchall()
+    if rows:
+        transaction.execute(
+            "UPDATE inbox SET ended = ? WHERE session_key = ? AND ended IS NULL", (why.value, key)
+        )
+    return [TurnId(str(turn_id)) for (turn_id,) in rows]
+
+
 def _row(row: tuple[object, ...]) -> InboxRow:
-    turn_id, key, message_id, agent, source, text, reset, accepted_at, recoveries = row
+    turn_id, key, message_id, agent, source, text, reset, accepted_at, *rest = row
+    recoveries, session_id, origin, begun, ended = rest
     fields = orjson.loads(str(source))
     fields["chat_type"] = ChatType(fields["chat_type"])
     return InboxRow(
@@ -113,4 +167,8 @@ def _row(row: tuple[object, ...]) -> InboxRow:
         reset=None if reset is None else orjson.loads(str(reset)),
         accepted_at=str(accepted_at),
         recoveries=int(str(recoveries)),
+        session_id=SessionId(str(session_id)),
+        origin=Origin(str(origin)),
+        begun=bool(begun),
+        ended=None if ended is None else Ending(str(ended)),
     )

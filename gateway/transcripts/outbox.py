@@ -1,27 +1,63 @@
 """Committed replies, one to a message, until well after they are delivered.
 
-A platform that fetches its replies, as an HTTP client does, has them "sent" with their commit: the
-row then serves the same message id coming again.
+A client of the HTTP API fetches its replies: they are sent with their commit, and the row then
+serves the same message id coming again. To every other platform, a channel, a reply is *owed* until
+it is sent or dead. `outbox_chats` holds each chat that is owed something, and when it is looked at
+next; a chat too many there is harmless. `outbox_rows` reads what is owed, `outbox_changes` notes
+what became of it; what is done about it is decided above, in `gateway.delivery`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from gateway.transcripts.inbox import Origin
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
-    from gateway.model import SessionKey
+    from gateway.model import SessionKey, SessionSource
     from gateway.transcripts.inbox import InboxRow
+
+FETCHING: Final = "http"
+"""The platform whose clients fetch their replies."""
+OWED: Final = "channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL"
+"""The rows that are owed to a channel, in SQL."""
 
 
 def add(transaction: Transaction, row: InboxRow, *, reply: str, at: str) -> None:
-    """Store the reply (JSON text) to an accepted message, as handed out at once."""
+    """Store the reply (JSON text) to an accepted message: as handed out, or owed to a channel."""
+    source = row.source
+    if source.platform == FETCHING:
+        transaction.execute(
+            "INSERT INTO outbox "
+            "(session_key, message_id, turn_id, platform, reply, created_at, sent_at) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
+            (row.session_key, row.message_id, row.turn_id, source.platform, reply, at),
+        )
+        return
+
+    channel, chat = channel_of(source.platform, source.account), _chat_of(source)
+    since = datetime.fromisoformat(at)
+    # A message without an id of the platform's cannot be referred to.
+    has_id = row.origin is Origin.USER and row.message_id != row.turn_id
     transaction.execute(
-        "INSERT INTO outbox "
-        "(session_key, message_id, turn_id, platform, reply, created_at, sent_at) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)",
-        (row.session_key, row.message_id, row.turn_id, row.source.platform, reply, at),
+        "INSERT INTO outbox (session_key, message_id, turn_id, platform, reply, created_at, "
+        "owed_since, channel, chat, source, reply_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(row.session_key, row.message_id, row.turn_id, source.platform, reply, at),
+            *(sortable(since), channel, chat, orjson.dumps(source).decode()),
+            row.message_id if has_id else "",
+        ),
     )
+    queue(transaction, channel, chat, since)
+
+
+def channel_of(platform: str, account: str) -> str:
+    """Return the name of a channel among all channels."""
+    return f"{platform}/{account}"
 
 
 def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
@@ -34,9 +70,44 @@ def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
 
 def discard_sent(transaction: Transaction, *, before: str, limit: int) -> int:
     """Delete replies sent before an instant; return how many."""
+    return _discard(transaction, "sent_at < ?", before, limit)
+
+
+def discard_dead(transaction: Transaction, *, before: str, limit: int) -> int:
+    """Delete replies given up before an instant; return how many."""
+    return _discard(transaction, "dead_at < ?", before, limit)
+
+
+def queue(transaction: Transaction, channel: str, chat: str, at: datetime) -> None:
+    """Have a chat looked at, unless that is planned already."""
     transaction.execute(
-        "DELETE FROM outbox WHERE position IN "
-        "(SELECT position FROM outbox WHERE sent_at < ? LIMIT ?)",
+        "INSERT INTO outbox_chats (chat, channel, due_at) VALUES (?, ?, ?) "
+        "ON CONFLICT (chat) DO NOTHING",
+        (chat, channel, sortable(at)),
+    )
+
+
+def stamped(at: datetime) -> str:
+    """Return an instant as it stands elsewhere in the database."""
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def sortable(at: datetime) -> str:
+    """Return an instant so that instants compare as texts do."""
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _discard(transaction: Transaction, condition: str, before: str, limit: int) -> int:
+    chosen = f"SELECT position FROM outbox WHERE {condition} LIMIT ?"  # noqa: S608 - a text of ours
+    transaction.execute(
+        f"DELETE FROM outbox WHERE position IN ({chosen})",  # noqa: S608 - a text of ours
         (before, limit),
     )
     return transaction.connection.changes()
+
+
+def _chat_of(source: SessionSource) -> str:
+    """Return what names a chat among all chats of all channels."""
+    chat = source.chat_id or source.user_id
+    parts = (source.platform, source.account, chat, source.thread_id)
+    return orjson.dumps(parts).decode()

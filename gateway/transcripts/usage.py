@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.durable.batch import Queries, Transaction
-    from gateway.model import SessionId
+    from gateway.model import SessionId, Usage
 
 PricedCall = tuple[ModelCall, float | None]
 """A call and what it cost in US dollars; None where no price is known."""
@@ -81,17 +81,16 @@ class _Sums:
     usd: float = 0.0
     unpriced_calls: int = 0
 
-    def add(self, call: ModelCall, usd: float | None) -> None:
+    def add(self, usage: Usage, usd: float | None) -> None:
         self.calls += 1
         if usd is None:
             self.unpriced_calls += 1
         else:
             self.usd += usd
-        if call.usage is not None:
-            self.input_tokens += _sound(call.usage.input_tokens)
-            self.output_tokens += _sound(call.usage.output_tokens)
-            self.cache_read_tokens += _sound(call.usage.cache_read_tokens)
-            self.cache_write_tokens += _sound(call.usage.cache_write_tokens)
+        self.input_tokens += _sound(usage.input_tokens)
+        self.output_tokens += _sound(usage.output_tokens)
+        self.cache_read_tokens += _sound(usage.cache_read_tokens)
+        self.cache_write_tokens += _sound(usage.cache_write_tokens)
 
     @property
     def tokens(self) -> int:
@@ -140,9 +139,7 @@ def count(
     user: str,
     calls: Sequence[PricedCall],
 ) -> None:
-    """Add the calls of a turn to the sums; nothing where none of them was counted.
-
-    A call that its provider did not count is a call without tokens, and without a price.
+    """Add calls to the sums; those that their provider did not count are left out.
 
     Args:
         transaction: Where.
@@ -151,12 +148,13 @@ def count(
         user: In whose name, as `gateway.turns.budgets.user_of` writes it.
         calls: With what each cost.
     """
-    if all(call.usage is None for call, _ in calls):
-        return
-
     sums: defaultdict[tuple[str, str], _Sums] = defaultdict(_Sums)
     for call, usd in calls:
-        sums[_day(call), call.model].add(call, usd)
+        if call.usage is not None:
+            sums[_day(call), call.model].add(call.usage, usd)
+    if not sums:
+        return
+
     for (day, model), one in sums.items():
         transaction.execute(_ADD, (day, agent, model, user, *astuple(one)))
     transaction.execute(

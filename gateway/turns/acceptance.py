@@ -5,8 +5,9 @@ Before it, nothing of the message is stored; after it, the message is owed an an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.clock import Clock
 from gateway.model import AgentId, Inbound, SessionId, SessionKey, TurnId
@@ -16,8 +17,8 @@ from gateway.sessions.policy import Action
 from gateway.sessions.resolution import Resolution, View
 from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
-from gateway.transcripts.inbox import InboxRow
-from gateway.turns.approvals import OpenQuestion
+from gateway.transcripts.inbox import Ending, InboxRow, Origin
+from gateway.turns.approvals import OpenQuestion, Verdict, name_of
 from gateway.turns.records import (
     answered_reply,
     decode_reply,
@@ -25,10 +26,14 @@ from gateway.turns.records import (
     encode_reset,
     paused_reply,
 )
-from gateway.turns.ticket import Reply, ResetNotice
+from gateway.turns.ticket import Reply, ResetNotice, Ticket
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
+    from gateway.durable.database import Database
+
+ALLOWED: Final = "Yes: the turn goes on with it."
+REFUSED: Final = "No: the turn goes on without it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Stored:
     """The session id that this message began; None where it goes on with one."""
     reset: ResetNotice | None = None
     """Why it began, to somebody who was here before."""
+    ended: Sequence[TurnId] = ()
+    """Turns that no agent answers any more for its sake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,11 @@ class Acceptance:
     clock: Clock
     first: bool
     """Whether no other message of the session waits or runs."""
+    origin: Origin = Origin.USER
+    begins: bool = True
+    """Whether its turn begins as soon as it is stored."""
+    supersedes: bool = False
+    """Whether no agent answers any more what was accepted of the session before."""
 
     def run(self, transaction: Transaction) -> Reply | Stored:
         """Store the message, unless it was stored before or its session is paused.
@@ -76,6 +88,9 @@ class Acceptance:
             return paused_reply(resolution.entry)
 
         reset = self._notice(resolution)
+        ended: list[TurnId] = []
+        if self.supersedes:
+            ended = inbox.end_all(transaction, self.key, Ending.SUPERSEDED)
         row = InboxRow(
             turn_id=self.turn_id,
             session_key=self.key,
@@ -85,10 +100,13 @@ class Acceptance:
             text=self.inbound.text,
             reset=encode_reset(reset),
             accepted_at=stamp(self.clock.now()),
+            session_id=resolution.entry.session_id,
+            origin=self.origin,
+            begun=self.begins,
         )
         inbox.accept(transaction, row)
-        goes_on = resolution.decision.action is Action.CONTINUE
-        return Stored(row, None if goes_on else resolution.entry.session_id, reset)
+        goes_on = resolution.decision.action in {Action.CONTINUE, Action.RESUME}
+        return Stored(row, None if goes_on else resolution.entry.session_id, reset, ended)
 
     def _notice(self, resolution: Resolution) -> ResetNotice | None:
         """Return why the conversation is new, for the first message in it."""
@@ -96,25 +114,30 @@ class Acceptance:
         if reason is None and self.first and entry.turns == 0:
             # Reset or undone by the operator since the user's last message.
             reason = entry.reset_reason
-        return None if reason is None else ResetNotice(reason, entry.previous_session_id)
+        # Who asked for it in the chat was told there.
+        if reason is None or reason in {"new", "switched"}:
+            return None
+
+        return ResetNotice(reason, entry.previous_session_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A message that answers a question of the turn that runs; it has no turn of its own."""
+    """A message meant for the question of the turn that runs; it has no turn of its own."""
 
     inbound: Inbound
     agent: AgentId
     entry: SessionEntry
     turn_id: TurnId
     question: OpenQuestion
-    approved: bool
+    approved: bool | None
+    """None: it settles nothing, and its user is asked again."""
     clock: Clock
 
     def run(self, transaction: Transaction) -> Reply | Stored | None:
         """Store its reply, unless the message came before; return what there is then.
 
-        None: the question is settled, and the message is one like all others.
+        None: the question is closed, and the message is one like all others.
         """
         entry, inbound = self.entry, self.inbound
         if inbound.message_id:
@@ -122,8 +145,8 @@ class Answer:
             if found is not None:
                 return found
 
-        approved = self.question.take(transaction, approved=self.approved)
-        if approved is None:
+        text = self._told(transaction)
+        if text is None:
             return None
 
         at = stamp(self.clock.now())
@@ -137,9 +160,37 @@ class Answer:
             reset=None,
             accepted_at=at,
         )
-        reply = answered_reply(entry, self.turn_id, approved=approved)
+        reply = answered_reply(entry, self.turn_id, text)
         outbox.add(transaction, row, reply=encode_reply(reply), at=at)
         return reply
+
+    def _told(self, transaction: Transaction) -> str | None:
+        """Return what its user is told; None where the question is closed."""
+        question = self.question
+        if self.approved is None:
+            return None if question.closed else question.text(self.clock.monotonic())
+
+        verdict = Verdict(self.approved, name_of(self.inbound.source))
+        counts = question.take(transaction, verdict)
+        if counts is None:
+            return None
+
+        return ALLOWED if counts.approved else REFUSED
+
+
+async def take_answer(database: Database, answer: Answer) -> Ticket | None:
+    """Store an answer and let its turn go on; None where the message is one like all others.
+
+    Durability: on return the answer survives power loss.
+    """
+    reply = await database.write_through(answer.run)
+    if not isinstance(reply, Reply):
+        return None
+
+    duplicate = reply.turn_id != answer.turn_id
+    if not duplicate and answer.approved is not None:
+        answer.question.settle()
+    return Ticket.answered(reply, duplicate=duplicate)
 
 
 def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:

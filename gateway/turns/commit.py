@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from gateway.model import ContextSource, Message, Projection, Role, SessionId, Usage
+from gateway.model import ContextSource, Message, Projection, Role, SessionId
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.history import stamp
-from gateway.transcripts import accounts, inbox, outbox, projections, usage
+from gateway.transcripts import accounts, inbox, outbox, projections
 from gateway.transcripts.accounts import ContextAccount
-from gateway.transcripts.inbox import InboxRow
-from gateway.transcripts.writing import append_messages, append_model_calls
-from gateway.turns.outcome import Outcome
+from gateway.transcripts.inbox import InboxRow, Origin
+from gateway.transcripts.writing import append_messages
+from gateway.turns.counting import spending, store_calls
+from gateway.turns.outcome import MadeCall, Outcome
 from gateway.turns.records import encode_reply
 from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
 
@@ -47,9 +46,18 @@ class TurnCommit:
     """What keeps a message out of the context that no window has room for; None for all others."""
     posted: int = 0
     """Sizes of the context that dashboards were told while it ran."""
+    stored_calls: int = 0
+    """So many of its first requests were stored while it ran."""
+
+    def calls(self) -> list[MadeCall]:
+        """Return the requests that are not stored yet."""
+        return self.outcome.calls[self.stored_calls :]
 
     def messages(self) -> list[Message]:
         """Return what the turn adds to the transcript, in order."""
+        if self.row.origin is Origin.COMPACT:
+            return []
+
         messages = [self.message]
         if self.notice:
             messages.append(Message(Role.NOTICE, self.notice.strip()))
@@ -68,7 +76,7 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
     def work(transaction: Transaction) -> None:
         at, row = stamp(turn.at), turn.row
         append_messages(transaction, turn.session_id, turn.messages(), at=at)
-        _keep_calls(transaction, turn)
+        store_calls(transaction, turn.session_id, row.turn_id, turn.user, turn.calls())
         if turn.account is not None:
             accounts.keep(transaction, turn.session_id, turn.account)
         if turn.refused is not None:
@@ -83,46 +91,23 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
     return reply
 
 
-def _keep_calls(transaction: Transaction, turn: TurnCommit) -> None:
-    for agent, made in groupby(turn.outcome.calls, key=attrgetter("agent")):
-        calls = list(made)
-        usd = [one.usd for one in calls]
-        append_model_calls(
-            transaction,
-            turn.session_id,
-            turn.row.turn_id,
-            agent,
-            [one.call for one in calls],
-            [one.verdict for one in calls],
-            usd,
-        )
-        counted_calls = [(one.call, one.usd) for one in calls]
-        usage.count(transaction, turn.session_id, agent, turn.user, counted_calls)
-
-
 def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
     """Return an entry with a turn counted; unchanged where it is another session's by now."""
     if entry.session_id != turn.session_id:
         return entry
 
-    outcome, source = turn.outcome, turn.row.source
-    used = outcome.usage() or Usage()
-    made = outcome.calls[-1] if outcome.calls else None
-    last = None if made is None else made.call
-    return entry.changed(
-        updated_at=_used_at(entry, turn),
-        source=source,
-        display_name=display_name(source),
-        turns=entry.turns + 1,
-        input_tokens=entry.input_tokens + used.input_tokens,
-        output_tokens=entry.output_tokens + used.output_tokens,
-        cache_read_tokens=entry.cache_read_tokens + used.cache_read_tokens,
-        cache_write_tokens=entry.cache_write_tokens + used.cache_write_tokens,
-        cache_touched_at=entry.cache_touched_at if last is None else last.started_at,
-        cache_agent=entry.cache_agent if made is None else made.agent,
-        model=entry.model if last is None else last.model,
-        **_measured(entry, turn, used),
-    )
+    source = turn.row.source
+    changes = spending(entry, turn.calls())
+    changes |= _measured(entry, turn, changes["total_tokens"])
+    if turn.row.origin is not Origin.PROCESS:
+        # What a process has to tell is no interaction of the user.
+        changes |= {
+            "updated_at": _used_at(entry, turn),
+            "source": source,
+            "display_name": display_name(source),
+        }
+    said = turn.row.origin is not Origin.COMPACT
+    return entry.changed(turns=entry.turns + said, **changes)
 
 
 def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
@@ -137,11 +122,11 @@ def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
     return max(entry.updated_at, accepted_at)
 
 
-def _measured(entry: SessionEntry, turn: TurnCommit, used: Usage) -> dict[str, Any]:
-    """Return the fields that a measurement of the context changes, and the total."""
-    context, total = turn.context, entry.total_tokens + used.total_tokens
+def _measured(entry: SessionEntry, turn: TurnCommit, total: int) -> dict[str, Any]:
+    """Return the fields that a measurement of the context changes, the total among them."""
+    context = turn.context
     if context is None or context.source is ContextSource.UNKNOWN:
-        return {"total_tokens": total}
+        return {}
 
     return {
         "total_tokens": max(total, context.tokens),

@@ -1,11 +1,8 @@
-"""The contexts of sessions from request to request: prepared, committed, told, remembered."""
+"""The contexts of sessions from request to request: prepared, stored, remembered."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict
 from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from gateway.context.cache import CachePolicy, cache_policy, is_cold
@@ -13,17 +10,7 @@ from gateway.context.estimate import estimate_context_chars
 from gateway.context.live import shown, shrink
 from gateway.context.settings import ContextSettings
 from gateway.context.window import FILL
-from gateway.errors import AgentError, AgentFailure
-from gateway.events import ContextPruned, Events
-from gateway.log import get_logger
-from gateway.model import (
-    ContextMeasurement,
-    ContextSource,
-    Projection,
-    ProjectionMode,
-    SessionId,
-    SessionKey,
-)
+from gateway.errors import AgentError, AgentFailure, StorageBusyError, StorageFullError
 from gateway.sessions.history import stamp
 from gateway.turns.compacting import Compacted, compact
 from gateway.turns.keeping import ContextKeeping, Made
@@ -39,7 +26,6 @@ from gateway.turns.preparing import (
     Asking,
     Books,
     Live,
-    Plan,
     Request,
     last_request,
     no_plan,
@@ -47,15 +33,16 @@ from gateway.turns.preparing import (
     room_alone,
     room_for_turn,
 )
+from gateway.turns.telling import ContextTelling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from gateway.agents.base import AgentFacts
     from gateway.clock import Clock
     from gateway.context.cache import LastRequest
     from gateway.durable.database import Database
-    from gateway.sessions.entry import SessionEntry
+    from gateway.model import Projection, SessionId
     from gateway.sessions.store import SessionStore
     from gateway.turns.commit import TurnCommit
 
@@ -78,21 +65,8 @@ class Contexts:
         self._memory = ContextMemory()
         self.settings = ContextSettings()
         """May be changed at any time."""
-        self.events = Events()
-        self.post: Callable[[SessionKey, SessionId, ContextMeasurement], None] = (
-            lambda _key, _session_id, _measurement: None
-        )
-        """Called with a context's new size after a round; it must neither wait nor raise."""
-        self.verdicts: Counter[str] = Counter()
-        """Model calls by what became of them at the provider's prompt cache."""
-        self.pruned: Counter[str] = Counter()
-        """Tool results by what rounds made of them: `trim`, `clear`."""
-        self.rounds = 0
-        self.saved_tokens = 0
-        """What rounds took out of contexts, estimated."""
-        self.saved_usd = 0.0
-        self.compactions: Counter[str] = Counter()
-        """Attempts to summarise old turns: `done`, `failed`."""
+        self.telling = ContextTelling(clock)
+        """Whoever wants to know of contexts listens here."""
 
     def begin(self, session_id: SessionId) -> None:
         """Note a session in which nothing was said yet, so that nothing is read."""
@@ -105,29 +79,37 @@ class Contexts:
     async def request(self, asking: Asking) -> Request:
         """Return what is sent next, once what it rests on is stored.
 
-        Durability: on return the projections and the summary in it survive power loss.
+        Durability: on return the projections and the summary in it survive power loss, and so do
+        the counts of the turn's finished requests, unless the disk is full: then they wait for the
+        next request or the commit. Where the daemon is killed before the next request, what the
+        one under way is counted as is lost.
         Cancellation: what is not stored is forgotten, and found out anew.
 
         Raises:
-            AgentError: It does not fit the window of an agent that stands in for another.
+            AgentError: It does not fit the window of an agent that stands in for another, or there
+                is no summary since the provider is out of order.
         """
         facts = asking.agent.facts()
         context = await self._take(asking, facts)
         policy = cache_policy(self.settings, asking.agent_id, facts.model, facts.cache_ttl_s)
         books = self._books(asking, context)
         context.ask(facts.model)
+        made, shortened, own = Made(), asking.shortened, asking.own
         if asking.stands_in:
-            return self._as_it_is(context, asking, facts, policy, books)
-
-        made = Made()
-        shortened = self._shorten(made, context, asking, facts)
-        live = Live.of(shown(asking.live, shortened), facts)
-        if live.own_chars(facts) <= room_alone(context, facts):
-            await self._change(made, context, asking, live, policy, books.last)
+            own = self._shorten_for_stand_in(context, asking, facts)
         else:
-            # Nothing leaves for the sake of what is never sent.
+            shortened = self._shorten(made, context, asking, facts)
+        live = Live.of(shown(asking.live, {**shortened, **own}), facts)
+        if asking.stands_in or live.own_chars(facts) > room_alone(context, facts):
+            # Nothing leaves for the sake of what is never sent, or of who does not stay.
             made.plans.append(no_plan(context))
+        else:
+            await self._change(made, context, asking, live, policy, books.last)
         await self._store(made, context, asking, policy)
+        self.telling.counted(asking)
+        if made.failure is not None:
+            raise made.failure
+
         request = Request(
             messages=(*context.counted.messages, *live.messages),
             chars=context.counted.chars + live.chars,
@@ -137,10 +119,11 @@ class Contexts:
             policy=policy,
             books=Books(context.account, None if made.has_summary else books.last, books.agent),
             shortened=shortened,
+            own=own,
             posted=int(made.is_smaller),
         )
         if made.is_smaller:
-            self._tell(made, asking, request)
+            self.telling.smaller(made, asking, request)
         return request
 
     async def compact(self, asking: Asking) -> Compacted:
@@ -158,12 +141,12 @@ class Contexts:
         await self._store(made, context, asking, policy)
         done = made.compaction or Compacted()
         if done.summary is not None:
-            self._post(asking, facts, done.summary.tokens_after)
+            self.telling.estimated(asking, facts, done.summary.tokens_after)
         return done
 
     def remember(self, commit: TurnCommit) -> None:
         """Go on from a turn that was committed."""
-        self.verdicts.update(made.verdict.value for made in commit.outcome.calls)
+        self.telling.called(commit.outcome.calls)
         context = self._memory.take(commit.session_id)
         if context is None:
             return
@@ -212,48 +195,36 @@ class Contexts:
         for projection in new:
             # Once the turn is committed, its results are sent as they are now.
             context.counted.expect(projection)
-        modes = Counter(projection.mode.value for projection in new)
-        self.pruned.update(modes)
-        get_logger().warning(
-            "context.turn_shortened",
-            session_key=asking.entry.session_key,
-            session_id=asking.entry.session_id,
-            trimmed=modes["trim"],
-            cleared=modes["clear"],
-        )
+        self.telling.shortened(asking, new)
         return found
 
-    def _as_it_is(
-        self,
-        context: SessionContext,
-        asking: Asking,
-        facts: AgentFacts,
-        policy: CachePolicy,
-        books: Books,
-    ) -> Request:
-        """Return what an agent is sent that stands in for another, for whom nothing is changed.
+    def _shorten_for_stand_in(
+        self, context: SessionContext, asking: Asking, facts: AgentFacts
+    ) -> Mapping[str, Projection]:
+        """Return what is made of the turn's own tool results for who stands in for another.
 
-        What leaves a context leaves for good, and the other one will be back.
+        It is sent the conversation as it is, and nothing is stored of what is made for it: what
+        leaves a context leaves for good, and the other one will be back.
+
+        Raises:
+            AgentError: Its window has no room for this conversation.
         """
-        self._memory.keep(asking.entry.session_id, context)
-        live = Live.of(shown(asking.live, asking.shortened), facts)
-        counted = context.counted
-        if counted.chars + live.own_chars(facts) > room_alone(context, facts):
+        live, sent = asking.live, {**asking.shortened, **asking.own}
+        room = room_alone(context, facts) - context.counted.chars
+        if estimate_context_chars(shown(live, sent)) <= room:
+            return asking.own
+
+        found = shrink(live, sent, int(FILL * max(0, room)), self.settings.pruning)
+        if estimate_context_chars(shown(live, found)) > room:
+            self._memory.keep(asking.entry.session_id, context)
             raise AgentError(
                 f"{facts.model}: its window has no room for this conversation",
                 failure=AgentFailure.OVERFLOW,
             )
 
-        return Request(
-            messages=(*counted.messages, *live.messages),
-            chars=counted.chars + live.chars,
-            turns_left_out=counted.left_out_turns,
-            fits=True,
-            facts=facts,
-            policy=policy,
-            books=Books(context.account, books.last, books.agent),
-            shortened=asking.shortened,
-        )
+        new = {item: one for item, one in found.items() if sent.get(item) != one}
+        self.telling.shortened(asking, new.values())
+        return {**asking.own, **new}
 
     async def _change(
         self,
@@ -310,49 +281,36 @@ class Contexts:
         room: int | None,
     ) -> None:
         """Put a summary in place of the oldest turns; room None: of all but the latest."""
-        compaction = made.compaction = await compact(
-            context,
-            asking.agent_id,
-            asking.agent,
-            live,
-            self.settings.compaction,
-            room,
-            cache_key=cache_key(asking.entry.session_id),
-        )
-        self.compactions["done" if made.has_summary else "failed"] += 1
-        fields: dict[str, object] = {
-            "session_key": asking.entry.session_key,
-            "session_id": asking.entry.session_id,
-            "agent": asking.agent_id,
-            "model_calls": len(compaction.calls),
-        }
-        if compaction.summary is None:
-            get_logger().warning("context.compaction_failed", **fields, reason=compaction.reason)
-            return
-
-        summary = compaction.summary
-        get_logger().info(
-            "context.compacted",
-            **fields,
-            turns=summary.turns,
-            summary_chars=len(summary.text),
-            tokens_before=summary.tokens_before,
-            tokens_after=summary.tokens_after,
-        )
+        settings = self.settings.compaction
+        made.compaction = await compact(context, asking, live, settings, room, self._clock)
+        self.telling.compacted(asking, made.compaction)
 
     async def _store(
         self, made: Made, context: SessionContext, asking: Asking, policy: CachePolicy
     ) -> None:
-        """Store what a request rests on, and remember the context from then on."""
-        if made.projections or made.has_calls:
+        """Store what a request rests on and what was counted, and remember the context."""
+        if asking.calls.unstored() or made.is_to_be_stored:
             made.dropped, at = list(context.dropped), stamp(self._clock.now())
             made.account = made.account_after(context.account, at)
-            await asking.store(lambda: self._keeping.keep(asking, made, policy, at))
-            context.account = made.account
-            context.dropped.clear()
+            if await self._kept(made, asking, policy, at):
+                context.account = made.account
+                context.dropped.clear()
         self._memory.keep(asking.entry.session_id, context)
-        if made.failure is not None:
-            raise made.failure
+
+    async def _kept(self, made: Made, asking: Asking, policy: CachePolicy, at: str) -> bool:
+        """Store it; False where no request rests on it, and it had better wait for the commit."""
+        calls = asking.calls.unstored()
+        write = partial(self._keeping.keep, asking, made, calls, policy, at)
+        if made.is_to_be_stored:
+            await asking.store(write)
+        else:
+            try:
+                await write()
+            except (StorageFullError, StorageBusyError):
+                return False
+
+        asking.calls.stored += len(calls)
+        return True
 
     def _passing_failure(self, made: Made, asking: Asking) -> AgentError | None:
         """Return why there is no summary, if another try may make one."""
@@ -363,50 +321,3 @@ class Contexts:
         # A provider that finds everything too large may not mean the size.
         again = asking.overflowed_chars is not None and error.failure is AgentFailure.OVERFLOW
         return error if again or error.failure in PASSING else None
-
-    def _tell(self, made: Made, asking: Asking, request: Request) -> None:
-        """Let dashboards, subscribers and the log know that a context got smaller."""
-        after = request.estimated_tokens()
-        self._post(asking, request.facts, after)
-        for plan in made.rounds:
-            last = plan is made.plan
-            self._tell_round(plan, asking.entry, after if last else plan.tokens_after)
-
-    def _post(self, asking: Asking, facts: AgentFacts, tokens: int) -> None:
-        measurement = ContextMeasurement(
-            tokens=tokens,
-            window_tokens=facts.window_tokens,
-            source=ContextSource.ESTIMATE,
-            measured_at=self._clock.now(),
-            step=asking.step,
-        )
-        self.post(asking.entry.session_key, asking.entry.session_id, measurement)
-
-    def _tell_round(self, plan: Plan, entry: SessionEntry, tokens_after: int) -> None:
-        done = plan.round
-        event = ContextPruned(
-            session_key=entry.session_key,
-            session_id=entry.session_id,
-            trimmed=done.count(ProjectionMode.TRIM),
-            cleared=done.count(ProjectionMode.CLEAR),
-            tool_names=tuple(done.tool_names()),
-            tokens_before=plan.tokens_before,
-            tokens_after=tokens_after,
-        )
-        self.rounds += 1
-        self.pruned.update(trim=event.trimmed, clear=event.cleared)
-        self.saved_tokens += done.saved_tokens
-        self.saved_usd += plan.usd or 0.0
-        get_logger().info(
-            "context.pruned",
-            **asdict(event),
-            decision=done.decision.value,
-            saved_tokens=done.saved_tokens,
-            saved_usd=None if plan.usd is None else round(plan.usd, 6),
-        )
-        self.events.publish(event)
-
-
-def cache_key(session_id: SessionId) -> str:
-    """Return a name for a session's prompt cache that says nothing of who talks."""
-    return sha256(session_id.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What is stored before a request rests on it: rounds, turns left out, summaries and their cost."""
+"""What is stored before a request: what it rests on, and what the ones before were counted as."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from gateway.context.cache import CacheVerdict
 from gateway.context.prices import call_usd
 from gateway.errors import AgentError
-from gateway.model import Projection, ProjectionMode, TurnId, Usage
-from gateway.transcripts import accounts, projections, summaries, usage
+from gateway.model import Projection, ProjectionMode, TurnId
+from gateway.transcripts import accounts, projections, summaries
 from gateway.transcripts.accounts import ContextAccount
-from gateway.transcripts.writing import append_model_calls
 from gateway.turns.compacting import Compacted
+from gateway.turns.counting import is_counted, spending, store_calls
+from gateway.turns.outcome import MadeCall
 from gateway.turns.preparing import Plan
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.context.cache import CachePolicy
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
-    from gateway.model import ModelCall
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.turns.preparing import Asking
@@ -58,9 +58,10 @@ class Made:
         return self.compaction is not None and self.compaction.summary is not None
 
     @property
-    def has_calls(self) -> bool:
-        """Whether a model was asked for one."""
-        return self.compaction is not None and bool(self.compaction.calls)
+    def is_to_be_stored(self) -> bool:
+        """Whether the request rests on it, or a summary has cost something."""
+        asked = self.compaction is not None and bool(self.compaction.calls)
+        return asked or bool(self.projections)
 
     @property
     def is_smaller(self) -> bool:
@@ -88,54 +89,61 @@ class ContextKeeping:
         self._database = database
         self._sessions = sessions
 
-    async def keep(self, asking: Asking, made: Made, policy: CachePolicy, at: str) -> None:
-        """Store what was done for a request.
+    async def keep(
+        self,
+        asking: Asking,
+        made: Made,
+        calls: Sequence[MadeCall],
+        policy: CachePolicy,
+        at: str,
+    ) -> None:
+        """Store what was done for a request, and what was counted before it.
 
         Durability: on return it survives power loss, all of it together.
+
+        Args:
+            asking: Who is going to be sent what.
+            made: What was done for it.
+            calls: The turn's finished requests that are not stored yet.
+            policy: What a summary costs.
+            at: Now.
         """
         session_id, key = asking.entry.session_id, asking.entry.session_key
         compaction = made.compaction or Compacted()
-        spent = sum((call.usage for call in compaction.calls if call.usage), start=Usage())
+        turn_id = asking.live[0].turn_id if asking.live else TurnId("")
+        all_calls = [*calls, *_summary_calls(asking, compaction, policy)]
 
         def counted(entry: SessionEntry) -> SessionEntry:
             if entry.session_id != session_id:
                 return entry
 
-            return entry.changed(
-                input_tokens=entry.input_tokens + spent.input_tokens,
-                output_tokens=entry.output_tokens + spent.output_tokens,
-                cache_read_tokens=entry.cache_read_tokens + spent.cache_read_tokens,
-                cache_write_tokens=entry.cache_write_tokens + spent.cache_write_tokens,
-                total_tokens=entry.total_tokens + spent.total_tokens,
+            changes = spending(entry, all_calls)
+            if compaction.summary is not None:
                 # Nothing of what the provider keeps begins as the next request does.
-                cache_touched_at=None if compaction.summary else entry.cache_touched_at,
-            )
+                changes["cache_touched_at"] = None
+            return entry.changed(**changes)
 
         def work(transaction: Transaction) -> None:
             projections.keep(transaction, session_id, made.projections, at=at)
             projections.drop(transaction, session_id, made.dropped)
-            if made.rounds and made.account is not None:
+            if made.account is not None and (made.rounds or is_counted(calls)):
                 accounts.keep(transaction, session_id, made.account)
             if compaction.summary is not None:
                 summaries.keep(transaction, session_id, compaction.summary, at=at)
-            if compaction.calls:
-                self._keep_calls(transaction, asking, compaction.calls, policy)
-                if self._sessions.has_staged(key):
-                    self._sessions.stage_update(transaction, key, counted)
+            store_calls(transaction, session_id, turn_id, asking.user, all_calls)
+            if all_calls and self._sessions.has_staged(key):
+                self._sessions.stage_update(transaction, key, counted)
 
         await self._database.write_through(work)
 
-    def _keep_calls(
-        self,
-        transaction: Transaction,
-        asking: Asking,
-        calls: Sequence[ModelCall],
-        policy: CachePolicy,
-    ) -> None:
-        session_id, agent = asking.entry.session_id, asking.agent_id
-        turn_id = asking.live[0].turn_id if asking.live else TurnId("")
-        priced = [(call, call_usd(policy, call.usage) if call.usage else None) for call in calls]
-        verdicts = [CacheVerdict.UNKNOWN] * len(calls)
-        usd = [price for _, price in priced]
-        append_model_calls(transaction, session_id, turn_id, agent, calls, verdicts, usd)
-        usage.count(transaction, session_id, agent, asking.user, priced)
+
+def _summary_calls(asking: Asking, compaction: Compacted, policy: CachePolicy) -> list[MadeCall]:
+    return [
+        MadeCall(
+            asking.agent_id,
+            call,
+            CacheVerdict.UNKNOWN,
+            call_usd(policy, call.usage) if call.usage else None,
+        )
+        for call in compaction.calls
+    ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.errors import BusyError
+from gateway.turns.rates import Rates
+from gateway.turns.settings import Busy
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -32,9 +34,8 @@ class Lanes(Generic[T]):
     def __init__(self, settings: TurnSettings, clock: Clock) -> None:
         """Start with no lane."""
         self.settings = settings
-        self._clock = clock
         self._lanes: dict[SessionKey, _Lane[T]] = {}
-        self._spent: dict[SessionKey, tuple[float, float]] = {}
+        self._by_session, self._by_user = Rates(clock), Rates(clock)
         self.waiting = 0
         """Messages accepted or being stored, whose turn has not begun."""
 
@@ -47,18 +48,40 @@ class Lanes(Generic[T]):
         lane = self._lanes.get(key)
         return lane is not None and (lane.running or bool(lane.waiting))
 
-    def reserve(self, key: SessionKey) -> None:
+    def ahead(self, key: SessionKey) -> int:
+        """Return how many turns of a key run or wait, places that are reserved aside."""
+        lane = self._lanes.get(key)
+        return 0 if lane is None else lane.running + len(lane.waiting)
+
+    def has_reserved(self, key: SessionKey) -> bool:
+        """Return whether messages of a key are being stored."""
+        lane = self._lanes.get(key)
+        return lane is not None and lane.reserved > 0
+
+    def reserve(self, key: SessionKey, user: str, *, asking: int = 0) -> None:
         """Take a place for a message before it is stored.
+
+        Args:
+            key: Whose lane it joins.
+            user: Who sent it.
+            asking: Turns that have begun and wait for their users.
 
         Raises:
             BusyError: a bound is reached; nothing was taken.
         """
         settings, lane = self.settings, self._lanes.get(key)
-        if self.waiting >= settings.max_waiting:
+        if self.waiting + asking >= settings.max_waiting:
             raise BusyError(
                 "The gateway has too many messages waiting. Please try again in a moment.",
                 retry_after_s=5,
                 caller_limit=False,
+            )
+
+        if settings.busy is Busy.REFUSE and self.has_turn(key):
+            raise BusyError(
+                "An answer is being made in this conversation. Please wait for it.",
+                retry_after_s=5,
+                caller_limit=True,
             )
 
         behind = 0 if lane is None else len(lane.waiting) + lane.reserved
@@ -70,17 +93,30 @@ class Lanes(Generic[T]):
                 caller_limit=True,
             )
 
-        self._spend(key)
+        self.spend(key, user)
         self.waiting += 1
         self._lanes.setdefault(key, _Lane()).reserved += 1
 
-    def release(self, key: SessionKey) -> None:
+    def spend(self, key: SessionKey, user: str) -> None:
+        """Take one message from the minute of a session and from that of a user.
+
+        Raises:
+            BusyError: there are too many in this minute; nothing was taken.
+        """
+        settings = self.settings
+        self._by_session.spend(key, settings.messages_per_minute)
+        try:
+            self._by_user.spend(user, settings.messages_per_minute_per_user)
+        except BusyError:
+            self._by_session.give_back(key)
+            raise
+
+    def release(self, key: SessionKey, user: str) -> None:
         """Give a reserved place back: the message was not stored, or needs no turn."""
         self.waiting -= 1
         self._lanes[key].reserved -= 1
-        if key in self._spent:
-            level, at = self._spent[key]
-            self._spent[key] = (max(0.0, level - 1), at)
+        self._by_session.give_back(key)
+        self._by_user.give_back(user)
         self._drop_if_empty(key)
 
     def join(self, key: SessionKey, item: T) -> bool:
@@ -137,39 +173,9 @@ class Lanes(Generic[T]):
 
     def forget(self, key: SessionKey) -> None:
         """Drop what is remembered of a key's rate."""
-        self._spent.pop(key, None)
+        self._by_session.forget(key)
 
     def _drop_if_empty(self, key: SessionKey) -> None:
         lane = self._lanes[key]
         if not (lane.worked or lane.reserved or lane.waiting):
             del self._lanes[key]
-
-    def _spend(self, key: SessionKey) -> None:
-        """Take one message from the key's minute: a bucket that refills evenly."""
-        limit = self.settings.messages_per_minute
-        if not limit:
-            return
-
-        now = self._clock.monotonic()
-        self._forget_refilled(now, limit)
-        level, at = self._spent.get(key, (0.0, now))
-        level = max(0.0, level - (now - at) * limit / 60)
-        if level + 1 > limit:
-            raise BusyError(
-                f"More than {limit} messages a minute. Please slow down.",
-                retry_after_s=max(1.0, (level + 1 - limit) * 60 / limit),
-                caller_limit=True,
-            )
-
-        self._spent[key] = (level + 1, now)
-
-    def _forget_refilled(self, now: float, limit: int) -> None:
-        """Keep the memory of rates small: a bucket not used for a minute is full again."""
-        if len(self._spent) < 4 * self.settings.max_waiting:
-            return
-
-        self._spent = {
-            key: (level, at)
-            for key, (level, at) in self._spent.items()
-            if level > (now - at) * limit / 60
-        }

@@ -21,20 +21,22 @@ from gateway.model import (
     Message,
     Projection,
     ProjectionMode,
-    Usage,
+    ToolCaller,
 )
 from gateway.turns.approvals import Approvals
-from gateway.turns.budgets import Budgets
-from gateway.turns.contexts import Contexts, cache_key
+from gateway.turns.budgets import Budgets, user_of
+from gateway.turns.compacting import summary_time_s
+from gateway.turns.contexts import Contexts
+from gateway.turns.counting import TurnCalls, used
 from gateway.turns.outcome import MadeCall, Outcome
-from gateway.turns.preparing import Asking, Books
+from gateway.turns.preparing import Asking, Books, cache_key
 from gateway.turns.ticket import Fallback, ReplyContext
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gateway.agents.base import Agent, AgentEvent
-    from gateway.model import AgentId, ToolCall
+    from gateway.model import AgentId, SessionSource, ToolCall
     from gateway.sessions.entry import SessionEntry
     from gateway.transcripts.accounts import ContextAccount
     from gateway.turns.preparing import Request, Store
@@ -64,20 +66,22 @@ class LiveTurn:
         self,
         services: TurnServices,
         entry: SessionEntry,
-        user: str,
+        source: SessionSource,
         message: Message,
         outcome: Outcome,
         store: Store,
+        deadline_s: float,
     ) -> None:
         """Begin with nothing said but the user's message; `use` comes before anything else.
 
         Args:
             services: What every turn uses.
             entry: The session as it is now that the turn begins.
-            user: Whose budget it is.
+            source: Where the message came from; whose budget it is.
             message: The user's.
             outcome: Gets what comes of it.
             store: Stores what a request rests on.
+            deadline_s: How long the turn may take from now on, in seconds.
         """
         self.outcome = outcome
         self.request: Request | None = None
@@ -86,10 +90,16 @@ class LiveTurn:
         """What was counted so far; None before any request."""
         self._services = services
         self._entry = entry
-        self._user = user
+        self._source = source
+        self._user = user_of(source)
         self._message = message
         self._store = store
+        self._deadline_s = deadline_s
+        self._ends_at = services.clock.monotonic() + deadline_s
+        self._calls = TurnCalls(outcome.calls)
         self._agent: Agent | None = None
+        self._own: dict[AgentId, Mapping[str, Projection]] = {}
+        """By agent, what was made of the turn's tool results for it alone."""
         self._is_told = False
         """Whether dashboards were told the last count."""
         self._said = 0
@@ -107,10 +117,23 @@ class LiveTurn:
         return cache_key(self._entry.session_id)
 
     @property
+    def caller(self) -> ToolCaller:
+        """See `Conversation`."""
+        entry = self._entry
+        return ToolCaller(
+            entry.session_key, entry.session_id, entry.agent, self._source, self._message.turn_id
+        )
+
+    @property
     def spent_tokens(self) -> int:
         """See `Conversation`."""
         usage = self.outcome.usage()
         return 0 if usage is None else usage.total_tokens
+
+    @property
+    def stored_calls(self) -> int:
+        """How many of its first requests are stored already."""
+        return self._calls.stored
 
     @property
     def account(self) -> ContextAccount | None:
@@ -132,17 +155,20 @@ class LiveTurn:
         self._agent = agent
 
     async def messages(self) -> Sequence[Message]:
-        """See `Conversation`."""
+        """See `Conversation`; on return what was counted so far is stored.
+
+        What the last request of a turn that is cut off was counted as is lost.
+        """
+        unstored = self._calls.unstored()
         refused = await self._services.budgets.check(
             self._entry.session_id,
             self._user,
-            self.outcome.usage() or Usage(),
-            extra_usd=self.outcome.usd or 0.0,
+            used(unstored),
+            extra_usd=sum(made.usd or 0.0 for made in unstored),
         )
         if refused is not None:
             raise AgentError("a budget is used up", user_text=refused)
 
-        self._tell_count()
         request = await self._services.contexts.request(self._asking())
         self._went_on(request)
         if not request.fits:
@@ -160,36 +186,15 @@ class LiveTurn:
         """See `Conversation`."""
         self.outcome.note_result(message)
 
-    def _tell_count(self) -> None:
-        """Let dashboards see what the provider counted while the turn goes on."""
-        made = self.outcome.calls[-1] if self.outcome.calls else None
-        if made is None or made.call.usage is None or self.request is None or self._is_told:
-            return
-
-        measurement = ContextMeasurement(
-            tokens=made.call.usage.context_tokens,
-            window_tokens=self.request.facts.window_tokens,
-            source=ContextSource.USAGE,
-            measured_at=self._services.clock.now(),
-            step=self._entry.context_step + 1 + self.posted,
-        )
-        entry = self._entry
-        self._services.contexts.post(entry.session_key, entry.session_id, measurement)
-        self.posted += 1
-        self._is_told = True
-
     async def approve(self, call: ToolCall) -> bool:
         """See `Conversation`."""
-        approvals, entry = self._services.approvals, self._entry
-        self.outcome.tell(approvals.question(call), question=True)
-        approved = await approvals.ask(entry.session_key, self._user)
-        self.outcome.tell(approvals.told(call, approved))
-        return bool(approved)
+        approvals, key = self._services.approvals, self._entry.session_key
+        return await approvals.approve(key, self._user, call, self.outcome)
 
     async def make_room(self) -> bool:
         """Make the context smaller than the last request; False where nothing can be gained."""
-        request, asking = self.request, self._asking()
-        if request is None or asking.stands_in:
+        request = self.request
+        if request is None or self.outcome.agent != self._entry.agent:
             return False
 
         try:
@@ -253,21 +258,48 @@ class LiveTurn:
         if agent is None:
             raise AssertionError("no agent was chosen")
 
+        agent_id, last = self.outcome.agent or self._entry.agent, self.request
+        counted = self._count_to_tell()
         return Asking(
             entry=self._entry,
             user=self._user,
-            agent_id=self.outcome.agent or self._entry.agent,
+            agent_id=agent_id,
             agent=agent,
             live=(self._message, *self.outcome.said),
             books=self.books,
-            shortened=self.request.shortened if self.request is not None else {},
+            shortened={} if last is None else last.shortened,
+            own=self._own.get(agent_id, {}),
+            calls=self._calls,
+            counted=counted,
             store=self._store,
             step=self._entry.context_step + 1 + self.posted,
+            summary_s=summary_time_s(
+                self._deadline_s, self._ends_at - self._services.clock.monotonic()
+            ),
             overflowed_chars=overflowed,
         )
 
+    def _count_to_tell(self) -> ContextMeasurement | None:
+        """Return what the provider counted last, for dashboards; each count once."""
+        made = self.outcome.calls[-1] if self.outcome.calls else None
+        if made is None or made.call.usage is None or self.request is None or self._is_told:
+            return None
+
+        measurement = ContextMeasurement(
+            tokens=made.call.usage.context_tokens,
+            window_tokens=self.request.facts.window_tokens,
+            source=ContextSource.USAGE,
+            measured_at=self._services.clock.now(),
+            step=self._entry.context_step + 1 + self.posted,
+        )
+        self.posted += 1
+        self._is_told = True
+        return measurement
+
     def _went_on(self, request: Request) -> None:
         self.request, self.books = request, request.books
+        if self.outcome.agent is not None:
+            self._own[self.outcome.agent] = request.own
         self.posted += request.posted
         self._said = len(self.outcome.said)
         self._went_beyond |= request.fits or bool(request.posted)

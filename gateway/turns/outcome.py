@@ -95,10 +95,10 @@ class Outcome:
         """Keep a tool's result for the case that the turn ends before it is added."""
         self._returned[message.tool_call_id] = _of_turn(message, self.turn_id)
 
-    def tell(self, text: str, *, question: bool = False) -> None:
-        """Tell the user something of the gateway's own, or ask."""
+    def tell(self, text: str, *, question: str = "") -> None:
+        """Tell the user something of the gateway's own, or ask a question of that number."""
         shown = f"{_GAP}{text}" if self.text else text
-        self._show(Question(shown) if question else shown)
+        self._show(Question(shown, question) if question else shown)
         self.messages.append(Message(Role.NOTICE, text, turn_id=self.turn_id))
 
     def is_whole(self) -> bool:

@@ -14,45 +14,45 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.errors import BadRequestError, BusyError, ConflictError, UnavailableError
+from gateway.errors import BusyError, ConflictError, UnavailableError
 from gateway.log import get_logger
-from gateway.model import AgentId, Inbound, SessionKey, TurnId
-from gateway.sessions.key import session_key
-from gateway.sessions.policy import ResetPolicy, is_active, policy_for
+from gateway.model import TurnId
+from gateway.sessions.policy import is_active
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
-from gateway.turns.acceptance import Acceptance, Answer, Stored, before
+from gateway.transcripts.inbox import Ending, Origin
+from gateway.turns.acceptance import Acceptance, Answer, Stored, before, take_answer
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
 from gateway.turns.checking import checked
-from gateway.turns.lanes import Lanes
+from gateway.turns.owed import Owed
+from gateway.turns.places import Places
 from gateway.turns.records import PAUSED
-from gateway.turns.runner import LATE, Accepted, TurnRunner
+from gateway.turns.reports import Report, take_report
+from gateway.turns.restarts import pause_broken
+from gateway.turns.runner import TurnRunner
 from gateway.turns.running import Answering
+from gateway.turns.settings import Busy, Interrupted
 from gateway.turns.statistics import TurnStatistics
-from gateway.turns.ticket import Progress, Reply, Ticket
-from gateway.turns.workers import Workers
+from gateway.turns.ticket import Reply, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from anyio.abc import TaskGroup, TaskStatus
+    from anyio.abc import TaskStatus
 
     from gateway.agents.base import Agent
     from gateway.clock import Clock
     from gateway.context.settings import ContextSettings
+    from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
-    from gateway.model import ChatType, SessionId, SessionSource
+    from gateway.model import AgentId, Inbound, SessionId, SessionKey, SessionSource
     from gateway.sessions.settings import SessionSettings
     from gateway.sessions.store import SessionStore
-    from gateway.transcripts.inbox import InboxRow
     from gateway.turns.compacting import Compacted
     from gateway.turns.settings import TurnSettings
 
-STOPPING: Final = (
-    "The gateway is stopping. Your message is kept and will be answered after its restart."
-)
-LOST: Final = "The answer could not be stored. Your message is kept, and runs after a restart."
+CLOSED: Final = "The gateway is not taking messages at the moment."
 
 
 class Turns:
@@ -71,28 +71,21 @@ class Turns:
         """Wire the parts; nothing runs before `run`."""
         self._database = database
         self._store = store
-        self._agents = agents
-        self._agent_for = agent_for
         self._clock = clock
         self._settings = settings
-        self._sessions = sessions
-        self._lanes: Lanes[Accepted] = Lanes(settings, clock)
-        self._workers = Workers(self._work, settings.max_running)
-        self._progress: dict[TurnId, Progress] = {}
-        self._group: TaskGroup | None = None
         self._draining = False
-        self._drained = anyio.Event()
         self.answering = Answering(agents, Breakers(clock))
         """Who answers, and who stands in where one cannot."""
         self._runner = TurnRunner(database, store, self.answering, clock, settings)
-        self._runner.on_stalled = self._tell_stalled
+        self._owed = Owed(self._runner, clock, settings)
+        self._lanes = self._owed.lanes
         self.contexts = self._runner.contexts
         """What is sent of each session."""
         self.budgets = self._runner.budgets
         self.approvals = self._runner.approvals
-        self._stalled: set[SessionKey] = set()
-        """Sessions whose turn waits for the storage."""
-        self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
+        self.approvals.aside = self._owed.workers.aside
+        self.places = Places(agents, agent_for, sessions)
+        """Who answers where, and whose session it is."""
         # Unique over restarts by its first part, within a run by its second.
         run_id = secrets.token_hex(6)
         self._turn_ids = (f"t-{run_id}-{number:x}" for number in count(1))
@@ -101,12 +94,16 @@ class Turns:
     async def load_unanswered(self) -> None:
         """Put what an earlier run left unanswered into the lanes: its sessions count as busy."""
         for row in await self._database.read(inbox.unfinished):
-            again = replace(row, recoveries=row.recoveries + 1)
-            self._lanes.admit(row.session_key, self._accepted(again))
+            # One that only waited has its whole number of tries.
+            self._owed.admit(replace(row, recoveries=row.recoveries + row.begun))
             self._counts["recovered"] += 1
 
     async def recover(self) -> None:
-        """Load what is unanswered, to be run at most once more, before anything else in `run`."""
+        """Load what is unanswered, to be run at most once more, before anything else in `run`.
+
+        A session that a third start in a row finds with a turn cut off is paused.
+        """
+        self._runner.suspects = await pause_broken(self._database, self._store)
         await self.load_unanswered()
         if self._counts["recovered"]:
             get_logger().warning("turns.recovered", count=self._counts["recovered"])
@@ -116,32 +113,20 @@ class Turns:
 
         Cancellation: a turn that has not committed leaves its message unanswered in the inbox.
         """
-        try:
-            async with anyio.create_task_group() as group:
-                self._workers.start(group)
-                for key in self._lanes.idle_keys():
-                    self._workers.add(key)
-                self._group = group
-                task_status.started()
-                await anyio.sleep_forever()
-        finally:
-            self._group = None
-            for progress in self._progress.values():
-                progress.fail(UnavailableError(STOPPING))
-            self._progress.clear()
-            self._drained.set()
+        await self._owed.run(task_status=task_status)
 
     def stop(self) -> None:
         """End `run`, cutting off every turn that has not committed."""
-        if self._group is not None:
-            self._group.cancel_scope.cancel()
+        self._owed.stop()
 
     async def drain(self) -> None:
-        """Take no message any more, and return once no turn runs or waits."""
+        """Take no message and ask nothing any more; return once no turn runs or waits.
+
+        That a turn had begun is stored since it did: what a kill amid this cuts off is found.
+        """
         self._draining = True
-        while self._progress:
-            self._drained = anyio.Event()
-            await self._drained.wait()
+        self.approvals.stop()
+        await self._owed.drain()
 
     def configure(
         self,
@@ -153,55 +138,126 @@ class Turns:
         """Take new bounds, policies and routes for what comes from now on."""
         self._settings = self._lanes.settings = settings
         self._runner.deadline_s = settings.turn_deadline_s
+        self._runner.reruns = settings.interrupted is Interrupted.RERUN
         self.approvals.timeout_s = settings.approval_timeout_s
         self.contexts.settings = context
-        self._sessions = sessions
-        self._policies.clear()
-        self._agent_for = agent_for
-        self._workers.allow(settings.max_running)
+        self.places.configure(agent_for, sessions)
+        self._owed.workers.allow(settings.max_running)
+
+    @property
+    def on_replied(self) -> Callable[[SessionSource], None]:
+        """Called with the source of each message whose reply is stored; it must not raise."""
+        return self._runner.on_replied
+
+    @on_replied.setter
+    def on_replied(self, call: Callable[[SessionSource], None]) -> None:
+        self._runner.on_replied = call
 
     def is_busy(self, key: SessionKey) -> bool:
         """Return whether the session has a running, queued or unfinished turn."""
         return self._lanes.is_busy(key)
 
+    def work_of(self, key: SessionKey) -> tuple[bool, int]:
+        """Return whether a turn of a session runs, and how many messages wait."""
+        running = self._owed.runs_turn(key)
+        return running, self._lanes.ahead(key) - running
+
     def forget(self, key: SessionKey, session_id: SessionId) -> None:
         """Drop the runtime state of a session that is gone."""
         self._lanes.forget(key)
+        self.approvals.forget(key)
         self.contexts.forget(session_id)
 
-    async def submit(self, inbound: Inbound) -> Ticket:
+    def place(self, inbound: Inbound) -> tuple[Inbound, AgentId, SessionKey]:
+        """Return a message as any store takes it, who answers it, and whose session it is.
+
+        Raises:
+            BadRequestError: it is empty, too long, or asks for an agent that is not there.
+            UnavailableError: no message is taken.
+        """
+        inbound = checked(inbound, self._settings.max_text_chars)
+        agent, key = self.places.of(inbound)
+        if self._draining or not self._owed.runs:
+            raise UnavailableError(CLOSED)
+
+        return inbound, agent, key
+
+    def spend(self, inbound: Inbound, key: SessionKey) -> None:
+        """Count a message that needs no turn against the rates of its session and its user.
+
+        Raises:
+            BusyError: there are too many.
+        """
+        try:
+            self._lanes.spend(key, user_of(inbound.source))
+        except BusyError:
+            self._counts["refused"] += 1
+            raise
+
+    def new_turn_id(self) -> TurnId:
+        """Return an id that no other turn has."""
+        return TurnId(next(self._turn_ids))
+
+    async def submit(
+        self, inbound: Inbound, *, origin: Origin = Origin.USER, key: SessionKey | None = None
+    ) -> Ticket:
         """Accept a message and return the ticket of its turn.
 
         Durability: on return the message survives power loss and will be answered.
         Cancellation: once the message is being stored, it is answered without the caller as well.
+
+        Args:
+            inbound: The message.
+            origin: `COMPACT`: it asks for a summary, and no agent is given it.
+            key: The session it is for; None: the one of its source.
 
         Raises:
             BadRequestError: the message is empty, too long, or asks for an agent that is not there.
             BusyError: a bound is reached; nothing was stored.
             StorageFullError: no space; nothing was stored.
         """
-        inbound = checked(inbound, self._settings.max_text_chars)
-        agent = self._agent_of(inbound)
-        key = session_key(inbound.source, agent, self._sessions)
-        if self._group is None or self._draining:
-            raise UnavailableError("The gateway is not taking messages at the moment.")
-
-        if self.approvals.is_open(key):
-            answered = await self._answer(inbound, agent, key)
-            if answered is not None:
-                return answered
-
+        inbound, agent, own = self.place(inbound)
+        key, user = key or own, user_of(inbound.source)
         try:
-            self._lanes.reserve(key)
+            if origin is Origin.USER:
+                answered = await self._answer(inbound, agent, key)
+                if answered is not None:
+                    return answered
+
+            self._lanes.reserve(key, user, asking=len(self.approvals))
         except BusyError:
             # What was accepted before is not refused: it costs nothing more.
-            known = await self._known(inbound, key)
+            known = await self.known(inbound, key)
             if known is not None:
                 return known
             self._counts["refused"] += 1
             raise
 
-        return await self._accept(inbound, agent, key)
+        return await self._accept(inbound, agent, key, user, origin)
+
+    async def report(self, report: Report) -> None:
+        """Tell a session what somebody else than its user has to say, exactly once.
+
+        Durability: on return it survives power loss that it is told.
+        """
+        turn_id, now = self.new_turn_id(), self._clock.now()
+        row = await self._database.write(
+            lambda transaction: take_report(transaction, self._store, report, turn_id, now)
+        )
+        if row is not None:
+            self._owed.admit(row)
+        self.on_replied(report.source)
+
+    def stage_end(self, transaction: Transaction, key: SessionKey, why: Ending) -> list[TurnId]:
+        """Let no agent answer any more what was accepted of a session so far.
+
+        Returns what `end` is told once the transaction is durable.
+        """
+        return inbox.end_all(transaction, key, why)
+
+    def end(self, key: SessionKey, turn_ids: Sequence[TurnId], why: Ending) -> None:
+        """End the turn that runs, and those that wait, as `stage_end` has stored it."""
+        self._owed.end(key, turn_ids, why)
 
     async def compact(self, key: SessionKey) -> Compacted:
         """Summarise all turns of a session but the latest; no turn of it runs meanwhile.
@@ -212,36 +268,15 @@ class Turns:
             NotFoundError: there is no such session.
             ConflictError: a turn of it runs or waits, or its agent cannot or may not summarise.
         """
-        if not self._lanes.hold(key):
+        if not self._owed.hold(key):
             raise ConflictError("A turn of this session runs or waits. Try again after it.")
 
         try:
             return await self._runner.compact(key)
         finally:
-            if self._lanes.has_next(key):
-                self._workers.add(key)
+            self._owed.let_go(key)
 
-    async def _answer(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket | None:
-        """Take a message as the answer to an open question; None where it is none."""
-        entry = self._store.get(key)
-        found = self.approvals.read(key, user_of(inbound.source), inbound.text)
-        if found is None or entry is None:
-            return None
-
-        question, approved = found
-        turn_id = TurnId(next(self._turn_ids))
-        answer = Answer(inbound, agent, entry, turn_id, question, approved, self._clock)
-        reply = await self._database.write_through(answer.run)
-        if not isinstance(reply, Reply):
-            return None
-
-        duplicate = reply.turn_id != turn_id
-        self._counts["duplicate"] += duplicate
-        if not duplicate:
-            question.settle()
-        return Ticket.answered(reply, duplicate=duplicate)
-
-    async def _known(self, inbound: Inbound, key: SessionKey) -> Ticket | None:
+    async def known(self, inbound: Inbound, key: SessionKey) -> Ticket | None:
         """Return the ticket of a message that came before, if it did."""
         if not inbound.message_id:
             return None
@@ -251,7 +286,7 @@ class Turns:
             self._counts["duplicate"] += 1
             return Ticket.answered(found, duplicate=True)
 
-        running = None if found is None else self._progress.get(found.row.turn_id)
+        running = None if found is None else self._owed.find(found.row.turn_id)
         if found is None or running is None:
             return None
 
@@ -260,14 +295,15 @@ class Turns:
 
     def statistics(self) -> TurnStatistics:
         """Return what became of messages since the start."""
-        counts = self._counts
+        counts, ended = self._counts, self._owed.counts
         return TurnStatistics(
-            running=self._workers.busy,
+            running=self._owed.workers.busy,
             waiting=self._lanes.waiting,
-            completed=counts["ok"],
-            failed=counts["failed"],
-            deadline=counts["deadline"],
-            lost_commits=counts["lost"],
+            completed=ended["ok"],
+            failed=ended["failed"],
+            deadline=ended["deadline"],
+            interrupted=ended["interrupted"],
+            lost_commits=ended["lost"],
             duplicates=counts["duplicate"],
             refused=counts["refused"],
             paused=counts["paused"],
@@ -277,25 +313,47 @@ class Turns:
             resting_agents=self.answering.breakers.resting(),
         )
 
-    def _agent_of(self, inbound: Inbound) -> AgentId:
-        agent = inbound.agent or self._agent_for(inbound.source)
-        if agent not in self._agents:
-            known = ", ".join(sorted(self._agents))
-            raise BadRequestError(f"There is no agent {agent!r}; accepted is one of {known}.")
+    async def _answer(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket | None:
+        """Take a message as the answer to an open question; None where it is none."""
+        found = self.approvals.read(key, inbound)
+        entry = None if found is None else self._store.get(key)
+        if found is None or entry is None:
+            return None
 
-        return agent
+        question, approved = found
+        if approved is None:
+            # It could come again and again; an answer that settles its question cannot.
+            self._lanes.spend(key, user_of(inbound.source))
+        turn_id = self.new_turn_id()
+        answer = Answer(inbound, agent, entry, turn_id, question, approved, self._clock)
+        ticket = await take_answer(self._database, answer)
+        if ticket is not None:
+            self._counts["duplicate"] += ticket.duplicate
+            self.on_replied(inbound.source)
+        return ticket
 
-    async def _accept(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket:
+    async def _accept(
+        self, inbound: Inbound, agent: AgentId, key: SessionKey, user: str, origin: Origin
+    ) -> Ticket:
         """Store a message whose place is reserved, and let it join its lane."""
-        turn_id = TurnId(next(self._turn_ids))
-        policy = self._policy(inbound.source)
+        turn_id = self.new_turn_id()
+        policy = self.places.policy(inbound.source)
+        interrupts = origin is Origin.USER and self._settings.busy is Busy.INTERRUPT
         joined = False
         try:
             while True:
-                view = self._store.view(key, policy, self._guard)
-                first = not self._lanes.has_turn(key)
                 work = Acceptance(
-                    self._store, inbound, agent, key, turn_id, view, self._clock, first
+                    store=self._store,
+                    inbound=inbound,
+                    agent=agent,
+                    key=key,
+                    turn_id=turn_id,
+                    view=self._store.view(key, policy, self._guard),
+                    clock=self._clock,
+                    first=not self._lanes.has_turn(key),
+                    origin=origin,
+                    begins=self._owed.begins_at_once(key),
+                    supersedes=interrupts and self._lanes.has_turn(key),
                 )
                 try:
                     found = await self._database.write_through(work.run)
@@ -308,17 +366,19 @@ class Turns:
                 return Ticket.answered(found, duplicate=duplicate)
 
             row = found.row
-            duplicate = row.turn_id != turn_id
-            self._counts["duplicate"] += duplicate
+            self._counts["duplicate"] += row.turn_id != turn_id
             self._note_start(found)
-            running = self._progress.get(row.turn_id)
-            if running is None:
-                running = self._join(key, row)
-                joined = True
-            return Ticket(row.turn_id, running, duplicate)
+            self._owed.end(key, found.ended, Ending.SUPERSEDED)
+            running = self._owed.find(row.turn_id)
+            if running is not None:
+                return Ticket(row.turn_id, running, duplicate=True)
+
+            ticket = self._owed.join(key, row)
+            joined = True
+            return ticket
         finally:
             if not joined:
-                self._lanes.release(key)
+                self._lanes.release(key, user)
 
     def _note_start(self, stored: Stored) -> None:
         if stored.started is None:
@@ -335,62 +395,6 @@ class Turns:
                 previous_session_id=stored.reset.previous_session_id,
             )
 
-    def _policy(self, source: SessionSource) -> ResetPolicy:
-        place = (source.platform, source.chat_type)
-        policy = self._policies.get(place)
-        if policy is None:
-            policy = self._policies[place] = policy_for(self._sessions.reset, source)
-        return policy
-
     def _guard(self, key: SessionKey) -> bool:
         # The message being decided on has its own place in the lane.
         return self._lanes.has_turn(key) or is_active(self._store.has_active_processes, key)
-
-    def _join(self, key: SessionKey, row: InboxRow) -> Progress:
-        if self._group is None:
-            # The turns ended while the message was being stored: a restart answers it.
-            raise UnavailableError(STOPPING)
-
-        accepted = self._accepted(row)
-        if key in self._stalled or self._is_all_stalled():
-            accepted.progress.fail(UnavailableError(LATE))
-        if self._lanes.join(key, accepted):
-            self._workers.add(key)
-        return accepted.progress
-
-    def _accepted(self, row: InboxRow) -> Accepted:
-        progress = self._progress[row.turn_id] = Progress()
-        return Accepted(row, progress, self._clock.monotonic())
-
-    def _tell_stalled(self, key: SessionKey) -> None:
-        """Tell who waits behind a turn that waits for the storage; all, if none can be run."""
-        self._stalled.add(key)
-        for accepted in self._lanes.items(None if self._is_all_stalled() else key):
-            accepted.progress.fail(UnavailableError(LATE))
-
-    def _is_all_stalled(self) -> bool:
-        return len(self._stalled) >= self._workers.most
-
-    async def _work(self, key: SessionKey) -> None:
-        """Run a lane's next turn; the one after it waits behind those of other lanes."""
-        await self._settle(self._lanes.next(key))
-        if self._lanes.has_next(key):
-            self._workers.add(key)
-
-    async def _settle(self, accepted: Accepted) -> None:
-        """Run a turn; whatever happens, who waits for it is told."""
-        row = accepted.row
-        try:
-            self._counts[await self._runner.run(accepted)] += 1
-        except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
-            self._counts["lost"] += 1
-            get_logger().error(
-                "turn.lost", session_key=row.session_key, turn_id=row.turn_id, error=repr(error)
-            )
-            accepted.progress.fail(UnavailableError(LOST))
-        finally:
-            self._stalled.discard(row.session_key)
-            self._progress.pop(row.turn_id, None)
-            accepted.progress.fail(UnavailableError(STOPPING))
-            if not self._progress:
-                self._drained.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,17 @@ from gateway.context.cache import CachePolicy, LastRequest, saved_usd
 from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.context.pruning import Decision, Round, Situation, plan_round
 from gateway.context.window import Overflow, overflow, room_chars
-from gateway.model import AgentId, Message, Projection
+from gateway.model import AgentId, ContextMeasurement, Message, Projection
 from gateway.sessions.entry import SessionEntry
 from gateway.transcripts.accounts import ContextAccount
+from gateway.turns.counting import TurnCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.context.counted import CountedContext
     from gateway.context.settings import PruningSettings
+    from gateway.model import SessionId
     from gateway.turns.memory import SessionContext
 
 
@@ -61,6 +64,8 @@ class Request:
     books: Books
     shortened: Mapping[str, Projection]
     """What was made of the turn's own tool results, by item; empty for most."""
+    own: Mapping[str, Projection]
+    """What was made of them beside that for an agent that stands in for another."""
     posted: int = 0
     """How many sizes dashboards were told ahead of it."""
 
@@ -94,9 +99,17 @@ class Asking:
     """What was counted in this turn so far; None before its first request."""
     shortened: Mapping[str, Projection]
     """What was made of the turn's own tool results so far, by item."""
+    own: Mapping[str, Projection]
+    """What was made of them beside that for this agent alone, which stands in; never stored."""
+    calls: TurnCalls
+    """The turn's finished requests."""
+    counted: ContextMeasurement | None
+    """What a provider counted of the last one, where that was not told yet."""
     store: Store
     step: int
-    """Number of the next measurement of the session."""
+    """Number of the next measurement of the session, after `counted`."""
+    summary_s: float
+    """How long a summary may take, in seconds; one that takes longer has failed."""
     overflowed_chars: int | None = None
     """The size of the last request, if its provider found it too large."""
 
@@ -104,6 +117,11 @@ class Asking:
     def stands_in(self) -> bool:
         """Whether the agent answers in place of the session's own."""
         return self.agent_id != self.entry.agent
+
+
+def cache_key(session_id: SessionId) -> str:
+    """Return a name for a session's prompt cache that says nothing of who talks."""
+    return sha256(session_id.encode()).hexdigest()[:32]
 
 
 def last_request(entry: SessionEntry, account: ContextAccount, agent: str) -> LastRequest | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+from gateway.sessions.policy import may_user_resume
 from gateway.turns.ticket import Fallback, Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 PAUSED: Final = "paused"
 """Status of a reply that no turn made."""
 ANSWERED: Final = "answered"
-"""Status of a reply to a message that settled a question."""
+"""Status of a reply to a message that was meant for the question of the turn that runs."""
+COMMAND: Final = "command"
+"""Status of a reply to a command."""
+NOTICE: Final = "notice"
+"""Status of what the gateway tells without having been asked."""
 _REASONS: Final = {
     "idle": "nothing was said here for a long time",
     "daily": "a new day has begun",
@@ -72,37 +77,42 @@ def decode_reset(raw: dict[str, str | None] | None) -> ResetNotice | None:
     return ResetNotice(str(raw["reason"]), None if previous is None else SessionId(previous))
 
 
-def reset_text(key: SessionKey, reset: ResetNotice | None) -> str:
+def reset_text(reset: ResetNotice | None) -> str:
     """Return what the user is told about a reset, ahead of the answer; empty without one."""
     if reset is None:
         return ""
 
     why = _REASONS.get(reset.reason, reset.reason)
-    return (
-        f"(This is a new conversation: {why}. "
-        f"`gateway sessions undo {key}` brings the earlier one back.)\n\n"
-    )
+    return f"(This is a new conversation: {why}. /undo brings the earlier one back.)\n\n"
 
 
-def answered_reply(entry: SessionEntry, turn_id: TurnId, *, approved: bool) -> Reply:
-    """Return the answer to a message that settles a question of the turn that runs."""
-    text = "Yes: the turn goes on with it." if approved else "No: the turn goes on without it."
-    return _reply_without_turn(entry, text, ANSWERED, turn_id)
+def answered_reply(entry: SessionEntry, turn_id: TurnId, text: str) -> Reply:
+    """Return the answer to a message that was meant for the question of the turn that runs."""
+    return reply_without_turn(entry.session_key, entry, text, ANSWERED, turn_id)
 
 
 def paused_reply(entry: SessionEntry) -> Reply:
     """Return the answer to a message whose session is paused."""
+    how = "The operator can let it go on."
+    if may_user_resume(entry):
+        how = "/resume lets it go on."
     text = (
         f"This conversation is paused since {entry.suspended_at:%Y-%m-%d %H:%M} UTC, and your "
-        "message was not kept. "
-        f"`gateway sessions resume {entry.session_key}` lets it go on."
+        f"message was not kept. {how}"
     )
-    return _reply_without_turn(entry, text, PAUSED, TurnId(""))
+    return reply_without_turn(entry.session_key, entry, text, PAUSED, TurnId(""))
 
 
-def _reply_without_turn(entry: SessionEntry, text: str, status: str, turn_id: TurnId) -> Reply:
+def reply_without_turn(
+    key: SessionKey, entry: SessionEntry | None, text: str, status: str, turn_id: TurnId
+) -> Reply:
+    """Return a reply that no turn made, for a session that there may not be."""
+    if entry is None:
+        context = ReplyContext(0, 0, ContextSource.UNKNOWN, None)
+        return Reply(key, SessionId(""), turn_id, text, None, None, context, status)
+
     return Reply(
-        session_key=entry.session_key,
+        session_key=key,
         session_id=entry.session_id,
         turn_id=turn_id,
         text=text,

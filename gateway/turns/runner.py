@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import anyio
+
 from gateway.errors import (
     ConflictError,
     NotFoundError,
+    RefusedError,
     StorageBusyError,
     StorageFullError,
     UnavailableError,
@@ -20,16 +23,19 @@ from gateway.log import get_logger
 from gateway.model import Message, Role
 from gateway.sessions.policy import ResetPolicy
 from gateway.transcripts import inbox, projections
-from gateway.transcripts.inbox import InboxRow
+from gateway.transcripts.inbox import Ending, InboxRow, Origin
 from gateway.turns.approvals import Approvals
 from gateway.turns.budgets import Budgets, user_of
 from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
 from gateway.turns.contexts import Contexts
+from gateway.turns.counting import TurnCalls
 from gateway.turns.live import LiveTurn, TurnServices
 from gateway.turns.outcome import Outcome
 from gateway.turns.preparing import Asking
 from gateway.turns.records import decode_reset, reset_text
-from gateway.turns.running import MAX_RECOVERIES, Answering, given_up, run_turn
+from gateway.turns.restarts import clear
+from gateway.turns.running import Answering, interrupt, run_turn, unanswerable
+from gateway.turns.settings import Interrupted
 from gateway.turns.ticket import Progress
 
 if TYPE_CHECKING:
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
-    from gateway.model import SessionKey
+    from gateway.model import SessionId, SessionKey, SessionSource
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.turns.compacting import Compacted
@@ -54,7 +60,7 @@ RETRY_S: Final = 2.0
 """How long a turn waits before it tries again to be stored."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """A message that is owed an answer, and who waits for it."""
 
@@ -62,6 +68,16 @@ class Accepted:
     progress: Progress
     accepted_at: float
     """Monotonic, in seconds."""
+    ended: Ending | None = None
+    """Why no agent answers it any more; None while one does or will."""
+    answering: anyio.CancelScope | None = None
+    """Around the agents, while they answer."""
+
+    def end(self, why: Ending) -> None:
+        """Let no agent answer it any more, as is stored already."""
+        self.ended = self.ended or why
+        if self.answering is not None:
+            self.answering.cancel()
 
 
 class TurnRunner:
@@ -82,6 +98,12 @@ class TurnRunner:
         self.answering = answering
         self.deadline_s = settings.turn_deadline_s
         """How long a turn may take; may be changed at any time."""
+        self.reruns = settings.interrupted is Interrupted.RERUN
+        """Whether a turn that a stop of the gateway cut off runs again; may be changed as well."""
+        self.suspects: set[SessionKey] = set()
+        """Sessions that broke starts; an answered turn ends that."""
+        self.on_replied: Callable[[SessionSource], None] = lambda _: None
+        """Called with the source of each message whose reply is stored."""
         self.on_stalled: Callable[[SessionKey], None] = lambda _: None
         """Called each time a turn could not be stored and waits to try again."""
         self.contexts = Contexts(database, store, clock)
@@ -95,27 +117,25 @@ class TurnRunner:
         Durability: on return reply, transcript and entry survive power loss together.
         """
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
-        entry = await self._stored(accepted, lambda: self._entry(row))
+        session_id, entry = await self._stored(accepted, lambda: self._session(accepted))
         reset = decode_reset(row.reset)
-        notice = reset_text(row.session_key, reset)
+        notice = reset_text(reset)
         accepted.progress.add_text(notice)
         message = Message(Role.USER, row.text, turn_id=row.turn_id)
         user = user_of(row.source)
+        outcome = Outcome(accepted.progress, row.turn_id)
         turn: LiveTurn | None = None
-        if row.agent not in self.answering.agents or row.recoveries > MAX_RECOVERIES:
-            outcome = given_up(row, accepted.progress)
+        if entry is not None and row.origin is not Origin.COMPACT:
+            store, deadline_s = partial(self._stored, accepted), self.deadline_s
+            turn = LiveTurn(self._services, entry, row.source, message, outcome, store, deadline_s)
+        if accepted.ended is None:
+            await self._answer(accepted, session_id, outcome, turn)
         else:
-            if row.recoveries:
-                # Counted when it begins: what only waits while the gateway stops is not given up.
-                await self._stored(accepted, lambda: self._note_recovery(row, entry))
-            outcome = Outcome(accepted.progress, row.turn_id)
-            store = partial(self._stored, accepted)
-            turn = LiveTurn(self._services, entry, user, message, outcome, store)
-            await run_turn(turn, row.agent, self.answering, clock, self.deadline_s)
+            interrupt(outcome, accepted.ended)
         answered = clock.monotonic()
         commit = TurnCommit(
             row=row,
-            session_id=entry.session_id,
+            session_id=session_id,
             message=message,
             outcome=outcome,
             reset=reset,
@@ -126,12 +146,17 @@ class TurnRunner:
             account=None if turn is None else turn.account,
             refused=None if turn is None else turn.refused,
             posted=0 if turn is None else turn.posted,
+            stored_calls=0 if turn is None else turn.stored_calls,
         )
         reply = await self._stored(
             accepted, lambda: commit_turn(self._database, self._store, commit)
         )
         self.contexts.remember(commit)
         accepted.progress.finish(reply)
+        self.on_replied(row.source)
+        if row.session_key in self.suspects and outcome.status == "ok":
+            self.suspects.discard(row.session_key)
+            await self._stored(accepted, lambda: clear(self._database, row.session_key))
         get_logger().info(
             "turn.completed",
             **turn_facts(commit, reply),
@@ -140,6 +165,50 @@ class TurnRunner:
             commit_ms=round((clock.monotonic() - answered) * 1000, 3),
         )
         return outcome.status
+
+    async def _answer(
+        self, accepted: Accepted, session_id: SessionId, outcome: Outcome, turn: LiveTurn | None
+    ) -> None:
+        """Let a message be answered, unless no agent may be asked; whatever comes is an outcome."""
+        row = accepted.row
+        known_agent = row.agent in self.answering.agents
+        refused = unanswerable(row, known_agent=known_agent, rerun=self.reruns)
+        if refused is not None:
+            outcome.fail(*refused, "given up")
+            return
+
+        if row.recoveries or not row.begun:
+            # When it begins: what only waits while the gateway stops has not run.
+            await self._stored(accepted, lambda: self._note_begun(row, session_id))
+        with anyio.CancelScope() as accepted.answering:
+            if accepted.ended is not None:
+                accepted.answering.cancel()
+            if turn is None:
+                await self._tell_compaction(row, outcome)
+            else:
+                await run_turn(turn, row.agent, self.answering, self._clock, self.deadline_s)
+        if accepted.answering.cancelled_caught and accepted.ended is not None:
+            interrupt(outcome, accepted.ended)
+        accepted.answering = None
+
+    async def _tell_compaction(self, row: InboxRow, outcome: Outcome) -> None:
+        """Have the session's old turns summarised, as its user asked for."""
+        try:
+            done = await self.compact(row.session_key)
+        except RefusedError as error:
+            outcome.tell(str(error))
+            return
+
+        if done.summary is not None:
+            before, after = done.summary.tokens_before, done.summary.tokens_after
+            outcome.tell(
+                f"{done.summary.turns} turns are summarised: about {after:,} tokens are sent now "
+                f"instead of {before:,}."
+            )
+        elif done.error is not None:
+            outcome.tell("The summary failed; nothing was changed.")
+        else:
+            outcome.tell(f"Nothing was changed: {done.reason}.")
 
     async def compact(self, key: SessionKey) -> Compacted:
         """Summarise all turns of a session but the latest, of which none may run meanwhile.
@@ -170,8 +239,12 @@ class TurnRunner:
                 live=(),
                 books=None,
                 shortened={},
+                own={},
+                calls=TurnCalls([]),
+                counted=None,
                 store=_once,
                 step=entry.context_step + 1,
+                summary_s=self.deadline_s,
             )
         )
 
@@ -188,22 +261,32 @@ class TurnRunner:
                 )
                 await self._clock.sleep(RETRY_S)
 
-    async def _note_recovery(self, row: InboxRow, entry: SessionEntry) -> None:
+    async def _note_begun(self, row: InboxRow, session_id: SessionId) -> None:
         def work(transaction: Transaction) -> None:
-            inbox.note_recovery(transaction, row)
-            projections.drop_of_turn(transaction, entry.session_id, row.turn_id)
+            inbox.note_begun(transaction, row)
+            if row.recoveries:
+                projections.drop_of_turn(transaction, session_id, row.turn_id)
 
         await self._database.write(work)
 
-    async def _entry(self, row: InboxRow) -> SessionEntry:
-        """Return the session of an accepted message as it is now that its turn begins."""
+    async def _session(self, accepted: Accepted) -> tuple[SessionId, SessionEntry | None]:
+        """Return the session of a message now that its turn begins, and its entry if it needs one.
+
+        What no agent answers stays in the conversation that it was accepted in.
+        """
+        row = accepted.row
         entry = self._store.get(row.session_key)
+        if entry is None and row.origin is Origin.PROCESS:
+            # Nobody is here any more who might be told.
+            accepted.ended = accepted.ended or Ending.NEW
+        if accepted.ended is not None and row.session_id:
+            return row.session_id, None
         if entry is not None:
-            return entry
+            return entry.session_id, entry
 
         never = ResetPolicy()
         resolution = await self._store.resolve(row.session_key, row.source, never, lambda _: True)
-        return resolution.entry
+        return resolution.entry.session_id, resolution.entry
 
 
 async def _once(write: Callable[[], Awaitable[None]]) -> None:

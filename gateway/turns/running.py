@@ -11,19 +11,34 @@ from gateway.agents.base import Agent
 from gateway.errors import AgentError, AgentFailure
 from gateway.log import get_logger
 from gateway.model import AgentId
+from gateway.transcripts.inbox import Ending, Origin
 from gateway.turns.candidates import PASSED_ON, Breakers, in_order
-from gateway.turns.outcome import Outcome
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.model import TurnId
     from gateway.transcripts.inbox import InboxRow
     from gateway.turns.live import LiveTurn
-    from gateway.turns.ticket import Progress
+    from gateway.turns.outcome import Outcome
 
 MAX_RECOVERIES: Final = 1
 """How often a restart runs an unanswered message again before it is given up."""
 GIVEN_UP: Final = "This message could not be answered: the gateway stopped twice while trying."
+CUT_OFF: Final = (
+    "The gateway was restarted while this was answered, so there is no answer. "
+    "Please send it again if you still want one."
+)
+INTERRUPTED: Final = "interrupted"
+"""Status of a turn that somebody or something ended."""
+_ENDINGS: Final = {
+    Ending.STOP: "this conversation was stopped.",
+    Ending.NEW: "this conversation was left for another one.",
+    Ending.SUPERSEDED: "another message came.",
+    Ending.RESTARTS: (
+        "the gateway stopped three times in a row while it answered here, so this conversation is "
+        "paused. /resume lets it go on."
+    ),
+}
 FAILED: Final = "Something went wrong while this was answered. Please try again."
 
 
@@ -45,6 +60,7 @@ class Answering:
             AgentError: None of them could; the turn holds what was said.
         """
         failed: AgentError | None = None
+        last: AgentError | None = None
         candidates = in_order(first, self.agents, self.fallbacks, self.breakers, turn.passed_over)
         for agent_id in candidates:
             try:
@@ -58,6 +74,7 @@ class Answering:
                 # Why its own agent could not says most.
                 failed = error if failed is None or agent_id == first else failed
                 turn.passed_over(agent_id, error.failure.value)
+                last = error
                 _log_failure(turn.outcome.turn_id, agent_id, error)
             else:
                 self.breakers.answered(agent_id)
@@ -66,8 +83,9 @@ class Answering:
         if failed is None:
             raise AgentError(f"there is no agent {first!r}")
 
-        # After the last one nobody was asked.
-        turn.outcome.fallbacks.pop()
+        if failed is last:
+            # The reply says it already, and nobody was asked after it.
+            turn.outcome.fallbacks.pop()
         raise failed
 
     async def _ask(self, turn: LiveTurn, agent_id: AgentId) -> None:
@@ -106,14 +124,28 @@ async def run_turn(
     return outcome
 
 
-def given_up(row: InboxRow, progress: Progress) -> Outcome:
-    """Return the outcome of a message that no agent is asked for any more."""
-    gone = row.recoveries <= MAX_RECOVERIES
-    outcome = Outcome(progress, row.turn_id)
-    outcome.fail(
-        "failed", f"There is no agent {row.agent!r} any more." if gone else GIVEN_UP, "given up"
-    )
-    return outcome
+def interrupt(outcome: Outcome, why: Ending) -> None:
+    """End a turn that somebody or something ended before it was answered whole."""
+    text = "Not answered to its end: " if outcome.text else "Not answered: "
+    outcome.fail(INTERRUPTED, text + _ENDINGS[why], why.value)
+
+
+def unanswerable(row: InboxRow, *, known_agent: bool, rerun: bool) -> tuple[str, str] | None:
+    """Return status and text for a message that no agent is asked for any more; else None.
+
+    Args:
+        row: The message.
+        known_agent: Whether there is its agent.
+        rerun: Whether a turn that a stop of the gateway cut off runs again.
+    """
+    if row.recoveries > MAX_RECOVERIES:
+        return "failed", GIVEN_UP
+    if not known_agent:
+        return "failed", f"There is no agent {row.agent!r} any more."
+    if row.recoveries and row.origin is Origin.USER and not rerun:
+        return INTERRUPTED, CUT_OFF
+
+    return None
 
 
 async def _run(turn: LiveTurn, agent: Agent) -> None:

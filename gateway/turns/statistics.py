@@ -16,6 +16,8 @@ class TurnStatistics:
     """Turns that ended with an error the user was told."""
     deadline: int
     """Turns that took too long."""
+    interrupted: int
+    """Turns that somebody ended, or a restart."""
     lost_commits: int
     """Turns whose reply could not be stored; their messages are kept and run again."""
     duplicates: int

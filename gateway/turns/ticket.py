@@ -63,7 +63,8 @@ class Reply:
     """What the provider counted over all model calls of the turn; None where it counted nothing."""
     context: ReplyContext
     status: str = "ok"
-    """`ok`, `failed`, `deadline`, `paused` or `answered`: it was the answer to a question."""
+    """Of a turn `ok`, `failed`, `deadline` or `interrupted`; without a turn `paused`, `answered`
+    (it was meant for a question), `command` or `notice`."""
     agent: str = ""
     """Who answered; empty where nobody was asked."""
     fallbacks: tuple[Fallback, ...] = ()
@@ -73,7 +74,16 @@ class Reply:
 class Question(str):
     """A piece of a reply's text after which the turn waits for the user's answer."""
 
-    __slots__ = ()
+    __slots__ = ("number",)
+
+    number: str
+    """What a yes has to name."""
+
+    def __new__(cls, text: str, number: str) -> Question:
+        """Return a text that asks, and its number."""
+        question = super().__new__(cls, text)
+        question.number = number
+        return question
 
 
 class Progress:
@@ -113,6 +123,11 @@ class Progress:
                 return
             await self._for_text.wait()
 
+    @property
+    def known_reply(self) -> Reply | None:
+        """The reply, if there is one already."""
+        return self._reply
+
     async def ended(self) -> None:
         """Wait until the turn has ended either way."""
         while not self._has_ended():
@@ -151,6 +166,8 @@ class Ticket:
     progress: Progress
     duplicate: bool = False
     """Whether the message had been accepted before."""
+    ahead: int = 0
+    """How many turns of its session ran or waited when it was accepted."""
 
     @classmethod
     def answered(cls, reply: Reply, *, duplicate: bool = False) -> Ticket:

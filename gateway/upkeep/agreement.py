@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import DamagedDataError
 from gateway.sessions.table import SHARDS
-from gateway.transcripts import inbox
+from gateway.transcripts import inbox, outbox_rows
 from gateway.upkeep.findings import Level, Report, Tally, tell
+from gateway.upkeep.pairing_rows import check_pairing
+from gateway.upkeep.process_rows import check_processes
 from gateway.upkeep.snapshots import member_problem
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def check_agreement(
         _check_contexts(report, connection)
         _check_usage(report, connection, level)
         _check_boxes(report, connection, level)
+        check_pairing(report, connection)
+        check_processes(report, connection)
 
 
 def entries_of(table: EntryTable) -> Iterator[SessionEntry]:
@@ -231,8 +235,12 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
     ):
         untold.add(str(turn_id))
     unreadable = Tally("stored replies cannot be read")
-    for (turn_id,) in connection.execute("SELECT turn_id FROM outbox WHERE NOT json_valid(reply)"):
+    for (turn_id,) in connection.execute(
+        "SELECT turn_id FROM outbox WHERE channel IS NULL AND NOT json_valid(reply)"
+    ):
         unreadable.add(str(turn_id))
+    for delivery_id in outbox_rows.unreadable(connection):
+        unreadable.add(delivery_id)
     try:
         waiting = len(inbox.unfinished(connection))
     except DamagedDataError as error:

@@ -21,6 +21,9 @@ from gateway.durable.wal import check_wal
 from gateway.errors import BadRequestError, DatabaseTooNewError, GatewayError
 from gateway.model import CallPurpose, ChatType, Image, ProjectionMode, Role, SessionSource
 from gateway.sessions.key import SESSION_ID, parse_key
+from gateway.transcripts import outbox_rows
+from gateway.transcripts.inbox import Ending, Origin
+from gateway.upkeep import pairing_rows, process_rows
 from gateway.upkeep.losses import Losses
 from gateway.upkeep.snapshots import member_problem
 
@@ -39,7 +42,11 @@ TABLES: Final = (
     "session_users",
     "usage",
     "inbox",
+    "broken_starts",
     "outbox",
+    "outbox_chats",
+    *pairing_rows.CHECKS,
+    *process_rows.CHECKS,
 )
 """What is copied; the session log becomes part of the new snapshot."""
 _MEANINGS: Final = {
@@ -53,13 +60,21 @@ _MEANINGS: Final = {
     "session_users": "names of users of sessions",
     "usage": "sums of what model calls used",
     "inbox": "messages that were accepted",
+    "broken_starts": "sessions that broke starts",
     "outbox": "replies",
+    "processes": "background processes",
+    "outbox_chats": "chats that replies are owed to",
+    "pairing_requests": "people who wait to be paired",
+    "pairing_locks": "counts of wrong pairing codes",
+    "paired_users": "paired users",
 }
 _ROLES: Final = frozenset(role.value for role in Role)
 _CHAT_TYPES: Final = frozenset(kind.value for kind in ChatType)
 _MODES: Final = frozenset(mode.value for mode in ProjectionMode)
 _VERDICTS: Final = frozenset({"", *(verdict.value for verdict in CacheVerdict)})
 _PURPOSES: Final = frozenset(purpose.value for purpose in CallPurpose)
+_ORIGINS: Final = frozenset(origin.value for origin in Origin)
+_ENDINGS: Final = frozenset({None, *(ending.value for ending in Ending)})
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _COUNTS: Final = ("request_tokens", "rounds", "trimmed", "cleared", "saved_tokens")
 _SPENT: Final = ("spent_tokens", "spent_usd", "spent_unpriced_calls")
@@ -220,8 +235,11 @@ def version_to_read(connection: Connection, path: Path) -> int:
         raise DatabaseTooNewError(f"{path}: version {version} was written by a newer gateway")
 
     # The number itself is damaged: the tables tell.
-    if "purpose" in columns_of(connection, "model_calls"):
+    if "begun" in columns_of(connection, "inbox"):
         return NEWEST
+
+    if "purpose" in columns_of(connection, "model_calls"):
+        return 5
 
     if "images" in columns_of(connection, "messages"):
         return 4
@@ -334,12 +352,23 @@ def _accepted(fields: Fields) -> str:
         SessionSource(**source)
     except (orjson.JSONDecodeError, KeyError, TypeError, UnicodeEncodeError):
         fine = False
+    # A database of an older gateway does not say who a message comes from, nor why it ended.
+    if fields.get("origin", Origin.USER) not in _ORIGINS or fields.get("ended") not in _ENDINGS:
+        return "not an accepted message"
+
     return _key_problem(fields["session_key"]) if fine else "not a source"
+
+
+def _start(fields: Fields) -> str:
+    return _key_problem(fields["session_key"]) or _below_0(fields, ("starts",)) * "counts below 0"
 
 
 def _reply(fields: Fields) -> str:
     if not _json(fields["reply"]):
         return "a reply that is no JSON"
+    # A database of an older gateway knows no channels.
+    if fields.get("channel") is not None and not outbox_rows.is_sound(fields):
+        return "a reply that cannot be delivered"
 
     return _key_problem(fields["session_key"])
 
@@ -363,5 +392,8 @@ _CHECKS: Final[dict[str, Callable[[Fields], str]]] = {
     "session_users": _user,
     "usage": _usage,
     "inbox": _accepted,
+    "broken_starts": _start,
     "outbox": _reply,
+    **pairing_rows.CHECKS,
+    **process_rows.CHECKS,
 }

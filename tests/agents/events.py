@@ -21,8 +21,9 @@ from gateway.agents.scripted import ScriptedModel
 from gateway.agents.settings import AgentToolSettings, AnthropicSettings, OpenAISettings
 from gateway.agents.tools import NoTools
 from gateway.clock import FakeClock
-from gateway.model import AgentId, Image, Message, Role, ToolCall, TurnId
+from gateway.model import AgentId, Image, Message, Role, ToolCall, ToolCaller, TurnId
 from tests.agents.wire_server import WireServer
+from tests.support.toolbox import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -70,6 +71,7 @@ class Talk:
     approves: bool = True
     """What the user answers."""
     spent_tokens: int = 0
+    caller: ToolCaller = CALLER
     asked: list[ToolCall] = field(default_factory=list)
     """What the user was asked."""
     requests: int = 0

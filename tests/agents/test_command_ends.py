@@ -6,6 +6,8 @@ Time stands still unless a test moves it: what a program does is waited for, nev
 from __future__ import annotations
 
 import os
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,10 +15,12 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.agents.base import TextDelta
 from gateway.agents.command import TIMED_OUT
 from gateway.agents.command_process import GRACE_S, MAX_NOTED_BYTES, MAX_NOTED_LINES
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError, AgentFailure
+from gateway.model import Role
 from tests.support.command_programs.playing import (
     GOOD,
     Run,
@@ -31,10 +35,10 @@ from tests.support.command_programs.playing import (
     until,
     user,
 )
+from tests.support.toolbox import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.agents.command import CommandAgent
     from gateway.model import Message
@@ -250,6 +254,57 @@ async def test_a_turn_may_be_cancelled_while_the_program_runs(code: str) -> None
     await _works_again(agent)
 
 
+@pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_what_it_told_of_its_tools_before_a_deadline_is_kept(uvloop: bool) -> None:  # noqa: FBT001 - a column
+    code = """
+say("text", text="I look. ")
+say("tool_call", id="a", name="look", arguments={"at": 1})
+say("tool_call", id="b", name="look")
+say("tool_result", id="a", text="seen")
+say("text", text="And")
+time.sleep(600)
+"""
+    clock, result = FakeClock(), Run()
+
+    async def cut_off() -> bool:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_pass_once, clock, result, "I look. And")
+            with clock.move_on_after(30) as deadline:
+                await result.follow(agent_of(code, clock))
+        return deadline.cancelled_caught
+
+    assert anyio.run(cut_off, backend_options={"use_uvloop": uvloop})
+    asked, seen = result.messages
+    assert (asked.role, asked.text) == (Role.ASSISTANT, "I look. And")
+    assert [(call.call_id, call.arguments) for call in asked.tool_calls] == [
+        ("a", '{"at":1}'),
+        ("b", "{}"),
+    ]
+    assert (seen.role, seen.tool_call_id, seen.text) == (Role.TOOL, "a", "seen")
+
+
+async def _pass_once(clock: FakeClock, result: Run, text: str) -> None:
+    """Let half a minute pass once so much was said."""
+    await until(lambda: "".join(result.deltas) == text)
+    await clock.advance(30)
+
+
+async def test_a_program_is_a_child_of_the_thread_that_lasts() -> None:
+    """The kernel kills it once the thread that started it has ended: a worker's end comes early."""
+    thread = threading.get_native_id()
+    before = _children_of(thread)
+    events = agent_of("say('text', text=str(os.getpid())); time.sleep(600)").run(Talk([user("hi")]))
+    first = await anext(events)
+
+    assert isinstance(first, TextDelta)
+    assert _children_of(thread) - before == {int(first.text)}
+    await events.aclose()
+
+
+def _children_of(thread: int) -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{thread}/children").read_text().split()))
+
+
 async def test_a_turn_may_be_cancelled_while_its_conversation_goes_in() -> None:
     result = Run()
     with anyio.fail_after(10):
@@ -311,7 +366,7 @@ async def test_who_waits_may_be_cancelled_and_takes_no_place() -> None:
 
 async def test_a_conversation_that_cannot_be_had_starts_nothing() -> None:
     class Refused:
-        cache_key, spent_tokens = "", 0
+        cache_key, spent_tokens, caller = "", 0, CALLER
 
         async def messages(self) -> list[Message]:
             raise AgentError("too long")

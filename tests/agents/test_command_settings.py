@@ -207,4 +207,5 @@ def test_a_secret_of_the_daemon_is_given_by_name_only(monkeypatch: pytest.Monkey
     command = command_of("a", CommandSettings.model_validate(table))
 
     assert command.env == {"KEY": "one", "OTHER_KEY": "other"}
+    assert "'other'" not in repr(command)
     assert "ONE_KEY" in os.environ

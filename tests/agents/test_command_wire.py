@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.agents.base import AgentEvent, MessageFinished, ModelCallFinished, TextDelta
-from gateway.agents.command_wire import MAX_ERROR_CHARS, Answer, turn_line
+from gateway.agents.command_wire import (
+    MAX_CALLS,
+    MAX_ERROR_CHARS,
+    MAX_LINE_VALUES,
+    Answer,
+    turn_line,
+)
 from gateway.errors import AgentError
 from gateway.model import Message, Role, ToolCall, TurnId
 
@@ -244,6 +250,47 @@ def test_an_output_has_a_longest_length() -> None:
 
     with pytest.raises(AgentError, match=f"its output is longer than {3 * len(line)} bytes"):
         list(answer.take(b"\n", AT))
+
+
+def _call_with(values: int) -> bytes:
+    """Return a line with so many values in a list."""
+    head = b'{"type":"tool_call","id":"%d","name":"t","arguments":{"a":[' % values
+    return head + b"1," * (values - 1) + b"1]}}\n"
+
+
+def test_a_line_with_more_values_than_it_may_have_is_not_even_read_to_its_end() -> None:
+    answer = _answer(max_line_bytes=1_000_000)
+    with pytest.raises(AgentError, match="a line has more than 10000 values"):
+        list(answer.take(_call_with(MAX_LINE_VALUES + 1)[:-10], AT))
+
+
+def test_the_values_of_each_line_are_counted_alone_and_what_stands_in_a_text_is_none() -> None:
+    half = MAX_LINE_VALUES // 2
+    text = _bytes([{"type": "text", "text": "[,{" * MAX_LINE_VALUES}])
+    stray = b'{"type":"text","text":"a\\""}\n'
+    output = [_call_with(half), text, stray, _call_with(half + 1), _call_with(half + 2)]
+
+    answer = _answer(max_line_bytes=1_000_000)
+    _read([b"".join(output)], answer)
+    (asked,) = _messages(list(answer.unfinished()))
+
+    assert [call.call_id for call in asked.tool_calls] == [str(half + more) for more in range(3)]
+
+
+def test_a_message_calls_so_many_tools_and_no_more() -> None:
+    lines = [{"type": "tool_call", "id": str(number), "name": "t"} for number in range(MAX_CALLS)]
+    answer = _answer()
+    _read([_bytes(lines)], answer)
+
+    with pytest.raises(AgentError, match="a message of its output calls more than 1000 tools"):
+        _read([_bytes([{"type": "tool_call", "id": "x", "name": "t"}])], answer)
+
+
+def test_a_line_of_many_unknown_keys_is_refused_in_one_sentence() -> None:
+    line: Line = {"type": "text", "text": "a"} | {f"k{number}": 1 for number in range(5_000)}
+    _, error = _told([_bytes([line])])
+
+    assert str(error) == "prog: line 1 of its output has more than 16 keys"
 
 
 def test_what_a_user_reads_of_an_error_is_bounded() -> None:

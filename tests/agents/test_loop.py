@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -429,14 +430,19 @@ async def test_a_conversation_that_allows_no_further_request_ends_the_turn() -> 
 async def test_a_completion_is_one_answer_without_tools() -> None:
     toolbox = TestToolbox({"find": find})
     agent = looped(
-        Reply(("a sum", "mary"), Usage(5, 2)), calls("find"), Fail("no"), toolbox=toolbox
+        Reply(("a sum", "mary"), Usage(5, 2)),
+        replace(calls("find"), usage=Usage(6, 1)),
+        Fail("no"),
+        toolbox=toolbox,
     )
 
     done = await agent.complete([user("sum up")])
 
-    assert (done.text, done.call.usage) == ("a summary", Usage(5, 2))
-    with pytest.raises(AgentError, match="not offered"):
-        await agent.complete([user("sum up")])
+    assert (done.text, done.call.usage, done.error) == ("a summary", Usage(5, 2), None)
+    # What it cost is told with the reason why it is none.
+    refused = await agent.complete([user("sum up")])
+    assert (refused.text, refused.call.usage) == ("", Usage(6, 1))
+    assert "not offered" in str(refused.error)
     with pytest.raises(AgentError, match="fail"):
         await agent.complete([user("sum up")])
     assert toolbox.called == []

@@ -356,12 +356,14 @@ async def test_a_completion_defines_the_tools_and_forbids_them(wire: str) -> Non
     async with upstream(FakeClock()) as fake, wired(wire, fake, toolbox) as agent:
         fake.answer("a summary", calling(("c", "find", "{}")))
         done = await agent.complete([user("sum up")], cache_key="k")
-        with pytest.raises(AgentError, match="not offered"):
-            await agent.complete([user("sum up")])
+        refused = await agent.complete([user("sum up")])
 
     assert done.text == "a summary"
     assert done.call.usage is not None
     assert done.call.usage.context_tokens == fake.requests[0].tokens
+    assert refused.call.usage is not None
+    assert refused.call.usage.context_tokens == fake.requests[1].tokens
+    assert "not offered" in str(refused.error)
     assert [choice(request.json) for request in fake.requests] == ["none", "none"]
     assert names(fake.requests[0].json) == ["find"]
     assert toolbox.called == []

@@ -251,6 +251,11 @@ def test_every_kind_names_the_agents_that_are_asked_in_its_place(kind: str) -> N
         {"deny": [""]},
         {"ask": [""]},
         {"ask": [7]},
+        {"allow": [" "]},
+        {"deny": ["files_* "]},
+        {"ask": ["\tfiles_*"]},
+        {"allow": ["files_*"], "deny": ["x", "Files_*"]},
+        {"ask": ["a", "files_*"], "deny": ["files_*"]},
         {"max_steps": 0},
         {"max_steps": 1_001},
         {"max_steps": True},
@@ -265,6 +270,12 @@ def test_bounds_of_tools_that_mean_nothing_are_refused(tools: dict[str, Any]) ->
         AgentToolSettings.model_validate(tools)
     with pytest.raises(ValidationError):
         _ADAPTER.validate_python({"kind": "scripted", "replies": ["a"], "tools": tools})
+
+
+def test_tools_that_are_offered_may_need_a_yes_and_others_be_denied() -> None:
+    table = {"allow": ["files_*", "a b"], "ask": ["files_*"], "deny": ["files_rm"]}
+
+    assert AgentToolSettings.model_validate(table).model_dump(include=set(table)) == table
 
 
 def test_an_agent_without_a_model_takes_no_tools() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.agents.tools import NoTools
+from tests.support.toolbox import CALLER
 
 
 async def test_a_toolbox_without_tools_offers_nothing_and_runs_nothing() -> None:
@@ -10,4 +11,4 @@ async def test_a_toolbox_without_tools_offers_nothing_and_runs_nothing() -> None
 
     assert list(toolbox.specs()) == []
     assert toolbox.needs_approval("find")
-    assert (await toolbox.call("find", {})).text == "There is no tool 'find'."
+    assert (await toolbox.call("find", {}, caller=CALLER)).text == "There is no tool 'find'."

@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from gateway.clock import FakeClock
 from gateway.model import ToolCall
 from tests.support.answers import Answer, Refusal
-from tests.support.prompt_cache import CacheRules, Prompt, PromptBlock, PromptCache
+from tests.support.prompt_cache import (
+    OTHER_COUNTING,
+    CacheRules,
+    Counting,
+    Prompt,
+    PromptBlock,
+    PromptCache,
+)
 from tests.support.upstream import upstream
 
 if TYPE_CHECKING:
@@ -74,6 +81,17 @@ def test_tokens_are_counted_by_one_rule() -> None:
     )
 
     assert cache.count(counted) == 50 + (4 + 2) + (4 + 1_600) + 1
+
+
+def test_another_rule_counts_otherwise() -> None:
+    cache = PromptCache(FakeClock(), CacheRules(counting=OTHER_COUNTING))
+    counted = prompt(
+        PromptBlock(b"user", "x" * 33, begins_message=True),
+        PromptBlock(b"user", "x" * 34),
+        PromptBlock(b"user", "x" * 33 + "\u65e5\u672c"),
+    )
+
+    assert cache.count(counted) == (20 + 10) + 11 + 12
 
 
 def test_a_mark_keeps_its_prefix_until_its_time_has_passed_since_it_was_read() -> None:
@@ -149,7 +167,7 @@ _BLOCKS = st.lists(
     st.builds(
         PromptBlock,
         st.just(b"user"),
-        st.sampled_from(["a", "b" * 700, "c" * 5_000]),
+        st.sampled_from(["a", "b" * 700, "c" * 5_000, "d \u65e5\u672c" * 900]),
         st.sampled_from([(), ("png",)]),
         st.booleans(),
         st.sampled_from(["", "", "5m", "1h"]),
@@ -163,12 +181,13 @@ _BLOCKS = st.lists(
     prompts=st.lists(_BLOCKS, min_size=1, max_size=5),
     pauses=st.lists(st.sampled_from([0, 100, 300]), min_size=5, max_size=5),
     marked=st.booleans(),
+    counting=st.sampled_from([Counting(), OTHER_COUNTING]),
 )
 def test_what_is_read_was_written_and_all_numbers_add_up(
-    prompts: list[list[PromptBlock]], pauses: list[int], *, marked: bool
+    prompts: list[list[PromptBlock]], pauses: list[int], counting: Counting, *, marked: bool
 ) -> None:
     clock = FakeClock()
-    cache = PromptCache(clock, CacheRules(overhead_tokens=7))
+    cache = PromptCache(clock, CacheRules(overhead_tokens=7, counting=counting))
 
     async def run() -> None:
         written = 0

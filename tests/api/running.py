@@ -12,6 +12,9 @@ import httpx2
 import orjson
 from starlette.types import ASGIApp
 
+from gateway.access.gate import Access
+from gateway.access.pairing import Pairing
+from gateway.access.settings import AccessSettings
 from gateway.agents.base import (
     AgentFacts,
     Completion,
@@ -25,9 +28,16 @@ from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
 from gateway.api.settings import HttpSettings
 from gateway.clock import FakeClock
+from gateway.commands.backgrounds import Backgrounds
+from gateway.commands.carrying_out import Commands
+from gateway.commands.door import Door
+from gateway.delivery.delivery import Delivery
+from gateway.delivery.settings import DeliverySettings
 from gateway.errors import AgentError
 from gateway.model import AgentId, Message, ModelCall, Role, Usage
-from gateway.retention import discard_delivered
+from gateway.processes.registry import ProcessRegistry
+from gateway.processes.settings import ProcessSettings
+from gateway.retention import discard_old
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
@@ -42,6 +52,7 @@ if TYPE_CHECKING:
     from anyio.abc import SocketStream
 
     from gateway.agents.base import Agent, AgentEvent, Conversation
+    from gateway.channels.running import ChannelStatistics
 
 TOKEN: Final = "a-token-made-for-the-tests"
 KEY: Final = "agent:main:http::dm:alice::"
@@ -88,6 +99,8 @@ class RunningApi:
 
     state: State
     turns: Turns
+    pairing: Pairing
+    processes: ProcessRegistry
     clock: FakeClock
     agent: GatedAgent
     app: ASGIApp
@@ -130,8 +143,10 @@ async def running_api(
     http: Mapping[str, object] | None = None,
     turns: Mapping[str, object] | None = None,
     limits: RetentionLimits | None = None,
+    processes: Mapping[str, object] | None = None,
     grace_s: float = 5.0,
     gate_open: bool = True,
+    channels: Sequence[ChannelStatistics] = (),
 ) -> AsyncGenerator[RunningApi]:
     """Serve the API of a state directory on a free port.
 
@@ -147,12 +162,24 @@ async def running_api(
         await group.start(pipeline.run)
         stop, listener = anyio.Event(), bind(settings)
         kept = limits or RetentionLimits(90.0, 0)
-        discard = partial(discard_delivered, state.database, clock)
+        pairing = await Pairing.load(state.database, clock)
+        discard = partial(discard_old, state.database, clock, pairing)
+        delivery = Delivery(state.database, clock, DeliverySettings(), [])
+        chosen = ProcessSettings.model_validate(processes or {})
+        registry = ProcessRegistry(state.database, clock, chosen, state.path)
+        await registry.recover()
+        await group.start(registry.run)
+        access = Access(AccessSettings(), pairing, clock)
+        backgrounds = Backgrounds(registry, state.store, pipeline, clock)
+        commands = Commands(state.database, state.store, pipeline, backgrounds, clock)
         context = ApiContext(
+            door=Door(state.database, state.store, pipeline, access, commands, clock),
             turns=pipeline,
             store=state.store,
             database=state.database,
             watcher=ExpiryWatcher(state.store, state.database, clock, kept, discard),
+            pairing=pairing,
+            delivery=delivery,
             clock=clock,
             settings=settings,
             token=TOKEN,
@@ -160,14 +187,17 @@ async def running_api(
             started_at=clock.now(),
             stop=stop,
             agents=lambda: {AgentId("main"): agent.facts()},
+            channels=lambda: channels,
             servers=lambda: (),
             live=lambda: kept,
+            processes=registry,
             extra_status=lambda: {"processes": 0},
         )
         app, url = build_app(context), url_of(listener)
         headers = {"Authorization": f"Bearer {TOKEN}"}
         async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=5) as client:
-            api = RunningApi(state, pipeline, clock, agent, app, url, client, stop)
+            parts = (state, pipeline, pairing, registry, clock, agent)
+            api = RunningApi(*parts, app, url, client, stop)
 
             async def run() -> None:
                 await serve(app, settings, sockets=[listener], stop=stop, grace_s=grace_s)

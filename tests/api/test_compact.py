@@ -144,7 +144,7 @@ async def test_it_is_for_who_has_the_token_and_never_done_by_a_look(tmp_path: Pa
         look = await api.client.get(COMPACT)
 
         assert (stranger.status_code, look.status_code) == (401, 405)
-        assert api.turns.contexts.compactions == {}
+        assert api.turns.contexts.telling.compactions == {}
 
 
 async def test_where_it_is_switched_off_that_is_told(tmp_path: Path) -> None:

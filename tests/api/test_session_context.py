@@ -225,6 +225,7 @@ async def test_money_is_told_where_a_price_is_configured(tmp_path: Path) -> None
 
     assert plan["saved_usd"] == pytest.approx(plan["saved_tokens"] * 1.5 * 2 / 1_000_000)
     assert account["saved_usd"] == pytest.approx(plan["saved_usd"])
+    assert plan["saved_usd"] == round(plan["saved_usd"], 6)
     assert account["price_configured"] is True
     assert status["contexts"]["saved_usd"] == pytest.approx(plan["saved_usd"])
 
@@ -337,7 +338,7 @@ async def test_looking_writes_nothing_and_leaves_the_context_in_use_alone(tmp_pa
         assert first == second
         assert first["next_round"]["trimmed"] > 0
         assert api.state.database.statistics().transactions == transactions
-        assert api.turns.contexts.rounds == 0
+        assert api.turns.contexts.telling.rounds == 0
 
 
 async def test_what_was_said_is_shown_only_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ async def test_a_session_is_paused_and_resumed(tmp_path: Path) -> None:
         resumed = (await api.post(f"/v1/sessions/{KEY}/resume", {})).json()
 
     assert paused["suspended_at"] == "2026-01-01T00:00:00Z"
-    assert resumed == paused | {"suspended_at": None}
+    assert resumed == paused | {"suspended_at": None, "suspended_by": None}
 
 
 async def test_a_command_in_the_path_takes_no_fields(tmp_path: Path) -> None:

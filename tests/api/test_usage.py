@@ -51,6 +51,17 @@ async def test_what_a_message_used_is_shown_in_its_users_name(tmp_path: Path) ->
     assert by_user["total"] == by_model["total"]
 
 
+async def test_dollars_are_told_to_a_millionth_and_without_noise(tmp_path: Path) -> None:
+    async with running_api(tmp_path) as api:
+        for usd in (0.1, 0.1, 0.1, 0.000_000_4):
+            await _use(api, ANN, usd=usd)
+        shown = await _shown(api)
+        text = (await api.client.get(PATH)).text
+
+    assert shown["rows"][0]["usd"] == shown["total"]["usd"] == 0.3
+    assert text.count('"usd":0.3,') == 2
+
+
 async def test_sums_are_told_field_by_field(tmp_path: Path) -> None:
     async with running_api(tmp_path) as api:
         await _use(api, ANN, usd=0.5)

@@ -13,7 +13,7 @@ import anyio
 from typing_extensions import override
 
 from gateway.daemon import spare_the_collector
-from gateway.processes.registry import ProcessRegistry
+from gateway.processes.active import ActiveProcesses
 from tests.bench.report import Report, quantile, spread
 from tests.bench.states import SPREAD_S, opened, updated_at, write_state
 
@@ -71,7 +71,7 @@ async def measure(folder: Path, entries: int = ENTRIES) -> Report:
         store, lanes, dropped = state.store, set[str](), list[str]()
         os.sync()
         store.is_busy = lambda key: key in lanes
-        store.has_active_processes = ProcessRegistry().has_active_for_session
+        store.has_active_processes = ActiveProcesses(state.clock, 86_400.0).has_active_for_session
         store.on_dropped = lambda key, _: dropped.append(key)
         spare_the_collector()
         age = state.clock.now() - newest + timedelta(seconds=max_age_s)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cli.processes import gateway, running_gateway, terminal
+from tests.support.long_sessions import STARTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +20,18 @@ replies = [{lines}]
 
 [turns]
 grace_s = 0.1
+"""
+ASKING = f"""
+[agents.main]
+kind = "scripted"
+replies = ['!call box_add {{"a": 1, "b": 2}} && box_add {{"a": 3, "b": 4}}', "done"]
+
+[agents.main.tools]
+allow = ["*"]
+ask = ["box_add"]
+
+[tools.servers.box]
+{STARTED}
 """
 
 
@@ -61,9 +76,9 @@ def test_resets_and_pauses_are_told(tmp_path: Path) -> None:
 
     assert returned.status == 0
     assert returned.stdout.endswith("hello\n")
-    assert returned.stdout.count(f"gateway sessions undo {KEY}") == 1
+    assert returned.stdout.count("/undo brings the earlier one back") == 1
     assert while_paused.status == 1
-    assert while_paused.stdout.count(f"gateway sessions resume {KEY}") == 1
+    assert while_paused.stdout.count("The operator can let it go on.") == 1
     assert returned.stderr == while_paused.stderr == ""
 
 
@@ -116,6 +131,58 @@ def test_a_dialogue_goes_on_after_an_answer_is_no_longer_waited_for(tmp_path: Pa
         screen.type("\x04")
         assert screen.end() == 0
     assert listed.splitlines()[1].endswith("  busy")
+
+
+@pytest.mark.parametrize("dialogue", [False, True], ids=["one-message", "dialogue"])
+def test_a_yes_at_the_prompt_is_one_to_the_question_on_the_screen(
+    tmp_path: Path, *, dialogue: bool
+) -> None:
+    state = tmp_path / "state"
+    text = () if dialogue else ("add",)
+    with (
+        running_gateway(state, config=ASKING),
+        terminal("chat", "--chat-id", "ann", *text, "--state-dir", state) as screen,
+    ):
+        if dialogue:
+            screen.wait_for("> ")
+            screen.type("add\n")
+        asked = screen.wait_for("yes or no> ")
+        assert 'with {"a": 1, "b": 2}' in asked
+        number = asked.partition('Answer "yes ')[2][:4]
+        screen.type(f"perhaps\nyes {9_999 - int(number)}\n")
+        screen.wait_for("yes or no> ")
+        screen.wait_for("yes or no> ")
+        # The second yes is typed before there is anything that it could answer.
+        screen.type("y\nyes\n")
+        assert "box_add may be used (allowed by " in screen.wait_for('with {"a": 3, "b": 4}')
+        second = screen.wait_for("yes or no> ").partition('Answer "yes ')[2][:4]
+        screen.type("no\n")
+        shown = screen.wait_for("done\n")
+        assert "box_add was not used (refused by " in shown
+        if dialogue:
+            screen.wait_for("> ")
+            screen.type("\x04")
+        assert screen.end() == 0
+        said = gateway("transcript", "show", KEY, "--state-dir", state, "--json").document
+
+    results = [one["text"] for one in said["messages"] if one["role"] == "tool"]
+    assert results[0] == "3"
+    assert results[1].startswith("'box_add' was not run")
+    assert number != second
+
+
+def test_a_yes_with_the_number_is_taken_at_the_prompt_too(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=ASKING),
+        terminal("chat", "--chat-id", "ann", "add", "--state-dir", state) as screen,
+    ):
+        for _ in range(2):
+            number = screen.wait_for("yes or no> ").partition('Answer "yes ')[2][:4]
+            screen.type(f"Yes {number}\n")
+            screen.wait_for("box_add may be used (allowed by ")
+        screen.wait_for("done\n")
+        assert screen.end() == 0
 
 
 def test_a_table_at_a_terminal_is_ruled_and_folds_keys(tmp_path: Path) -> None:

@@ -15,7 +15,19 @@ from gateway.tools.settings import McpServerSettings
 from tests.config.values import leaves
 
 SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
-WITHOUT_DEFAULT = {"token", "routes", "by_platform", "by_chat_type", "cache", "servers"}
+WITHOUT_DEFAULT = {
+    *(
+        "token",
+        "routes",
+        "by_platform",
+        "by_chat_type",
+        "cache",
+        "servers",
+        "platforms",
+        "channels",
+    ),
+    *("cwd", "env", "secret_env", "runner"),
+}
 """Keys that TOML cannot express at their default: they stand there as examples."""
 
 
@@ -68,6 +80,10 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
     assert config.sessions.reset.by_chat_type
     assert set(config.tools.servers) == {"fetch", "search"}
+    assert set(config.channels) == {"loopback"}
+    assert config.processes.secret_env["DEPLOY_KEY"].credential == "deploy-key"
+    assert config.processes.runner is not None
+    assert set(config.access.platforms) == {"telegram", "telegram/my_bot"}
 
 
 def test_the_example_of_a_token_names_a_credential_of_the_unit(tmp_path: Path) -> None:

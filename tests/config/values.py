@@ -31,6 +31,9 @@ EVERY_TABLE: dict[str, Any] = {
             "search": {"url": "http://127.0.0.1:1/mcp", "headers": {"X-Key": {"env": "KEY"}}},
         }
     },
+    "channels": {"loopback": {"kind": "loopback", "path": "/run/loopback.sock"}},
+    "access": {"platforms": {"telegram": {}, "http/a": {"unknown": "pair"}}},
+    "processes": {"env": {"A": "b"}, "secret_env": {"C": {"env": "KEY"}}},
     "sessions": {
         "reset": {
             "by_platform": {"telegram": {"mode": "idle"}},
@@ -50,6 +53,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "default_agent": st.just("main"),
     "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
     "timezone": st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    "path": st.sampled_from(["loopback.sock", "/run/a b/ü.sock"]),
     "state_dir": st.sampled_from(["state", "/var/lib/x", "a b/ü", "./x/"]),
     "base_url": st.sampled_from(["https://example.org/v1", "http://127.0.0.1:1/v1"]),
     "model": st.text(min_size=1, max_size=256),
@@ -63,9 +67,11 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "head_chars": st.integers(0, 1_500),
     "tail_chars": st.integers(0, 1_500),
     "placeholder": st.text(max_size=30).map("[{}]".format),
-    "allow": st.lists(st.text(min_size=1), max_size=3),
-    "deny": st.lists(st.text(min_size=1), max_size=3),
-    "ask": st.lists(st.text(min_size=1), max_size=3),
+    "allow": st.lists(st.text().map("a{}*".format), max_size=3),
+    "deny": st.lists(st.text().map("d{}*".format), max_size=3),
+    "ask": st.lists(st.text().map("a{}*".format), max_size=3),
+    "turn_deadline_s": st.floats(400, 86_400),
+    "approval_timeout_s": st.floats(1, 200),
     "fallback": st.lists(st.sampled_from(["main", "gpt"]), max_size=2, unique=True),
     "cache": st.lists(
         st.fixed_dictionaries(
@@ -83,6 +89,9 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         max_size=3,
     ),
     "command": st.lists(st.sampled_from(["fetch", "a b", "ü"]), min_size=1),
+    "admins": st.lists(st.sampled_from(["telegram:12345", "matrix:@ann:example.org"])),
+    "allow_users": st.lists(st.sampled_from(["*", "12345", "ü"])),
+    "allow_chats": st.lists(st.sampled_from(["-100123", "a b"])),
     "inherit_env": st.lists(st.sampled_from(["PATH", "HOME"])),
     "cwd": st.sampled_from([".", "/a b"]),
     "url": st.sampled_from(["http://127.0.0.1:1/mcp", "https://example.org/mcp?x=1"]),
@@ -109,6 +118,7 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     tree: dict[str, Any] = {
         "agents": {name: dict(table) for name, table in EVERY_TABLE["agents"].items()},
         "tools": deepcopy(EVERY_TABLE["tools"]),
+        "channels": deepcopy(EVERY_TABLE["channels"]),
     }
     for path in draw(st.lists(st.sampled_from(leaves()), unique=True)):
         node = schema_of(GatewayConfig).at(path, EVERY_TABLE)

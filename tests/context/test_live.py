@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.context.estimate import estimate_context_chars, message_chars
-from gateway.context.live import NOTE_CHARS, shown, shrink
-from gateway.context.projection import project, tool_item
+from gateway.context.live import shown, shrink
+from gateway.context.projection import NOTE_CHARS, project, tool_item
 from gateway.context.settings import HardClearSettings, PruningSettings
 from gateway.model import Message, Projection, ProjectionMode, Role, ToolCall, TurnId
 from tests.context.conversations import RESULT_TEXTS, calls, context_of, result, says, user

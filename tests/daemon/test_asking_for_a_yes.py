@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +32,7 @@ Event = tuple[str, dict[str, Any]]
 
 @asynccontextmanager
 async def running(
-    path: Path, wire: str, *, timeout_s: float = 60
+    path: Path, wire: str, *, timeout_s: float = 60, grace_s: float = 5
 ) -> AsyncGenerator[tuple[Daemon, Upstream]]:
     """Run a daemon whose agent needs a yes for `box_add`."""
     async with upstream(FakeClock()) as fake:
@@ -39,6 +40,8 @@ async def running(
         config = f"""{agent(fake, "main", wire, ask=["box_a*"])}
 [turns]
 approval_timeout_s = {timeout_s}
+turn_deadline_s = 900
+grace_s = {grace_s}
 
 [tools.servers.{acting.SERVER}]
 {STARTED}
@@ -69,11 +72,12 @@ async def _events(lines: AsyncIterator[str]) -> AsyncIterator[Event]:
             yield name, orjson.loads(value)
 
 
-async def question(events: AsyncIterator[Event]) -> str:
-    """Return the question that the turn waits at."""
+async def question(events: AsyncIterator[Event]) -> tuple[str, str]:
+    """Return the question that the turn waits at, and what allows it."""
     async for name, data in events:
         if name == "delta" and data.get("question"):
-            return str(data["text"])
+            assert f'Answer "yes {data["number"]}" or "no"' in data["text"]
+            return str(data["text"]), f"yes {data['number']}"
     raise AssertionError("nothing was asked")
 
 
@@ -97,20 +101,26 @@ async def test_a_tool_runs_once_the_user_has_said_yes_in_the_chat_and_not_before
 ) -> None:
     async with running(tmp_path, wire) as (daemon, fake):
         async with streamed(daemon, ADD) as events:
-            asked = await question(events)
+            asked, yes = await question(events)
             assert "box_add" in asked
             assert '{"a": 2, "b": 40}' in asked or '{"a":2,"b":40}' in asked
             assert (await calls(daemon), len(fake.requests)) == (0, 1)
-            told = await daemon.say("yes")
+            # Without its number it is no answer; who does not stream reads the question here.
+            again = await daemon.say("yes")
+            assert again["status"] == "answered"
+            assert again["reply"].partition("\n")[0] == asked.partition("\n")[0]
+            assert yes in again["reply"]
+            assert (await calls(daemon), len(fake.requests)) == (0, 1)
+            told = await daemon.say(yes)
             assert (told["status"], told["duplicate"]) == ("answered", False)
             whole = await done(events)
         assert (await calls(daemon), len(fake.requests)) == (1, 2)
         said = await daemon.said(KEY)
 
     assert whole["status"] == "ok"
-    assert whole["reply"].endswith("box_add may be used.\n\nIt said: 42")
+    assert whole["reply"].endswith("box_add may be used (allowed by alice).\n\nIt said: 42")
     assert [text for role, text in said if role == "tool"] == ["42"]
-    assert ("user", "yes") not in said
+    assert [text for role, text in said if role == "user"] == [ADD]
 
 
 @WIRES
@@ -158,12 +168,32 @@ async def test_another_message_does_not_answer_a_question_and_gets_its_own_turn_
         anyio.create_task_group() as group,
         streamed(daemon, ADD) as events,
     ):
-        await question(events)
+        _, yes = await question(events)
         group.start_soon(ask_more)
         await daemon.until(lambda status: status["turns"]["waiting"] == 1)
         assert await calls(daemon) == 0
-        await daemon.say("yes")
+        await daemon.say(yes)
         whole = await done(events)
 
     assert whole["reply"].endswith("It said: 42")
     assert replies == ["pong"]
+
+
+async def test_a_stop_closes_an_open_question_and_the_turn_ends_long_before_the_grace(
+    tmp_path: Path,
+) -> None:
+    async with (
+        running(tmp_path, "openai", timeout_s=600, grace_s=600) as (daemon, _),
+        streamed(daemon, ADD) as events,
+    ):
+        await question(events)
+        daemon.signal(signal.SIGTERM)
+        whole = await done(events)
+        assert await daemon.ended() == 0
+
+        assert whole["status"] == "ok"
+        assert whole["reply"].endswith(
+            f"The gateway is stopping: box_add was not used.\n\nIt said: {REFUSED}"
+        )
+        (line,) = daemon.log.of("tool.approval")
+        assert (line["tool"], line["outcome"]) == ("box_add", "unanswered")

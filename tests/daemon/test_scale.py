@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from gateway.access.pairing import Pairing
 from gateway.agents.echo import EchoAgent
 from gateway.agents.settings import EchoSettings
 from gateway.clock import SystemClock
 from gateway.model import Inbound, SessionKey
-from gateway.processes.registry import ProcessRegistry
-from gateway.retention import discard_delivered
+from gateway.processes.active import ActiveProcesses
+from gateway.retention import discard_old
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
@@ -106,9 +107,9 @@ async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answe
 ) -> None:
     clock = SystemClock()
     _import(tmp_path / "state", clock.now())
-    processes = ProcessRegistry()
+    processes = ActiveProcesses(clock, 3_600.0)
     for number in ACTIVE:
-        processes.started(_key(number), f"process-{number}")
+        processes.begun(_key(number), f"process-{number}", clock.now())
     agents = {MAIN: EchoAgent(EchoSettings(), clock)}
     # Wired as the daemon wires them.
     with anyio.fail_after(30):
@@ -120,7 +121,8 @@ async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answe
             store.is_busy = turns.is_busy
             store.on_dropped = turns.forget
             store.has_active_processes = processes.has_active_for_session
-            discard = partial(discard_delivered, database, clock)
+            pairing = await Pairing.load(database, clock)
+            discard = partial(discard_old, database, clock, pairing)
             watcher = ExpiryWatcher(store, database, clock, RetentionLimits(90, 0), discard)
             assert len(store) == ENTRIES
             async with anyio.create_task_group() as group:

@@ -69,6 +69,7 @@ def entries(draw: st.DrawFn) -> SessionEntry:
         created_at=draw(INSTANTS),
         updated_at=draw(INSTANTS),
         suspended_at=draw(st.none() | INSTANTS),
+        suspended_by=draw(st.none() | CLEAN),
         source=source,
         display_name=draw(CLEAN),
         previous_session_id=draw(st.none() | IDS),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from gateway.durable.batch import Transaction
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
 
@@ -134,13 +135,49 @@ async def test_undo_goes_back_step_by_step(tmp_path: Path) -> None:
         assert state.store.get(KEY) == first
 
 
+async def test_an_earlier_conversation_is_gone_on_with_and_undo_leaves_it_again(
+    tmp_path: Path,
+) -> None:
+    async with open_state(tmp_path / "state") as state:
+        first = (await resolve(state.store)).entry
+        await state.store.reset(KEY)
+        third = await state.store.reset(KEY)
+
+        def switch(transaction: Transaction) -> SessionEntry:
+            return state.store.lifecycle.switch(transaction, KEY, first.session_id)
+
+        found = await state.database.write(switch)
+        assert found == replace(
+            first, previous_session_id=third.session_id, reset_reason="switched"
+        )
+        assert state.store.get(KEY) == found
+        with pytest.raises(ConflictError, match="no earlier conversation"):
+            await state.database.write(switch)
+        assert (await state.store.undo(KEY)).session_id == third.session_id
+
+
+async def test_a_conversation_of_another_key_cannot_be_gone_on_with(tmp_path: Path) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await state.store.create(entry("bob"))
+        bobs = entry("bob").session_id
+        await state.store.reset(key_of("bob"))
+        await resolve(state.store)
+
+        with pytest.raises(ConflictError, match="no earlier conversation"):
+            await state.database.write(
+                lambda transaction: state.store.lifecycle.switch(transaction, KEY, bobs)
+            )
+
+
 async def test_a_paused_session_stays_paused_when_it_goes_back(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
         await state.store.create(_used())
         await state.store.reset(KEY)
         await state.store.suspend(KEY)
 
-        assert await state.store.undo(KEY) == _used(suspended_at=START)
+        assert await state.store.undo(KEY) == replace(
+            _used(suspended_at=START), suspended_by="operator"
+        )
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -19,9 +20,10 @@ from gateway.sessions.policy import (
     daily_boundary,
     decide,
     is_active,
+    next_reset,
     policy_for,
 )
-from gateway.sessions.settings import ResetMode, ResetSettings
+from gateway.sessions.settings import ResetMode, ResetSettings, SessionSettings
 from tests.support.state import START, entry, key_of
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
@@ -41,6 +43,13 @@ def _active(_: SessionKey) -> bool:
 
 def _raising(_: SessionKey) -> bool:
     raise RuntimeError("the guard is broken")
+
+
+INSTANTS = st.datetimes(
+    datetime(2026, 1, 1),  # noqa: DTZ001 - in UTC by `timezones`
+    datetime(2027, 1, 1),  # noqa: DTZ001 - in UTC by `timezones`
+    timezones=st.just(UTC),
+)
 
 
 def _policy(mode: ResetMode) -> ResetPolicy:
@@ -133,6 +142,42 @@ def test_a_suspended_session_is_paused_and_never_reset(mode: ResetMode, guard: G
 
 
 @pytest.mark.parametrize("mode", ResetMode)
+@pytest.mark.parametrize(
+    ("by", "resumes", "action"),
+    [
+        ("user", True, Action.RESUME),
+        ("user", False, Action.PAUSED),
+        ("operator", True, Action.PAUSED),
+        ("restarts", True, Action.PAUSED),
+        (None, True, Action.PAUSED),
+    ],
+)
+def test_a_message_resumes_only_what_its_user_paused_and_only_if_told_to(
+    mode: ResetMode, by: str | None, *, resumes: bool, action: Action
+) -> None:
+    paused = entry(updated_at=START, suspended_at=START, suspended_by=by)
+    policy = replace(_policy(mode), message_resumes=resumes)
+
+    assert decide(paused, policy, NOW, _idle) == Decision(action)
+
+
+@pytest.mark.parametrize("mode", ResetMode)
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Europe/Berlin", "America/Santiago", "Australia/Lord_Howe"]
+)
+@given(last=INSTANTS, later=st.timedeltas(timedelta(0), timedelta(days=9)))
+def test_the_next_reset_is_when_the_next_message_is_the_first_to_reset(
+    mode: ResetMode, zone: str, last: datetime, later: timedelta
+) -> None:
+    one, policy = entry(updated_at=last), replace(_policy(mode), at_hour=0, zone=ZoneInfo(zone))
+
+    at = next_reset(one, policy, last)
+
+    resets = decide(one, policy, last + later, _idle).action is Action.RESET
+    assert resets == (at is not None and last + later >= at)
+
+
+@pytest.mark.parametrize("mode", ResetMode)
 def test_an_update_in_the_future_counts_as_now(mode: ResetMode) -> None:
     ahead = entry(updated_at=NOW + timedelta(days=400))
 
@@ -163,7 +208,7 @@ def test_overrides_win_field_by_field() -> None:
     minutes = timedelta(minutes=1)
 
     def policy(platform: str, chat_type: ChatType) -> ResetPolicy:
-        return policy_for(settings, SessionSource(platform, "c", chat_type))
+        return policy_for(SessionSettings(reset=settings), SessionSource(platform, "c", chat_type))
 
     assert policy("http", ChatType.DM) == ResetPolicy(ResetMode.IDLE, 10 * minutes, 1, tokyo)
     assert policy("http", ChatType.GROUP) == ResetPolicy(ResetMode.IDLE, 20 * minutes, 2, tokyo)
@@ -172,7 +217,7 @@ def test_overrides_win_field_by_field() -> None:
 
 
 def test_the_default_never_resets() -> None:
-    policy = policy_for(ResetSettings(), SessionSource("http", "c"))
+    policy = policy_for(SessionSettings(), SessionSource("http", "c"))
 
     assert decide(entry(updated_at=START - timedelta(days=999)), policy, NOW, _idle) == Decision(
         Action.CONTINUE

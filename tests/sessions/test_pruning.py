@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
 from gateway.errors import StorageFullError
-from gateway.processes.registry import ProcessRegistry
+from gateway.processes.active import ActiveProcesses
 from gateway.sessions.entry import encode_member
 from gateway.sessions.pruning import cutoff_at
 from gateway.sessions.recovery import SNAPSHOT
@@ -124,12 +124,12 @@ async def test_who_is_protected_stays_and_the_report_says_why(tmp_path: Path) ->
 async def test_a_callback_protects_by_session_key_and_never_by_session_id(
     tmp_path: Path, knows: str
 ) -> None:
-    processes = ProcessRegistry()
+    processes = ActiveProcesses(FakeClock(), 60.0)
     async with open_state(tmp_path / "state") as state:
         await create_all(state.store, [aged("working", 2 * DAY), aged("free", 2 * DAY)])
         working = entry("working")
         known = working.session_key if knows == "keys" else working.session_id
-        processes.started(known, "p1")  # type: ignore[arg-type]
+        processes.begun(known, "p1", START)  # type: ignore[arg-type]
         state.store.has_active_processes = processes.has_active_for_session
 
         await state.store.prune_old_entries(1)
@@ -138,11 +138,11 @@ async def test_a_callback_protects_by_session_key_and_never_by_session_id(
 
 
 async def test_a_process_that_ended_protects_no_longer(tmp_path: Path) -> None:
-    processes = ProcessRegistry()
+    processes = ActiveProcesses(FakeClock(), 60.0)
     async with open_state(tmp_path / "state") as state:
         await state.store.create(aged("working", 2 * DAY))
         state.store.has_active_processes = processes.has_active_for_session
-        processes.started(key_of("working"), "p1")
+        processes.begun(key_of("working"), "p1", START)
         assert (await state.store.prune_old_entries(1)).pruned == 0
         processes.ended(key_of("working"), "p1")
         assert (await state.store.prune_old_entries(1)).pruned == 1

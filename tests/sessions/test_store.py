@@ -129,9 +129,13 @@ async def test_suspending_keeps_everything_and_the_first_moment(tmp_path: Path) 
     clock = FakeClock()
     async with open_state(tmp_path / "state", clock) as state:
         await state.store.create(entry(turns=3))
-        assert await state.store.suspend(KEY) == entry(turns=3, suspended_at=START)
+        assert await state.store.suspend(KEY) == entry(
+            turns=3, suspended_at=START, suspended_by="operator"
+        )
         clock.step_wall(timedelta(days=1))
-        assert await state.store.suspend(KEY) == entry(turns=3, suspended_at=START)
+        assert await state.store.suspend(KEY) == entry(
+            turns=3, suspended_at=START, suspended_by="operator"
+        )
         assert (await resolve(state.store)).decision == Decision(Action.PAUSED)
         assert await state.store.resume(KEY) == entry(turns=3)
 

@@ -52,17 +52,22 @@ class Mailer:
         return Says((f"re: {users(messages)[-1]}",))
 
 
-async def question_of(ticket: Ticket, number: int = 1) -> str:
+async def question_of(ticket: Ticket, place: int = 1) -> Question:
     """Return the question that a turn waits at, the first or a later one."""
     with anyio.fail_after(5):
         async for piece in ticket.progress.deltas():
             if isinstance(piece, Question):
-                number -= 1
-                if number == 0:
+                place -= 1
+                if place == 0:
                     # What is shown comes right before the turn waits.
                     await anyio.wait_all_tasks_blocked()
                     return piece
     raise AssertionError("nothing was asked")
+
+
+async def yes_to(ticket: Ticket, place: int = 1) -> str:
+    """Return what allows what a turn asks for, once it asks."""
+    return f"yes {(await question_of(ticket, place)).number}"
 
 
 async def whole(ticket: Ticket) -> Reply:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gateway.agents.base import AgentFacts
 from gateway.agents.loop import ToolLoop
-from gateway.agents.scripted import Reply, ScriptedModel
+from gateway.agents.scripted import Reply, ScriptedModel, Step
 from gateway.agents.settings import AgentToolSettings
 from gateway.agents.tools import NoTools, Toolbox
 from gateway.clock import Clock, FakeClock
@@ -22,7 +22,6 @@ from gateway.transcripts.reading import messages_after
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.agents.scripted import Step
     from gateway.model import Summary
     from tests.support.turns import Bench
 
@@ -35,7 +34,7 @@ _QUESTION: Final = instruction(CompactionSettings()).partition("\n")[0]
 class Looped:
     """An agent whose model answers each request with what a function of it says.
 
-    The gateway's own questions are answered with `summary`, which is an error where it is one.
+    The gateway's own questions are answered with `summary`, which is raised where it is an error.
     """
 
     step: ReplyTo
@@ -43,7 +42,7 @@ class Looped:
     window_tokens: int = 200_000
     reserve_tokens: int = 1_000
     model: str = "looped"
-    summary: str | AgentError = "They talked."
+    summary: str | Step | Exception = "They talked."
     completes: bool = True
     clock: Clock = field(default_factory=FakeClock)
     settings: AgentToolSettings = field(default_factory=AgentToolSettings)
@@ -63,8 +62,11 @@ class Looped:
     def _step(self, messages: Sequence[Message]) -> Step:
         if messages[-1].text.startswith(_QUESTION):
             self.asked.append(tuple(messages))
-            if isinstance(self.summary, AgentError):
+            if isinstance(self.summary, Exception):
                 raise self.summary
+
+            if not isinstance(self.summary, str):
+                return self.summary
 
             return Reply((self.summary,), Usage(input_tokens=7, output_tokens=3))
 

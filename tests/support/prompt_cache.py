@@ -1,9 +1,10 @@
 """The prompt cache of a pretended provider: what a request reads, what it writes, what that costs.
 
 One rule counts tokens, so that all numbers agree: a text costs a token for each 4 characters begun,
-an image 1,600, a message 4 more, and each request `overhead_tokens` more, which stand before
-everything else. Time is the clock's monotonic one, taken when a request begins; an entry is gone
-once its lifetime has passed, to the second, and lives anew when it is read.
+or what another `Counting` says, an image 1,600, a message 4 more, and each request
+`overhead_tokens` more, which stand before everything else. Time is the clock's monotonic one, taken
+when a request begins; an entry is gone once its lifetime has passed, to the second, and lives anew
+when it is read.
 
 Knows no wire: `tests.support.wires`, above, makes a `Prompt` of a request.
 """
@@ -21,11 +22,41 @@ if TYPE_CHECKING:
 
 CHARS_PER_TOKEN: Final = 4
 IMAGE_TOKENS: Final = 1_600
-MESSAGE_TOKENS: Final = 4
 STEP_TOKENS: Final = 128
 """What the automatic cache rounds down to."""
 LOOK_BACK_BLOCKS: Final = 20
 """How many blocks the marked cache looks at, a mark's own among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """How a provider counts a text."""
+
+    chars: int = CHARS_PER_TOKEN
+    """So many characters ..."""
+    tokens: int = 1
+    """... are so many tokens, begun ones whole."""
+    wide: bool = False
+    """Whether each character beyond ASCII is a token by itself."""
+    message_tokens: int = 4
+    """What a message costs beside its text."""
+
+    def of(self, text: str) -> int:
+        """Return what a text costs."""
+        return self.of_chars(*self.chars_of(text))
+
+    def of_chars(self, plain: int, wide: int) -> int:
+        """Return the same of so many characters that are counted together, and by themselves."""
+        return -(-plain * self.tokens // self.chars) + wide
+
+    def chars_of(self, text: str) -> tuple[int, int]:
+        """Return how many characters of a text are counted together, and by themselves."""
+        plain = len(text.encode("ascii", "ignore")) if self.wide else len(text)
+        return plain, len(text) - plain
+
+
+OTHER_COUNTING: Final = Counting(33, 10, wide=True, message_tokens=20)
+"""Nothing like the gateway's own estimate: 3.3 characters a token, but for those beyond ASCII."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +74,13 @@ class CacheRules:
     write_1h_cost: float = 2.0
     overhead_tokens: int = 0
     """What each request costs beside its messages."""
+    counting: Counting = Counting()
+
+    def tokens(self, block: PromptBlock) -> int:
+        """Return what a piece of a prompt costs."""
+        text_tokens, begins = self.counting.of(block.text), block.begins_message
+        image_tokens = IMAGE_TOKENS * len(block.images)
+        return text_tokens + image_tokens + self.counting.message_tokens * begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +94,6 @@ class PromptBlock:
     begins_message: bool = False
     mark: str = ""
     """`5m` or `1h` where a mark stands on it."""
-
-    @property
-    def tokens(self) -> int:
-        """What it counts."""
-        text_tokens = -(-len(self.text) // CHARS_PER_TOKEN)
-        return text_tokens + IMAGE_TOKENS * len(self.images) + MESSAGE_TOKENS * self.begins_message
 
     @property
     def data(self) -> bytes:
@@ -119,7 +151,7 @@ class PromptCache:
 
     def count(self, prompt: Prompt) -> int:
         """Return the tokens of a request, serving nothing."""
-        return self.rules.overhead_tokens + sum(block.tokens for block in prompt.blocks)
+        return self.rules.overhead_tokens + sum(map(self.rules.tokens, prompt.blocks))
 
     def charge(self, prompt: Prompt, *, marked: bool) -> Charge:
         """Serve a request, of a cache that marks rule or of the automatic one."""
@@ -131,7 +163,7 @@ class PromptCache:
         Each mark finds the longest prefix kept that ends at it or at one of the 19 blocks before
         it. All that a mark stands on is kept from now on, if it is long enough.
         """
-        ends = list(_block_ends(prompt, self.rules.overhead_tokens))
+        ends = list(_block_ends(prompt, self.rules))
         marks = [place for place, block in enumerate(prompt.blocks) if block.mark]
         found = max((self._find(ends, mark) for mark in marks), default=-1)
         read = ends[found][0] if found >= 0 else 0
@@ -183,11 +215,11 @@ class PromptCache:
         return Charge(tokens, read, written, written_1h, cost)
 
 
-def _block_ends(prompt: Prompt, overhead_tokens: int) -> Iterator[tuple[int, bytes]]:
+def _block_ends(prompt: Prompt, rules: CacheRules) -> Iterator[tuple[int, bytes]]:
     """Yield for each block how many tokens end with it, and what they are."""
-    tokens, digest = overhead_tokens, prompt.place.encode()
+    tokens, digest = rules.overhead_tokens, prompt.place.encode()
     for block in prompt.blocks:
-        tokens += block.tokens
+        tokens += rules.tokens(block)
         digest = hashlib.blake2b(digest + b"\0" + block.data).digest()
         yield tokens, digest
 
@@ -196,7 +228,7 @@ def _steps(prompt: Prompt, rules: CacheRules) -> Iterator[tuple[int, bytes]]:
     """Yield the same for each 128 tokens, from the least that is kept on."""
     running = hashlib.blake2b(prompt.place.encode())
     tokens, next_step = 0, STEP_TOKENS
-    for more, data in _pieces(prompt, rules.overhead_tokens):
+    for more, data in _pieces(prompt, rules):
         running.update(data)
         tokens += more
         while tokens >= next_step:
@@ -205,20 +237,40 @@ def _steps(prompt: Prompt, rules: CacheRules) -> Iterator[tuple[int, bytes]]:
             next_step += STEP_TOKENS
 
 
-def _pieces(prompt: Prompt, overhead_tokens: int) -> Iterator[tuple[int, bytes]]:
+def _pieces(prompt: Prompt, rules: CacheRules) -> Iterator[tuple[int, bytes]]:
     """Yield the tokens of a prompt in lots, each with what it is; a text is cut at each step."""
-    yield overhead_tokens, b""
-    tokens = overhead_tokens
+    yield rules.overhead_tokens, b""
+    tokens = rules.overhead_tokens
     for block in prompt.blocks:
-        yield MESSAGE_TOKENS * block.begins_message, b"\0" + block.place
-        tokens += MESSAGE_TOKENS * block.begins_message
-        start = 0
-        while start < len(block.text):
-            room = STEP_TOKENS - tokens % STEP_TOKENS
-            text = block.text[start : start + room * CHARS_PER_TOKEN]
-            yield -(-len(text) // CHARS_PER_TOKEN), text.encode()
-            tokens += -(-len(text) // CHARS_PER_TOKEN)
-            start += len(text)
+        begins = rules.counting.message_tokens * block.begins_message
+        yield begins, b"\0" + block.place
+        tokens += begins
+        for more, text in _cut(block.text, rules.counting, tokens):
+            yield more, text.encode()
+            tokens += more
         for data in block.images:
             yield IMAGE_TOKENS, b"\0" + data.encode()
             tokens += IMAGE_TOKENS
+
+
+def _cut(text: str, counting: Counting, before: int) -> Iterator[tuple[int, str]]:
+    """Yield the pieces of a text with the tokens of each, all of them together those of the text.
+
+    Args:
+        text: All of it.
+        counting: What it costs.
+        before: How many tokens stand before it: a piece ends where the next step does.
+    """
+    start = tokens = plain = wide = 0
+    while start < len(text):
+        most = tokens + STEP_TOKENS - (before + tokens) % STEP_TOKENS
+        begun, counted = start, tokens
+        while start < len(text):
+            # No character costs more than a token; of those that cost none yet, one by one.
+            more = counting.chars_of(text[start : start + max(1, most - counted)])
+            after = counting.of_chars(plain + more[0], wide + more[1])
+            if after > most:
+                break
+            start, plain, wide, counted = start + sum(more), plain + more[0], wide + more[1], after
+        yield counted - tokens, text[begun:start]
+        tokens = counted

@@ -8,7 +8,16 @@ from typing import Any
 
 import anyio
 
-from gateway.model import ToolResult, ToolSpec
+from gateway.model import (
+    AgentId,
+    SessionId,
+    SessionKey,
+    SessionSource,
+    ToolCaller,
+    ToolResult,
+    ToolSpec,
+    TurnId,
+)
 
 Tool = Callable[..., Awaitable[str | ToolResult]]
 """Takes the arguments of a call by name."""
@@ -39,7 +48,9 @@ class TestToolbox:
     def needs_approval(self, name: str) -> bool:
         return name in self.asks
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
+    async def call(
+        self, name: str, arguments: Mapping[str, Any], *, caller: ToolCaller
+    ) -> ToolResult:
         self.called.append((name, arguments))
         self.running += 1
         self.most = max(self.most, self.running)
@@ -52,6 +63,16 @@ class TestToolbox:
         finally:
             self.running -= 1
         return ToolResult(result) if isinstance(result, str) else result
+
+
+CALLER = ToolCaller(
+    SessionKey("agent:main:http::dm:alice::"),
+    SessionId("s1"),
+    AgentId("main"),
+    SessionSource("http", "alice"),
+    TurnId("t1"),
+)
+"""Somebody who calls tools."""
 
 
 def spec(name: str, description: str = "") -> ToolSpec:

@@ -14,6 +14,7 @@ import anyio
 from gateway.clock import Clock, SystemClock
 from gateway.tools.settings import McpServerSettings, ToolsSettings
 from gateway.tools.toolbox import AgentToolbox, McpServers, open_servers
+from tests.support.toolbox import CALLER
 from tests.tools.fakes import Choice
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Running:
 
     async def call(self, tool: str, **arguments: Any) -> str:  # noqa: ANN401 - as a model gives them
         """Run a tool and return the text of its result."""
-        return (await self.box.call(f"{self.name}_{tool}", arguments)).text
+        return (await self.box.call(f"{self.name}_{tool}", arguments, caller=CALLER)).text
 
     def told(self) -> ServerStatistics:
         """Return its statistics."""

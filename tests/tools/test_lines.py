@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp import types
 
+from gateway.metering import TooManyValuesError
 from gateway.tools.lines import MAX_MENDED_BYTES, MAX_NOISE, MessageLines, UnusableOutputError
-from gateway.tools.metering import TooManyValuesError
 
 
 def answer(number: int, text: str) -> bytes:

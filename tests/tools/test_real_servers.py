@@ -20,6 +20,7 @@ from gateway.tools.connection import Target
 from gateway.tools.server import McpServer, ServerState
 from gateway.tools.toolbox import McpServers
 from tests.support.mcp_server import ODD_TEXT, PIXEL
+from tests.support.toolbox import CALLER
 from tests.tools.fakes import Choice
 from tests.tools.running import HttpServer, Running, http_server, is_gone, real, running, until
 
@@ -100,7 +101,7 @@ KINDS: Final = ("stdio", "http", "json")
 async def test_tools_are_told_and_run(shared: dict[str, Transport], kind: str) -> None:
     async with running(shared[kind].settings()) as server:
         specs = {spec.name: spec for spec in server.box.specs()}
-        picture = await server.box.call("odd_image", {})
+        picture = await server.box.call("odd_image", {}, caller=CALLER)
         texts = {
             "add": await server.call("add", a=2, b=40),
             "echo": await server.call("echo", text="\u202eodd 日本 👩\u200d👩"),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BROKE_OFF = "The tool server fake broke off the call: "
 NOT_KNOWN = "Whether the tool did its work is not known."
+NOT_BEGUN = "The call waited 5 seconds for its turn at the tool server fake and was not begun."
 NOT_RUNNING = "The tool server fake is not running. Please try again later."
 
 
@@ -326,22 +327,55 @@ async def test_so_many_calls_run_at_once_and_the_others_wait() -> None:
     assert server.statistics().calls == 7
 
 
-async def test_waiting_for_a_place_counts_as_waiting_for_an_answer() -> None:
+async def test_a_call_that_gets_no_place_in_time_is_told_as_not_begun() -> None:
     fake, clock = FakeServer(call_gate=anyio.Event()), FakeClock()
-    results: list[ToolResult] = []
+    results: list[str] = []
 
     async def call() -> None:
-        results.append(await server.call("echo", {}))
+        results.append((await server.call("echo", {})).text)
 
     async with (
         running(fake, clock, max_parallel=1, call_timeout_s=5.0) as server,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(call)
-        tasks.start_soon(call)
+        fake.list_gate = anyio.Event()
+        for _ in range(3):
+            tasks.start_soon(call)
         await clock.advance(5)
+        told = server.statistics()
 
-    assert ["no answer within 5 seconds" in result.text for result in results] == [True, True]
+    begun = f"The tool gave no answer within 5 seconds; the call was cancelled. {NOT_KNOWN}"
+    assert sorted(results) == [NOT_BEGUN, NOT_BEGUN, begun]
+    assert (told.calls, told.failures, told.timeouts, fake.cancelled) == (3, 3, 1, 1)
+
+
+async def test_a_call_that_waits_too_long_for_the_server_was_not_begun_and_is_no_fault_of_it() -> (
+    None
+):
+    fake, clock = FakeServer(), FakeClock()
+    async with running(fake, clock, call_timeout_s=5.0) as server:
+        lose(fake)
+        fake.list_gate = anyio.Event()
+        await clock.advance(SHORTEST_PAUSE_S)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clock.advance, 5)
+            result = await server.call("echo", {})
+        told = server.statistics()
+
+    assert result.text == NOT_BEGUN
+    assert (told.failures, told.timeouts, told.state) == (1, 0, ServerState.STARTING)
+
+
+async def test_a_call_that_a_server_has_forgotten_and_does_not_get_again_was_not_begun() -> None:
+    fake, clock = FakeServer(answers=[SessionEndedError("forgotten")]), FakeClock()
+    async with running(fake, clock, call_timeout_s=5.0) as server:
+        fake.start_gate = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(clock.advance, 5)
+            result = await server.call("echo", {})
+        told = server.statistics()
+
+    assert (result.text, told.timeouts) == (NOT_BEGUN, 0)
 
 
 @pytest.mark.parametrize(

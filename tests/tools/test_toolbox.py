@@ -14,12 +14,15 @@ from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
 from gateway.model import ToolResult
 from gateway.settings import SecretSource
-from gateway.tools.server import McpServer, ServerState
+from gateway.tools.server import LOOK_PAUSE_S, McpServer, ServerState
 from gateway.tools.settings import McpServerSettings, ToolsSettings
-from gateway.tools.toolbox import McpServers, open_servers
+from gateway.tools.toolbox import READY_WAIT_S, McpServers, open_servers
+from tests.support.toolbox import CALLER
 from tests.tools.fakes import Choice, FakeServer, target, tool
+from tests.tools.running import until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from gateway.agents.tools import Toolbox
@@ -134,7 +137,7 @@ async def test_a_call_reaches_the_tool_by_its_own_name() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.run)
         await clock.advance(0)
-        result = await box.call("files_Files_Read", {"path": "x"})
+        result = await box.call("files_Files_Read", {"path": "x"}, caller=CALLER)
         tasks.cancel_scope.cancel()
 
     assert result == ToolResult("Files.Read {'path': 'x'}")
@@ -143,7 +146,7 @@ async def test_a_call_reaches_the_tool_by_its_own_name() -> None:
 @pytest.mark.parametrize("name", ["web_get", "files_nothing", "", "files_rm", "\u202e" * 500])
 async def test_a_tool_that_was_not_given_cannot_be_called(name: str) -> None:
     box = servers_with(**FILES_AND_WEB).toolbox_for(Choice(allow=("files_*",), deny=("files_rm",)))
-    result = await box.call(name, {})
+    result = await box.call(name, {}, caller=CALLER)
 
     assert result.text.startswith("There is no tool named ")
     assert len(result.text) < 160
@@ -227,6 +230,116 @@ def test_a_missing_sdk_is_told_with_the_command_that_installs_it() -> None:
 
     assert done.stdout.startswith("tools.servers: the mcp SDK cannot be imported (")
     assert done.stdout.strip().endswith("pip install session-gateway[mcp]")
+
+
+async def test_a_silent_server_is_waited_for_a_short_while_and_named() -> None:
+    silent = ["/bin/sh", "-c", "cat > /dev/null"]
+    table = {"command": silent, "start_timeout_s": 300.0}
+    settings = ToolsSettings.model_validate({"servers": {"a": table, "b": {"command": ["/no"]}}})
+    clock = FakeClock()
+    came_up: list[float] = []
+
+    async def come_up() -> None:
+        async with open_servers(settings, clock) as servers:
+            came_up.append(clock.monotonic())
+            states.extend(one.state for one in servers.statistics())
+
+    states: list[ServerState] = []
+    began = clock.monotonic()
+    with capture_logs() as logs, anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(come_up)
+            await until(lambda: "tools.server_failed" in [line["event"] for line in logs])
+            await clock.advance(READY_WAIT_S - 0.1)
+            assert came_up == []
+            await clock.advance(0.1)
+            await until(lambda: came_up)
+
+    assert came_up == [began + READY_WAIT_S]
+    assert states[0] is ServerState.STARTING
+    assert [line for line in logs if line["event"] == "tools.still_starting"] == [
+        {
+            "event": "tools.still_starting",
+            "log_level": "warning",
+            "servers": ["a"],
+            "waited_s": READY_WAIT_S,
+        }
+    ]
+
+
+async def test_the_tools_of_a_server_that_comes_later_are_offered_then() -> None:
+    fake, clock = FakeServer([tool("read")], start_gate=anyio.Event()), FakeClock()
+    server = McpServer(target("files", start_timeout_s=60.0), fake.connect, clock)
+    servers = McpServers([server])
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.run)
+            tasks.start_soon(clock.advance, READY_WAIT_S)
+            await servers.settle(clock)
+            box = servers.toolbox_for(Choice())
+            before = list(box.specs())
+            assert fake.start_gate is not None
+            fake.start_gate.set()
+            await clock.advance(0)
+            after = [spec.name for spec in box.specs()]
+            tasks.cancel_scope.cancel()
+
+    assert (before, after) == ([], ["files_read"])
+
+
+def _unused(logs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    found = [line for line in logs if line["event"] == "tools.pattern_unused"]
+    return [(line["list"], line["pattern"]) for line in found]
+
+
+async def test_patterns_that_match_no_tool_are_told_once_all_servers_are_up_and_once() -> None:
+    files = FakeServer([tool("read.me"), tool("write")])
+    web = FakeServer([tool("get")], start_gate=anyio.Event())
+    clock = FakeClock()
+    made = [
+        McpServer(target("files"), files.connect, clock),
+        McpServer(target("web"), web.connect, clock),
+    ]
+    servers = McpServers(made)
+    one = Choice(
+        allow=("FILES_*", "web_get", "webget"),
+        deny=("files_read.me", "files_rm"),
+        ask=("files_read_me", "*_post", "files_rm"),
+    )
+    async with anyio.create_task_group() as tasks:
+        with capture_logs() as logs:
+            for server in made:
+                tasks.start_soon(server.run)
+            tasks.start_soon(servers.tell_unused_patterns)
+            servers.toolbox_for(one)
+            servers.toolbox_for(Choice(allow=("webget",)))
+            await clock.advance(0)
+            assert _unused(logs) == []
+            assert web.start_gate is not None
+            web.start_gate.set()
+            await clock.advance(0)
+            told = _unused(logs)
+            files.tools.pop()
+            assert files.watch is not None
+            files.watch.look()
+            await clock.advance(LOOK_PAUSE_S)
+            servers.toolbox_for(Choice(allow=("webget", "late_*")))
+        tasks.cancel_scope.cancel()
+
+    assert told == [
+        ("allow", "webget"),
+        ("deny", "files_rm"),
+        ("ask", "*_post"),
+        ("ask", "files_rm"),
+    ]
+    assert _unused(logs) == [*told, ("allow", "late_*")]
+
+
+def test_where_there_is_no_server_every_pattern_is_told() -> None:
+    with capture_logs() as logs:
+        McpServers(()).toolbox_for(Choice(allow=("files_*",)))
+
+    assert _unused(logs) == [("allow", "files_*")]
 
 
 async def test_it_comes_up_although_no_server_does_and_tries_them_again() -> None:

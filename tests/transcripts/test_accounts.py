@@ -10,11 +10,15 @@ from hypothesis import given
 from hypothesis import settings as running
 from hypothesis import strategies as st
 
+from gateway.agents.base import AgentFacts
 from gateway.clock import FakeClock
+from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
+from gateway.context.window import room_chars
 from gateway.durable.database import Database
 from gateway.model import SessionId, clean_text
 from gateway.transcripts import accounts
 from gateway.transcripts.accounts import ContextAccount
+from gateway.turns.preparing import needed_tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -260,7 +264,7 @@ def test_a_provider_that_counts_nonsense_bends_the_rate_within_bounds(tokens: in
         assert 0.25 <= rate <= 8
     assert account.tokens(9_000_000) == tokens
     assert account.tokens(0) >= 0
-    assert account.guarding_tokens(10_000) >= 7_000
+    assert needed(account, 10_000) >= 7_000
 
 
 @given(NUMBERS, NUMBERS, st.floats(0.25, 8), NUMBERS, st.integers(0, 10**7), st.integers(0, 10**7))
@@ -268,7 +272,7 @@ def test_any_account_that_was_stored_can_go_on(
     last: int, overhead: int, rate: float, weight: int, tokens: int, estimated: int
 ) -> None:
     account = ContextAccount("m", last, overhead, rate, weight)
-    assert min(account.tokens(estimated), account.guarding_tokens(estimated)) >= 0
+    assert min(account.tokens(estimated), needed(account, estimated)) >= 0
 
     after = _counted(account, tokens, estimated)
     assert 0.25 <= after.tokens_per_estimate <= 8
@@ -277,17 +281,57 @@ def test_any_account_that_was_stored_can_go_on(
     assert abs(after.tokens(estimated) - tokens) <= 16
 
 
+@given(CONSTANTS, st.floats(0.5, 4), st.integers(4, 24), st.integers(10, 200))
+def test_two_counts_of_one_conversation_tell_what_a_message_costs(
+    constant: int, rate: float, each: int, fewer: int
+) -> None:
+    account = ContextAccount("m", 0, 0, rate, 30_000)
+    estimated, messages = 20_000, 50 + fewer
+    tokens = round(constant + rate * estimated + each * messages)
+    account = replace(
+        account, request_tokens=tokens, overhead_tokens=tokens - round(rate * estimated)
+    )
+    less = round(constant + rate * 9_000 + each * (messages - fewer))
+
+    assert account.message_tokens(less, 9_000, fewer) == pytest.approx(each, abs=0.3)
+    gone = account.without_messages(40, each)
+    assert account.tokens(estimated) - gone.tokens(estimated) == min(
+        40 * each, max(0, account.overhead_tokens)
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fewer", "told"),
+    [
+        pytest.param(9_000, 9, 4, id="too-few-messages"),
+        pytest.param(0, 100, 24, id="nonsense"),
+        pytest.param(10**9, 100, 4, id="more-than-the-whole"),
+    ],
+)
+def test_what_no_message_costs_is_not_believed(tokens: int, fewer: int, told: int) -> None:
+    account = ContextAccount().with_request("m", tokens=20_000, estimated=20_000, verdict="")
+
+    assert account.message_tokens(tokens, 9_000, fewer) == told
+    assert ContextAccount().message_tokens(tokens, 9_000, fewer) == 4
+
+
+def needed(account: ContextAccount, estimated: int) -> int:
+    """Return what of a large window a request of an estimated size surely takes."""
+    facts = AgentFacts("m", 10**9, reserve_tokens=0)
+    return needed_tokens(account, facts, CHARS_PER_TOKEN_ESTIMATE * estimated)
+
+
 def test_what_guards_a_window_counts_what_the_provider_counts_and_never_much_less() -> None:
     chinese, sparing = ContextAccount(), ContextAccount()
     for estimated in range(2_000, 22_000, 2_000):
         chinese = _counted(chinese, 600 + 4 * estimated, estimated)
         sparing = _counted(sparing, 0.3 * estimated, estimated)
 
-    assert 4 * 10_000 <= chinese.guarding_tokens(10_000) <= 1.1 * (600 + 4 * 10_000)
-    assert chinese.guarding_tokens(50_000) >= 0.95 * 4 * 50_000
-    assert sparing.guarding_tokens(10_000) == 7_000
+    assert 4 * 10_000 <= needed(chinese, 10_000) <= 1.1 * (600 + 4 * 10_000)
+    assert needed(chinese, 50_000) >= 0.95 * 4 * 50_000
+    assert needed(sparing, 10_000) == 7_000
     assert sparing.guarding_rate == 0.7
-    assert ContextAccount().guarding_tokens(10_000) == 10_000
+    assert needed(ContextAccount(), 10_000) == 10_000
 
 
 @given(CONSTANTS, RATES, st.integers(1_000, 100_000), st.integers(0, 200_000))
@@ -299,11 +343,14 @@ def test_room_found_at_the_guarding_rate_is_filled_by_no_more_than_fits(
     for share in (0.5, 1):
         size = round(share * estimated)
         account = _counted(account, constant + rate * size, size)
-    window = 2 * account.guarding_tokens(own) + 1_000
-    room = (window - account.guarding_tokens(own)) / account.guarding_rate
+    window = 2 * needed(account, own) + 1_000
+    facts = AgentFacts("m", window, reserve_tokens=0)
+    own_chars = CHARS_PER_TOKEN_ESTIMATE * own
+    room = room_chars(window, 0, needed_tokens(account, facts, own_chars), account.guarding_rate)
+    room //= CHARS_PER_TOKEN_ESTIMATE
 
     if own + room <= estimated:
-        assert account.tokens(own + int(room)) <= window + 2
+        assert account.tokens(own + room) <= window + 2
 
 
 def test_another_model_counts_anew() -> None:

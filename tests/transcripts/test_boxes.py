@@ -111,7 +111,7 @@ async def test_a_second_run_is_noted_for_its_message_alone(tmp_path: Path) -> No
             await database.write(lambda tx, n=number: inbox.accept(tx, inbox_row(n)))  # type: ignore[misc]
         again = replace(inbox_row(1), recoveries=1)
         for _ in range(2):
-            await database.write(lambda tx: inbox.note_recovery(tx, again))
+            await database.write(lambda tx: inbox.note_begun(tx, again))
 
         assert [one.recoveries for one in await database.read(inbox.unfinished)] == [1, 0]
 

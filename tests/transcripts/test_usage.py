@@ -101,15 +101,14 @@ async def test_every_sum_is_that_of_its_calls(
     async with Database.open(path, FakeClock()) as database:
         for session, agent, user, calls in turns:
             await count(database, *calls, session=session, agent=agent, user=user)
-            if all(one.usage is None for one, _ in calls):
-                continue
             for one, price in calls:
+                if one.usage is None:
+                    continue
                 day = one.started_at.date().isoformat()
                 for by, name in zip(UsageBy, (day, agent, one.model, user), strict=True):
                     expected[by][name] += 1
-                counted = one.usage.total_tokens if one.usage else 0
-                sessions[session] += counted
-                tokens, usd = tokens + counted, usd + (price or 0)
+                sessions[session] += one.usage.total_tokens
+                tokens, usd = tokens + one.usage.total_tokens, usd + (price or 0)
                 unpriced += price is None
 
         for by in UsageBy:
@@ -165,14 +164,15 @@ async def test_of_an_agent_that_never_counts_nothing_is_written(tmp_path: Path) 
         assert await by_session(database) == await on_day(database) == Spent()
 
 
-async def test_a_call_without_a_count_beside_counted_ones_has_no_tokens_and_no_price(
+async def test_a_call_without_a_count_is_left_out_whenever_the_others_are_stored(
     tmp_path: Path,
 ) -> None:
     async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
         await count(database, call(), call(None, usd=None))
+        await count(database, call(None, usd=None))
 
-        assert await names(database, UsageBy.DAY) == [(DAY, 2)]
-        assert await on_day(database) == Spent(COUNTED.total_tokens, 1.0, 1)
+        assert await names(database, UsageBy.DAY) == [(DAY, 1)]
+        assert await on_day(database) == Spent(COUNTED.total_tokens, 1.0, 0)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["account-first", "usage-first"])

@@ -86,7 +86,7 @@ async def test_all_turns_but_the_latest_are_summarised_and_the_next_request_uses
     agent = Waits()
     posted: list[tuple[str, str, ContextMeasurement]] = []
     async with running_turns(tmp_path / "state", agent) as bench:
-        bench.turns.contexts.post = lambda *one: posted.append(one)
+        bench.turns.contexts.telling.post = lambda *one: posted.append(one)
         await talk(bench)
         before = bench.entry()
         assert before.cache_touched_at is not None
@@ -114,7 +114,7 @@ async def test_all_turns_but_the_latest_are_summarised_and_the_next_request_uses
         ((key, session_id, told),) = posted
         assert (key, session_id) == (after.session_key, after.session_id)
         assert (told.tokens, told.source) == (summary.tokens_after, ContextSource.ESTIMATE)
-        assert bench.turns.contexts.compactions == {"done": 1}
+        assert bench.turns.contexts.telling.compactions == {"done": 1}
         assert not bench.turns.is_busy(key_of())
 
         reply = await bench.say("g")
@@ -211,7 +211,7 @@ async def test_while_a_turn_runs_or_waits_it_is_refused(tmp_path: Path) -> None:
         await anyio.wait_all_tasks_blocked()
         await compact(bench)
         # Those that were refused were none.
-        assert bench.turns.contexts.compactions.total() == 1
+        assert bench.turns.contexts.telling.compactions.total() == 1
 
 
 async def test_messages_that_come_meanwhile_wait_and_are_answered_with_the_summary(
@@ -334,7 +334,7 @@ async def test_the_entry_shows_the_smaller_size_once_the_watcher_has_written_it(
     async with running_turns(tmp_path / "state", Waits()) as bench:
         state, limits = bench.state, RetentionLimits(90, 0)
         watcher = ExpiryWatcher(state.store, state.database, bench.clock, limits, discard)
-        bench.turns.contexts.post = watcher.post_context
+        bench.turns.contexts.telling.post = watcher.post_context
         async with anyio.create_task_group() as group:
             await group.start(watcher.run)
             await talk(bench)

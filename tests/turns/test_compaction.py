@@ -121,7 +121,7 @@ async def test_at_the_window_the_oldest_turns_give_way_to_a_summary(tmp_path: Pa
         assert (summary.text, summary.agent, summary.model) == (SUMMARY, "main", "played")
         assert summary.tokens_before > 5_000 > 2 * summary.tokens_after
         assert summary.tokens_after == reply.context.tokens
-        assert bench.turns.contexts.compactions == {"done": 1}
+        assert bench.turns.contexts.telling.compactions == {"done": 1}
         (told,) = [line for line in logs if line["event"] == "context.compacted"]
         assert (told["turns"], told["tokens_after"]) == (6, summary.tokens_after)
         assert SUMMARY not in str(logs)
@@ -195,7 +195,7 @@ async def test_a_summary_that_is_none_changes_nothing_says_so_and_costs_nobody_a
         assert (reply.status, reply.context.turns_left_out) == ("ok", 3)
         assert [text[0] for text in users(agent.contexts[-1])] == list("defghij")
         assert await summaries_of(bench) == []
-        assert bench.turns.contexts.compactions == {"failed": 1}
+        assert bench.turns.contexts.telling.compactions == {"failed": 1}
         (told,) = [line for line in logs if line["event"] == "context.compaction_failed"]
         assert told["reason"].startswith(reason)
         assert told["model_calls"] == calls
@@ -226,7 +226,7 @@ async def test_a_window_too_small_to_ask_for_a_summary_leaves_turns_out(tmp_path
         assert [one.status for one in replies] == ["ok"] * 4
         assert replies[-1].context.turns_left_out == 2
         assert agent.asked == []
-        assert bench.turns.contexts.compactions == {"failed": 1}
+        assert bench.turns.contexts.telling.compactions == {"failed": 1}
         (told,) = [line for line in logs if line["event"] == "context.compaction_failed"]
         assert told["reason"].startswith("the summary has no room: a request for it takes")
 
@@ -244,7 +244,7 @@ async def test_where_nothing_is_summarised_turns_are_left_out(
 
         assert (reply.status, reply.context.turns_left_out) == ("ok", 3)
         assert letters.agent.asked == []
-        assert bench.turns.contexts.compactions == {}
+        assert bench.turns.contexts.telling.compactions == {}
 
 
 async def test_what_a_summary_costs_is_counted_and_never_the_size_of_the_context(
@@ -253,7 +253,7 @@ async def test_what_a_summary_costs_is_counted_and_never_the_size_of_the_context
     letters = Letters()
     posted: list[ContextMeasurement] = []
     async with running_turns(tmp_path / "state", letters.agent) as bench:
-        bench.turns.contexts.post = lambda _key, _session_id, one: posted.append(one)
+        bench.turns.contexts.telling.post = lambda _key, _session_id, one: posted.append(one)
         await letters.fill(bench)
         before, rows = bench.entry(), len(await calls_made(bench, "purpose"))
         bench.turns.contexts.settings = ContextSettings.model_validate(
@@ -330,7 +330,7 @@ async def test_a_summary_takes_the_projections_of_its_turns_with_it(tmp_path: Pa
     }
     async with running_turns(tmp_path / "state", letters.agent) as bench:
         bench.turns.contexts.settings = ContextSettings.model_validate({"pruning": values})
-        bench.turns.contexts.events.subscribe(ContextPruned, rounds.append)
+        bench.turns.contexts.telling.events.subscribe(ContextPruned, rounds.append)
         for _ in range(4):
             await bench.say("read 3000")
         await bench.clock.advance(300)

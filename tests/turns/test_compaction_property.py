@@ -137,7 +137,7 @@ class Played:
     def _changed(self) -> tuple[int, ...]:
         assert self.bench is not None
         contexts = self.bench.turns.contexts
-        return contexts.rounds, contexts.compactions["done"]
+        return contexts.telling.rounds, contexts.telling.compactions["done"]
 
     def _step(self, messages: Sequence[Message]) -> Step:
         """Check a request, and answer it by chance."""
@@ -215,8 +215,8 @@ async def test_whatever_happens_requests_fit_and_are_as_the_ones_before(
             for _ in range(played.chance.randint(1, 12)):
                 await played.turn(bench)
                 turns += 1
-            played.seen["refused"] += bench.turns.contexts.compactions["failed"]
-            played.seen["done"] += bench.turns.contexts.compactions["done"]
+            played.seen["refused"] += bench.turns.contexts.telling.compactions["failed"]
+            played.seen["done"] += bench.turns.contexts.telling.compactions["done"]
 
     seen = played.seen
     assert min(seen["done"], seen["refused"], seen["extended"], seen["ok"]) >= 3, seen

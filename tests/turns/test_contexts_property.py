@@ -169,7 +169,7 @@ async def test_what_was_sent_stays_as_it_was_over_rounds_and_restarts(
         async with running_turns(tmp_path / "state", played.agent, clock=played.clock) as bench:
             played.seen["restarts"] += 1
             bench.turns.contexts.settings = played.settings()
-            bench.turns.contexts.events.subscribe(ContextPruned, played.rounds.append)
+            bench.turns.contexts.telling.events.subscribe(ContextPruned, played.rounds.append)
             for _ in range(played.chance.randint(1, 8)):
                 await played.turn(bench)
                 turns += 1

@@ -334,7 +334,8 @@ async def test_names_that_stand_for_nobody_new_are_skipped(
     async with running_turns(tmp_path / "state", agents) as bench:
         fall_back(bench, *others)
 
-        assert await say(bench) == ("failed", "outage!", "second", [("main", "outage")])
+        passed_over = [("main", "outage"), ("second", "rate_limit")]
+        assert await say(bench) == ("failed", "outage!", "second", passed_over)
         assert asked == ["main", "second"]
 
 

@@ -14,12 +14,12 @@ from gateway.turns.settings import TurnSettings
 A, B = SessionKey("a"), SessionKey("b")
 
 
-def _lanes(clock: FakeClock | None = None, **settings: int) -> Lanes[str]:
-    return Lanes(TurnSettings(**settings), clock or FakeClock())
+def _lanes(clock: FakeClock | None = None, **settings: object) -> Lanes[str]:
+    return Lanes(TurnSettings.model_validate(settings), clock or FakeClock())
 
 
 def _enter(lanes: Lanes[str], key: SessionKey, item: str) -> bool:
-    lanes.reserve(key)
+    lanes.reserve(key, "u")
     return lanes.join(key, item)
 
 
@@ -37,7 +37,7 @@ def test_a_lane_is_busy_from_the_reservation_until_its_worker_found_nothing() ->
     lanes = _lanes()
     assert not lanes.is_busy(A)
 
-    lanes.reserve(A)
+    lanes.reserve(A, "u")
     assert lanes.is_busy(A)
     assert not lanes.has_turn(A)
 
@@ -64,8 +64,8 @@ def test_items_leave_in_the_order_they_came() -> None:
 def test_a_released_place_leaves_nothing_behind() -> None:
     lanes = _lanes()
 
-    lanes.reserve(A)
-    lanes.release(A)
+    lanes.reserve(A, "u")
+    lanes.release(A, "u")
 
     assert not lanes.is_busy(A)
     assert lanes.waiting == 0
@@ -80,7 +80,7 @@ def test_a_session_takes_one_running_item_and_so_many_behind_it(behind: int) -> 
         _enter(lanes, A, "waits")
 
     with pytest.raises(BusyError) as caught:
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
 
     assert caught.value.caller_limit
     assert lanes.waiting == behind
@@ -94,7 +94,7 @@ def test_an_item_that_has_not_begun_is_not_counted_as_behind_itself(behind: int)
         _enter(lanes, A, "waits for a slot")
 
     with pytest.raises(BusyError):
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
 
     assert lanes.waiting == 1 + behind
 
@@ -109,21 +109,21 @@ def test_a_turn_that_ended_is_not_counted_as_running_while_the_next_waits_for_a_
     _enter(lanes, A, "waits behind it")
 
     with pytest.raises(BusyError):
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
 
 
 def test_the_gateway_takes_so_many_waiting_items_over_all_sessions() -> None:
     lanes = _lanes(max_waiting=2)
     _enter(lanes, A, "1")
-    lanes.reserve(B)
+    lanes.reserve(B, "u")
 
     with pytest.raises(BusyError) as caught:
-        lanes.reserve(SessionKey("c"))
+        lanes.reserve(SessionKey("c"), "u")
 
     assert not caught.value.caller_limit
     assert not lanes.is_busy(SessionKey("c"))
     assert lanes.next(A) == "1"
-    lanes.reserve(SessionKey("c"))
+    lanes.reserve(SessionKey("c"), "u")
 
 
 def test_what_a_restart_found_is_let_in_beyond_every_bound() -> None:
@@ -140,28 +140,28 @@ async def test_a_minute_of_messages_may_come_at_once_and_refills_evenly() -> Non
     clock = FakeClock()
     lanes = _lanes(clock, messages_per_minute=3)
     for _ in range(3):
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
 
     with pytest.raises(BusyError) as caught:
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
     assert caught.value.caller_limit
     assert caught.value.retry_after_s == pytest.approx(20)
-    lanes.reserve(B)
+    lanes.reserve(B, "u")
 
     with anyio.fail_after(5):
         await clock.advance(19.9)
         with pytest.raises(BusyError):
-            lanes.reserve(A)
+            lanes.reserve(A, "u")
         await clock.advance(0.2)
-    lanes.reserve(A)
+    lanes.reserve(A, "u")
     with pytest.raises(BusyError):
-        lanes.reserve(A)
+        lanes.reserve(A, "u")
 
 
 async def test_a_forgotten_key_has_its_whole_minute_again() -> None:
     lanes = _lanes(messages_per_minute=1)
-    lanes.reserve(A)
+    lanes.reserve(A, "u")
 
     lanes.forget(A)
 
-    lanes.reserve(A)
+    lanes.reserve(A, "u")

@@ -80,7 +80,7 @@ async def test_a_provider_that_has_less_room_than_was_told_is_asked_once_more_af
         (summary,) = await summaries_of(bench)
         assert reply.context.turns_left_out == summary.turns > 0
         assert [line["event"] for line in logs].count("context.compacted") == 1
-        assert bench.turns.contexts.compactions == {"done": 1}
+        assert bench.turns.contexts.telling.compactions == {"done": 1}
         purposes = [purpose for (purpose,) in await calls_made(bench, "purpose")]
         assert purposes == [*["turn"] * 4, "compaction", "turn"]
         # Its provider is in order.

@@ -89,7 +89,7 @@ async def test_a_round_is_done_once_the_cache_has_run_out_and_stays(tmp_path: Pa
     agent = agent_of(provider)
     posted: list[tuple[SessionKey, SessionId, ContextMeasurement]] = []
     async with running_turns(tmp_path / "state", agent, clock=clock) as bench:
-        bench.turns.contexts.post = lambda *one: posted.append(one)
+        bench.turns.contexts.telling.post = lambda *one: posted.append(one)
         await read_forty(bench)
         whole = agent.contexts[-1]
         await clock.advance(TTL_S - 1)
@@ -207,7 +207,7 @@ async def test_a_reset_after_a_round_leaves_the_new_session_untouched(tmp_path: 
 
     agent = PlayedAgent(play, context_window_tokens=300_000, reserve_tokens=10_000)
     async with running_turns(tmp_path / "state", agent, clock=clock) as bench:
-        bench.turns.contexts.post = lambda *one: posted.append(one)
+        bench.turns.contexts.telling.post = lambda *one: posted.append(one)
         await read_forty(bench)
         old = bench.entry().session_id
         await clock.advance(TTL_S)
@@ -232,8 +232,8 @@ async def test_subscribers_are_told_of_a_round_and_one_that_fails_harms_nothing(
         raise RuntimeError("broken")
 
     async with running_turns(tmp_path / "state", agent_of(provider), clock=clock) as bench:
-        bench.turns.contexts.events.subscribe(ContextPruned, fail)
-        leave = bench.turns.contexts.events.subscribe(ContextPruned, told.append)
+        bench.turns.contexts.telling.events.subscribe(ContextPruned, fail)
+        leave = bench.turns.contexts.telling.events.subscribe(ContextPruned, told.append)
         await read_forty(bench)
         await clock.advance(TTL_S)
         assert (await bench.say("cold")).status == "ok"
@@ -272,7 +272,7 @@ async def test_the_account_tells_what_was_saved_and_what_became_of_each_call(
         assert abs(account.saved_usd - account.saved_tokens * 3 / 1e6) < 1e-9
         assert (verdicts[0], verdicts[-1]) == ("cold_start", "ttl_expiry")
         assert set(verdicts[1:-1]) == {"prefix_change"}  # this provider has no cache
-        assert bench.turns.contexts.verdicts["ttl_expiry"] == 1
+        assert bench.turns.contexts.telling.verdicts["ttl_expiry"] == 1
         assert account.cache_verdict == "ttl_expiry"
 
 

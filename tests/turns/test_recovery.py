@@ -11,7 +11,7 @@ import pytest
 from gateway.agents.scripted import Hang
 from gateway.clock import FakeClock
 from gateway.errors import UnavailableError
-from gateway.turns.pipeline import STOPPING
+from gateway.turns.owed import STOPPING
 from gateway.turns.running import GIVEN_UP
 from tests.support.state import START, key_of
 from tests.support.turns import Gate, PlayedAgent, echo, reply_of, running_turns, scripted

@@ -105,7 +105,7 @@ async def test_a_message_to_a_paused_session_is_answered_with_the_way_out_and_no
         reply = await reply_of(ticket)
 
         assert (reply.status, ticket.duplicate, reply.turn_id) == ("paused", False, "")
-        assert f"gateway sessions resume {key}" in reply.text
+        assert reply.text.endswith("The operator can let it go on.")
         assert bench.entry() == paused
         assert (await bench.count("inbox"), await bench.count("outbox")) == (0, 1)
         assert len(await bench.said()) == 2
@@ -145,7 +145,7 @@ async def test_an_idle_session_starts_anew_with_the_next_message_and_says_so(
         assert reply.reset is not None
         assert (reply.reset.reason, reply.reset.previous_session_id) == ("idle", first.session_id)
         assert reply.text.startswith("(This is a new conversation: nothing was said here")
-        assert f"gateway sessions undo {reply.session_key}" in reply.text
+        assert "/undo brings the earlier one back" in reply.text
         assert reply.text.endswith("re: good morning")
         assert [m.text for m in agent.contexts[-1]] == ["good morning"]
         assert (await bench.say("and now")).reset is None

@@ -187,7 +187,7 @@ async def test_a_dry_run_tells_what_the_next_turn_does(
         # The requests of `answer` all began at the start.
         await bench.clock.advance(idle_s)
         told: list[ContextPruned] = []
-        bench.turns.contexts.events.subscribe(ContextPruned, told.append)
+        bench.turns.contexts.telling.events.subscribe(ContextPruned, told.append)
         before = await look_at(bench, agent)
         planned = before.next_round
 
@@ -198,7 +198,7 @@ async def test_a_dry_run_tells_what_the_next_turn_does(
         if decision is not None:
             assert planned.decision is decision
         assert to_be_sent(before) == [message_chars(one) for one in agent.contexts[-1][:-1]]
-        done = bench.turns.contexts
+        done = bench.turns.contexts.telling
         assert done.rounds == (planned.decision in {Decision.PRUNE, Decision.FORCED})
         assert (done.pruned["trim"], done.pruned["clear"]) == (planned.trimmed, planned.cleared)
         assert done.saved_tokens == planned.saved_tokens
@@ -235,7 +235,7 @@ async def test_looking_changes_neither_the_database_nor_the_contexts_in_use(tmp_
         assert first.next_round is not None
         assert first.next_round.trimmed + first.next_round.cleared > 0
         assert bench.state.database.statistics().transactions == transactions
-        assert bench.turns.contexts.rounds == 0
+        assert bench.turns.contexts.telling.rounds == 0
         assert await bench.count("projections") == 0
 
 

@@ -78,7 +78,7 @@ async def test_a_summary_that_fails_for_an_outage_is_told_and_tried_with_the_nex
         assert (reply.status, reply.text) == ("failed", f"{failure}!")
         assert (len(agent.sent), len(agent.asked)) == (9, 1)
         assert await bench.count("projections") == 0
-        assert bench.turns.contexts.compactions == {"failed": 1}
+        assert bench.turns.contexts.telling.compactions == {"failed": 1}
         # It is the same provider that would answer.
         assert bench.turns.answering.breakers.resting() == {MAIN: 5}
 
@@ -192,7 +192,7 @@ async def test_who_stands_in_is_sent_the_same_and_leaves_nothing_behind_but_its_
         assert stood_in.context.window_tokens == 5_500
         # What has no room there is no reason to make a conversation smaller.
         assert (too_much.status, too_much.text) == ("failed", "outage!")
-        assert too_much.fallbacks == (Fallback("main", "outage"),)
+        assert too_much.fallbacks == (Fallback("main", "outage"), Fallback("second", "overflow"))
         assert len(second.sent) == 1
         assert second.asked == []
         assert await bench.count("projections") == 0

@@ -38,7 +38,13 @@ ALL = {
     "session_users": 0,
     "usage": 0,
     "inbox": 0,
+    "broken_starts": 0,
+    "processes": 0,
     "outbox": 6,
+    "outbox_chats": 0,
+    "pairing_requests": 0,
+    "pairing_locks": 0,
+    "paired_users": 0,
 }
 
 
@@ -63,7 +69,7 @@ def ruin_snapshot(path: Path) -> None:
 
 def ruin_both_snapshots(path: Path) -> None:
     for name in ("sessions.json", "sessions.json.prev"):
-        overwrite(path / name, 300, b"#####")
+        overwrite(path / name, (path / name).read_bytes().index(b'"turns":'), b"#####")
 
 
 def drop_both_snapshots(path: Path) -> None:

@@ -16,7 +16,8 @@ from gateway.agents.command import CommandAgent, command_of
 from gateway.agents.settings import CommandSettings
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError
-from gateway.model import Message, Role, TurnId
+from gateway.model import Message, Role, ToolCaller, TurnId
+from tests.support.toolbox import CALLER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ class Talk:
     said: Sequence[Message]
     cache_key: str = "0123abcd"
     spent_tokens: int = 0
+    caller: ToolCaller = CALLER
 
     async def messages(self) -> Sequence[Message]:
         return self.said

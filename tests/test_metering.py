@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tools.metering import MAX_VALUES, TooManyValuesError, ValueMeter
+from gateway.metering import MAX_VALUES, TooManyValuesError, ValueMeter
 
 JSON = st.recursive(
     st.one_of(st.none(), st.integers(0, 9), st.text(alphabet='a,[{"\\\n', max_size=8)),

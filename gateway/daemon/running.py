@@ -1,8 +1,9 @@
-"""The composition root: opens every part in order, runs it, and stops it in reverse.
+"""The daemon from its start to its end.
 
-Nothing else knows how the parts are wired. Three task groups, each around the next: keepers (the
-watcher, the storage guard, the watchdog), turns, intake. A stop goes the other way: no new message,
-running turns get their grace, then the watcher drains, then the store writes its last snapshot.
+Three task groups, each around the next: keepers (the watcher, the storage guard, the watchdog,
+processes, delivery), turns with the channels, intake. A stop goes the other way: no new message,
+running turns get their grace, what they answered is sent, then the watcher drains, then the store
+writes its last snapshot.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,17 +21,11 @@ import anyio
 from starlette.types import ASGIApp
 
 from gateway import __version__
-from gateway.agents.base import Agent
-from gateway.agents.registry import open_agents
-from gateway.api.agents import facts_of
-from gateway.api.app import build_app
-from gateway.api.context import ApiContext
 from gateway.api.server import bind, serve, url_of
-from gateway.api.token import TOKEN, bearer_token, try_command
-from gateway.clock import Clock, SystemClock
-from gateway.config import GatewayConfig, Routes, changed_live, check_here, with_live
-from gateway.durable.database import Database
-from gateway.durable.directory import StateDirectory, hold
+from gateway.api.token import TOKEN, try_command
+from gateway.clock import SystemClock
+from gateway.config import changed_live, check_here, with_live
+from gateway.daemon.parts import app_of, open_parts
 from gateway.errors import (
     ConfigurationError,
     ExitCode,
@@ -40,58 +34,19 @@ from gateway.errors import (
     StorageFullError,
     gateway_errors,
 )
-from gateway.log import configure, get_logger, set_level
-from gateway.model import AgentId
-from gateway.processes.registry import ProcessRegistry
-from gateway.retention import discard_delivered
-from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
-from gateway.sessions.store import SessionStore
+from gateway.log import configure, get_logger
 from gateway.systemd import Notifier
-from gateway.tools.toolbox import McpServers, open_servers
-from gateway.turns.pipeline import Turns
-from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 
-    from gateway.config import Loaded
+    from gateway.config import GatewayConfig, Loaded
+    from gateway.daemon.parts import Parts
 
-DATABASE: Final = "gateway.db"
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 REPLY_TIMEOUT_S: Final = 2.0
 """How long the server may go on sending replies once the turns have ended."""
-
-
-@dataclass(slots=True)
-class Parts:
-    """The open parts of a gateway, and the configuration in force."""
-
-    config: GatewayConfig
-    clock: Clock
-    directory: StateDirectory
-    database: Database
-    store: SessionStore
-    processes: ProcessRegistry
-    agents: Mapping[AgentId, Agent]
-    """Those that are open."""
-    turns: Turns
-    watcher: ExpiryWatcher
-    token: str
-    servers: McpServers = field(default_factory=lambda: McpServers(()))
-    """Where tools come from."""
-    url: str = ""
-    stopping: bool = False
-
-    def reconfigure(self, config: GatewayConfig) -> None:
-        """Apply a configuration whose differences can all be applied live."""
-        self.config = config
-        set_level(config.log.level)
-        self.store.snapshots.configure(config.store)
-        self.watcher.limits = _limits(config)
-        routes = Routes(config.routes, config.default_agent)
-        self.turns.budgets.settings = config.budgets
-        self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +92,10 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
         AlreadyRunningError: a daemon, or another command, holds it.
     """
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
-        parts = await _open(stack, _hold(stack, config, clock), config, clock, {})
+        parts = await open_parts(stack, config, SystemClock(), answers=False)
+        await parts.processes.load()
         await parts.turns.load_unanswered()
-        yield Offline(_app(parts, anyio.Event()), parts.token)
+        yield Offline(app_of(parts, anyio.Event()), parts.token)
 
 
 async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
@@ -151,21 +106,19 @@ async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
         last.callback(_ignore_signals)
         async with AsyncExitStack() as stack:
             _check_here(loaded)
-            directory = _hold(stack, config, clock)
-            servers = await stack.enter_async_context(open_servers(config.tools, clock))
-            opening = open_agents(config.agents, clock, servers.toolbox_for)
-            agents = await stack.enter_async_context(opening)
-            parts = await _open(stack, directory, config, clock, agents)
-            parts.servers = servers
+            parts = await open_parts(stack, config, clock, answers=True)
             listener = bind(config.http)
             stack.callback(listener.close)
             parts.url = url_of(listener)
+            await parts.processes.recover()
             await parts.turns.recover()
             spare_the_collector()
             async with anyio.create_task_group() as keepers:
                 keepers.start_soon(_guard_storage, parts)
                 await keepers.start(parts.watcher.run)
                 keepers.start_soon(_feed_watchdog, parts, notifier)
+                await keepers.start(parts.delivery.run)
+                await keepers.start(parts.processes.run)
                 signals = last.enter_context(anyio.open_signal_receiver(*SIGNALS))
                 await _serve(parts, listener, notifier, partial(_heed, signals, reload=reload))
                 keepers.cancel_scope.cancel()
@@ -182,12 +135,14 @@ async def _serve(
     grace_s = parts.config.turns.grace_s
     async with anyio.create_task_group() as turns:
         await turns.start(parts.turns.run)
+        await turns.start(parts.followers.run)
+        turns.start_soon(parts.channels.run, parts.door.receive, parts.delivery.reached)
         async with anyio.create_task_group() as intake:
             intake.start_soon(heed, parts, notifier, stop)
             intake.start_soon(_wind_down, parts, notifier, stop, turns_ended)
             _announce(parts, notifier)
             await serve(
-                _app(parts, stop),
+                app_of(parts, stop),
                 parts.config.http,
                 sockets=[listener],
                 stop=stop,
@@ -196,6 +151,7 @@ async def _serve(
             )
             await turns_ended.wait()
             intake.cancel_scope.cancel()
+        turns.cancel_scope.cancel()
 
 
 async def _wind_down(
@@ -215,6 +171,8 @@ async def _wind_down(
     )
     with parts.clock.move_on_after(grace_s):
         await parts.turns.drain()
+    # Channels take no message any more, and still send what is answered by now.
+    await parts.delivery.drain()
     parts.turns.stop()
     turns_ended.set()
 
@@ -304,81 +262,6 @@ def _announce(parts: Parts, notifier: Notifier) -> None:
     if parts.config.http.token is None:
         token = parts.directory.path.absolute() / TOKEN
         get_logger().info("gateway.try", command=try_command(parts.url, token))
-
-
-def _hold(stack: AsyncExitStack, config: GatewayConfig, clock: Clock) -> StateDirectory:
-    """Take the state directory, before anything is started that another daemon may have."""
-    return stack.enter_context(
-        hold(
-            config.state_dir,
-            started_at=clock.now(),
-            dashboard_group_id=dashboard_group_id(config.store),
-        )
-    )
-
-
-async def _open(
-    stack: AsyncExitStack,
-    directory: StateDirectory,
-    config: GatewayConfig,
-    clock: Clock,
-    agents: Mapping[AgentId, Agent],
-) -> Parts:
-    """Open what is on disk, in order; the stack closes it in reverse."""
-    token = bearer_token(config.http, directory.path)
-    discard_leftovers(directory)
-    database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
-    store = await stack.enter_async_context(
-        SessionStore.open(directory, database, clock, config.store)
-    )
-    processes = ProcessRegistry()
-    routes = Routes(config.routes, config.default_agent)
-    turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
-    turns.contexts.settings = config.context
-    turns.budgets.settings = config.budgets
-    turns.answering.fallbacks = {
-        AgentId(name): [AgentId(other) for other in agent.fallback]
-        for name, agent in config.agents.items()
-    }
-    store.is_busy = turns.is_busy
-    store.on_dropped = turns.forget
-    store.has_active_processes = processes.has_active_for_session
-    discard = partial(discard_delivered, database, clock)
-    watcher = ExpiryWatcher(store, database, clock, _limits(config), discard)
-    turns.contexts.post = watcher.post_context
-    return Parts(
-        config, clock, directory, database, store, processes, agents, turns, watcher, token
-    )
-
-
-def _app(parts: Parts, stop: anyio.Event) -> ASGIApp:
-    return build_app(
-        ApiContext(
-            turns=parts.turns,
-            store=parts.store,
-            database=parts.database,
-            watcher=parts.watcher,
-            clock=parts.clock,
-            settings=parts.config.http,
-            token=parts.token,
-            started_at=parts.clock.now(),
-            version=__version__,
-            stop=stop,
-            agents=lambda: facts_of(parts.config.agents, parts.agents),
-            servers=parts.servers.statistics,
-            live=lambda: parts.watcher.limits,
-            extra_status=lambda: {
-                "url": parts.url,
-                "state_dir": str(parts.directory.path),
-                "processes": len(parts.processes),
-                "stopping": parts.stopping,
-            },
-        )
-    )
-
-
-def _limits(config: GatewayConfig) -> RetentionLimits:
-    return RetentionLimits(config.session_store_max_age_days, config.session_store_max_entries)
 
 
 def _check_here(loaded: Loaded) -> None:

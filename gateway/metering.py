@@ -17,14 +17,15 @@ _STRING: Final = re.compile(rb'"[^"\n]*"?')
 
 
 class TooManyValuesError(ValueError):
-    """The message has too many values."""
+    """The message has too many values; the text says how many are too many."""
 
 
 class ValueMeter:
     """Counts in one stream of bytes."""
 
-    def __init__(self) -> None:
-        """Start at the beginning of a message."""
+    def __init__(self, max_values: int = MAX_VALUES) -> None:
+        """Start at the beginning of a message, which may have so many values."""
+        self._max_values = max_values
         self._values = 0
         self._carry = b""
 
@@ -34,13 +35,13 @@ class ValueMeter:
         No string of JSON goes over a line end, so that a stray quote hides one line at most.
 
         Raises:
-            TooManyValuesError: The message has more than `MAX_VALUES`.
+            TooManyValuesError: The message has more than it may have.
         """
         text = (self._carry + data).replace(b"\\\\", b"").replace(b'\\"', b"")
         outside = _STRING.sub(b"", text)
         self._values += sum(map(outside.count, (b",", b"[", b"{", b"\n")))
-        if self._values > MAX_VALUES:
-            raise TooManyValuesError(f"a message of more than {MAX_VALUES:,} values")
+        if self._values > self._max_values:
+            raise TooManyValuesError(f"a message of more than {self._max_values:,} values")
 
         in_string = text.count(b'"', text.rfind(b"\n") + 1) % 2
         self._carry = b'"' * in_string + b"\\" * text.endswith(b"\\")

@@ -1,0 +1,139 @@
+"""The contract between the gateway and a platform.
+
+A channel is one account on one platform. Messages in: each is acknowledged to the platform only
+once the gateway has stored or refused it. Messages out: `send` shows one, or says as exactly as the
+platform allows what became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import ExitCode, GatewayError
+from gateway.model import SessionSource
+
+if TYPE_CHECKING:
+    from gateway.model import Inbound
+
+
+class ChannelError(GatewayError):
+    """The connection to the platform is lost, or cannot be had."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class SendError(GatewayError):
+    """The platform did not take a message, or nobody knows whether it did."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after_s: float | None = None,
+        ambiguous: bool = False,
+    ) -> None:
+        """Say what may be done about it.
+
+        Args:
+            message: Why, for the operator; never the text of the message itself.
+            retryable: Whether the same message may be taken another time.
+            retry_after_s: How long the platform asks to be left alone, in seconds.
+            ambiguous: Whether the message may have been shown all the same.
+        """
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.ambiguous = ambiguous
+        super().__init__(message)
+
+
+class NotConnectedError(SendError):
+    """The platform cannot be reached: nothing was sent, and it does not count as a try."""
+
+    def __init__(self, message: str | None = None) -> None:
+        """Take the first sentence of the docstring where no message is given."""
+        super().__init__(message or "the platform cannot be reached", retryable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """One message to be shown."""
+
+    target: SessionSource
+    """Where: chat, thread and, of a direct chat without an id of its own, the user."""
+    text: str
+    """Never blank, at most `max_text_chars` of the channel."""
+    delivery_id: str
+    """Stays the same however often this message is sent."""
+    reply_to: str = ""
+    """The platform's id of the message that it answers; empty: of none."""
+    repeat: bool = False
+    """Whether it may have been sent before; unless the channel is idempotent, the text says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a message that was handed in; either way the gateway is done with it."""
+
+    accepted: bool = True
+    """Whether it is stored; False: it was refused, and left no trace."""
+    text: str = ""
+    """What the channel tells the sender at once; empty: nothing."""
+
+
+Receive = Callable[["Inbound"], Awaitable[Receipt]]
+"""Hands a message to the gateway, and returns once it is stored or refused.
+
+Raises a GatewayError where it could be neither: the platform is not told that it came, so that it
+is handed over again.
+"""
+
+
+class Channel(Protocol):
+    """One account on a platform."""
+
+    @property
+    def platform(self) -> str:
+        """The platform's name; sources of its messages bear it."""
+        ...
+
+    @property
+    def account(self) -> str:
+        """The name of the account's table; sources of its messages bear it."""
+        ...
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the same delivery id, sent twice, is shown once."""
+        ...
+
+    @property
+    def max_text_chars(self) -> int:
+        """The longest text that `send` takes, in code points; at least 256."""
+        ...
+
+    async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
+        """Hand over messages until cancelled; of one chat in their order.
+
+        Args:
+            receive: Takes a message. Only once it has returned is the platform told.
+            ready: Called each time the platform can be reached, or can be again.
+
+        Raises:
+            ChannelError: the connection is lost; whoever runs the channel runs it again later.
+
+        Cancellation: leaves no message acknowledged that was not stored.
+        """
+        ...
+
+    async def send(self, outbound: Outbound) -> str:
+        """Show a message; return the platform's id of it. May be called while `run` is not.
+
+        Raises:
+            SendError: it was not shown, or may not have been.
+
+        Cancellation: whether it was shown is not known then.
+        """
+        ...

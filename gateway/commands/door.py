@@ -1,0 +1,281 @@
+"""The one way in for messages: authorised first, then a command or a turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from gateway.access.deciding import CommandScope, Standing, commands_allowed, may_command
+from gateway.channels.base import Receipt
+from gateway.clock import Clock
+from gateway.commands.carrying_out import Asked, Commands, Effect
+from gateway.commands.parsing import Name, parse
+from gateway.errors import (
+    BusyError,
+    ForbiddenError,
+    GatewayError,
+    RefusedError,
+    UnavailableError,
+)
+from gateway.log import get_logger
+from gateway.model import AgentId, Inbound, SessionKey, TurnId
+from gateway.sessions.history import stamp
+from gateway.sessions.key import parse_key
+from gateway.sessions.store import SessionStore
+from gateway.transcripts import outbox
+from gateway.transcripts.inbox import InboxRow, Origin
+from gateway.turns.acceptance import before
+from gateway.turns.records import COMMAND, PAUSED, encode_reply, reply_without_turn
+from gateway.turns.ticket import Progress, Reply, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.access.gate import Access
+    from gateway.commands.parsing import Typed
+    from gateway.durable.batch import Transaction
+    from gateway.durable.database import Database
+    from gateway.turns.pipeline import Turns
+
+FORBIDDEN: Final = "You may not write here."
+CUT_OFF: Final = "The command was cut off. Please look whether it was carried out."
+ADMINS_ONLY: Final = "Only admins may command the session of somebody else, in a direct chat."
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command and its answer, stored in one commit."""
+
+    store: SessionStore
+    inbound: Inbound
+    agent: AgentId
+    key: SessionKey
+    turn_id: TurnId
+    effect: Effect
+    clock: Clock
+
+    def run(self, transaction: Transaction) -> Reply | None:
+        """Do it and store the answer; None where the message came before."""
+        inbound, key = self.inbound, self.key
+        if inbound.message_id and before(transaction, key, inbound.message_id) is not None:
+            return None
+
+        text = self.effect.stage(transaction)
+        at = stamp(self.clock.now())
+        entry = self.store.find_staged(key)
+        row = InboxRow(
+            turn_id=self.turn_id,
+            session_key=key,
+            message_id=inbound.message_id or self.turn_id,
+            agent=self.agent,
+            source=inbound.source,
+            text=inbound.text,
+            reset=None,
+            accepted_at=at,
+        )
+        reply = reply_without_turn(key, entry, text, COMMAND, self.turn_id)
+        outbox.add(transaction, row, reply=encode_reply(reply), at=at)
+        return reply
+
+
+class Door:
+    """Takes every message, whatever channel it comes by."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SessionStore,
+        turns: Turns,
+        access: Access,
+        commands: Commands,
+        clock: Clock,
+    ) -> None:
+        """Stand before the parts of one gateway."""
+        self._database = database
+        self._store = store
+        self._turns = turns
+        self.access = access
+        """Who may write here."""
+        self._commands = commands
+        self._clock = clock
+        self._under_way: dict[tuple[SessionKey, str], Ticket] = {}
+        """Commands that are carried out, by message."""
+        self.on_ticket: Callable[[Inbound, Ticket], None] = lambda _inbound, _ticket: None
+        """Called for each message of a channel that will be answered."""
+        self.counts: Counter[str] = Counter()
+        """Commands carried out since the start, by name."""
+
+    async def submit(self, inbound: Inbound) -> Ticket:
+        """Take a message and return the ticket of what answers it.
+
+        Durability: on return the message survives power loss and will be answered; a command is
+        carried out, and survives as well.
+        Cancellation: what is being stored is stored, and answered without the caller as well.
+
+        Raises:
+            ForbiddenError: the sender may not write here; nothing was stored.
+            BadRequestError: the message is empty, too long, or asks for an agent that is not there.
+            BusyError: a bound is reached; nothing was stored.
+            StorageFullError: no space; nothing was stored.
+        """
+        admission = await self.access.admit(inbound)
+        if admission.standing is Standing.STRANGER:
+            raise ForbiddenError(admission.text or FORBIDDEN)
+
+        return await self._take(inbound, admission.standing)
+
+    async def receive(self, inbound: Inbound) -> Receipt:
+        """Take a message of a channel, which sends the reply from the outbox; see `submit`.
+
+        Raises:
+            GatewayError: it could be neither stored nor refused; it has to come again.
+        """
+        admission = await self.access.admit(inbound)
+        if admission.standing is Standing.STRANGER:
+            return Receipt(accepted=False, text=admission.text or "")
+
+        try:
+            ticket = await self._take(inbound, admission.standing)
+        except RefusedError as error:
+            return Receipt(accepted=False, text=str(error))
+
+        self.on_ticket(inbound, ticket)
+        reply = ticket.progress.known_reply
+        if reply is not None and reply.status == PAUSED:
+            return Receipt(accepted=False, text=reply.text)
+
+        before = "" if ticket.duplicate or not ticket.ahead else waiting_text(ticket.ahead)
+        return Receipt(text=before)
+
+    async def _take(self, inbound: Inbound, standing: Standing) -> Ticket:
+        typed = parse(inbound.text) if commands_allowed(inbound, standing) else None
+        if typed is None:
+            return await self._turns.submit(inbound)
+
+        return await self._command(typed, inbound, standing)
+
+    async def _command(self, typed: Typed, inbound: Inbound, standing: Standing) -> Ticket:
+        inbound, agent, key = self._turns.place(inbound)
+        ticket = Ticket(self._turns.new_turn_id(), Progress())
+        place = (key, inbound.message_id or ticket.turn_id)
+        if place in self._under_way:
+            return replace(self._under_way[place], duplicate=True)
+
+        self._under_way[place] = ticket
+        try:
+            # What is done must be told to who runs turns, also where the caller has left.
+            with anyio.CancelScope(shield=True):
+                answered = await self._carried_out(typed, inbound, standing, agent, key, ticket)
+        except GatewayError as error:
+            ticket.progress.fail(error)
+            raise
+        finally:
+            ticket.progress.fail(UnavailableError(CUT_OFF))
+            del self._under_way[place]
+        return answered
+
+    async def _carried_out(
+        self,
+        typed: Typed,
+        inbound: Inbound,
+        standing: Standing,
+        agent: AgentId,
+        key: SessionKey,
+        ticket: Ticket,
+    ) -> Ticket:
+        """Carry a command out, unless it came before; return the ticket of its answer."""
+        known = await self._turns.known(inbound, key)
+        if known is None:
+            self._turns.spend(inbound, key)
+            effect, target = await self._effect(typed, inbound, standing, key)
+            if effect is None:
+                self._note(typed, key, standing)
+                return await self._turns.submit(inbound, origin=Origin.COMPACT, key=target)
+
+            reply = await self._stored(inbound, agent, key, ticket.turn_id, effect)
+            if reply is not None:
+                self._note(typed, key, standing)
+                ticket.progress.add_text(reply.text)
+                ticket.progress.finish(reply)
+                return ticket
+
+            known = await self._turns.known(inbound, key)
+        if known is None:
+            raise AssertionError("a message that came before is gone")
+
+        return known
+
+    def _target(
+        self, typed: Typed, inbound: Inbound, standing: Standing, key: SessionKey
+    ) -> SessionKey:
+        """Return the session that a command is about.
+
+        Raises:
+            RefusedError: it may not be about that one, or there is none.
+        """
+        if not typed.key or typed.key == key:
+            return key
+
+        if not may_command(standing, inbound.source.chat_type, CommandScope.ANY):
+            raise ForbiddenError(ADMINS_ONLY)
+
+        parse_key(typed.key)
+        other = SessionKey(typed.key)
+        if self._store.get(other) is None:
+            raise RefusedError("There is no such session.")
+
+        return other
+
+    async def _effect(
+        self, typed: Typed, inbound: Inbound, standing: Standing, key: SessionKey
+    ) -> tuple[Effect | None, SessionKey]:
+        """Return what a command does, and whose session it is about.
+
+        None: it is a summary, which takes its turn in that session's lane.
+        """
+        try:
+            target = self._target(typed, inbound, standing, key)
+            if typed.name is Name.COMPACT and not typed.rest and self._store.get(target):
+                return None, target
+
+            asked = Asked(typed, inbound, target, admin=standing is Standing.ADMIN)
+            return await self._commands.effect(asked), target
+        except BusyError:
+            raise
+        except RefusedError as error:
+            return _refused(error), key
+
+    async def _stored(
+        self, inbound: Inbound, agent: AgentId, key: SessionKey, turn_id: TurnId, effect: Effect
+    ) -> Reply | None:
+        """Carry out what a command changes, and store its answer; None: it came before."""
+        try:
+            work = Command(self._store, inbound, agent, key, turn_id, effect, self._clock)
+            reply = await self._database.write_through(work.run)
+        except RefusedError as error:
+            work = Command(self._store, inbound, agent, key, turn_id, _refused(error), self._clock)
+            reply = await self._database.write_through(work.run)
+        else:
+            effect.after()
+        self._turns.on_replied(inbound.source)
+        return reply
+
+    def _note(self, typed: Typed, key: SessionKey, standing: Standing) -> None:
+        self.counts[typed.name.value] += 1
+        get_logger().info(
+            "command.run", command=typed.name.value, session_key=key, standing=standing.value
+        )
+
+
+def waiting_text(ahead: int) -> str:
+    """Return what a sender is told whose message waits."""
+    first = "1 message is" if ahead == 1 else f"{ahead} messages are"
+    return f"{first} answered first; yours is kept and comes next."
+
+
+def _refused(error: RefusedError) -> Effect:
+    text = str(error)
+    return Effect(lambda _: text[:1].upper() + text[1:])

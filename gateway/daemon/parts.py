@@ -1,0 +1,212 @@
+"""The parts of a gateway: opened in order, wired to each other, and shown to the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from gateway import __version__
+from gateway.access.gate import Access
+from gateway.access.pairing import Pairing
+from gateway.agents.base import Agent
+from gateway.agents.registry import open_agents
+from gateway.api.agents import facts_of
+from gateway.api.app import build_app
+from gateway.api.context import ApiContext
+from gateway.api.token import bearer_token
+from gateway.channels.running import Channels, open_channels
+from gateway.clock import Clock
+from gateway.commands.backgrounds import Backgrounds
+from gateway.commands.carrying_out import Commands
+from gateway.commands.door import Door
+from gateway.commands.following import Followers
+from gateway.config import GatewayConfig, Routes
+from gateway.delivery.delivery import Delivery
+from gateway.durable.database import Database
+from gateway.durable.directory import StateDirectory, hold
+from gateway.log import set_level
+from gateway.model import AgentId
+from gateway.processes.registry import ProcessRegistry
+from gateway.processes.toolbox import with_processes
+from gateway.retention import discard_old
+from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
+from gateway.sessions.store import SessionStore
+from gateway.tools.toolbox import McpServers, open_servers
+from gateway.turns.pipeline import Turns
+from gateway.watcher import ExpiryWatcher, RetentionLimits
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    import anyio
+    from starlette.types import ASGIApp
+
+    from gateway.agents.settings import AgentToolSettings
+    from gateway.agents.tools import Toolbox
+
+DATABASE: Final = "gateway.db"
+
+
+@dataclass(slots=True)
+class Parts:
+    """The open parts of a gateway, and the configuration in force."""
+
+    config: GatewayConfig
+    clock: Clock
+    directory: StateDirectory
+    token: str
+    database: Database
+    store: SessionStore
+    processes: ProcessRegistry
+    access: Access
+    channels: Channels
+    delivery: Delivery
+    servers: McpServers
+    """Where tools come from."""
+    agents: Mapping[AgentId, Agent]
+    """Those that are open."""
+    turns: Turns
+    watcher: ExpiryWatcher
+    door: Door
+    followers: Followers
+    url: str = ""
+    stopping: bool = False
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Apply a configuration whose differences can all be applied live."""
+        self.config = config
+        set_level(config.log.level)
+        self.store.snapshots.configure(config.store)
+        self.watcher.limits = limits_of(config)
+        routes = Routes(config.routes, config.default_agent)
+        self.turns.budgets.settings = config.budgets
+        self.access.settings = config.access
+        self.delivery.settings = config.delivery
+        self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
+
+
+async def open_parts(
+    stack: AsyncExitStack, config: GatewayConfig, clock: Clock, *, answers: bool
+) -> Parts:
+    """Open all parts of a state directory, which is taken first; the stack closes them in reverse.
+
+    Args:
+        stack: Holds what is open.
+        config: Which parts there are.
+        clock: Both clocks.
+        answers: Whether tool servers and agents are opened; without them nothing can be answered.
+
+    Raises:
+        AlreadyRunningError: a daemon, or another command, holds the directory.
+    """
+    # Taken before anything is started that another daemon may have.
+    directory = stack.enter_context(
+        hold(
+            config.state_dir,
+            started_at=clock.now(),
+            dashboard_group_id=dashboard_group_id(config.store),
+        )
+    )
+    token = bearer_token(config.http, directory.path)
+    discard_leftovers(directory)
+    database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
+    store = await stack.enter_async_context(
+        SessionStore.open(directory, database, clock, config.store)
+    )
+    processes = ProcessRegistry(database, clock, config.processes, directory.path)
+    access = Access(config.access, await Pairing.load(database, clock), clock)
+    channels = open_channels(config.channels, config.state_dir, clock)
+    delivery = Delivery(database, clock, config.delivery, channels)
+    servers, agents = McpServers(()), dict[AgentId, Agent]()
+    if answers:
+        servers = await stack.enter_async_context(open_servers(config.tools, clock))
+
+        def toolbox_for(choice: AgentToolSettings) -> Toolbox:
+            return with_processes(servers.toolbox_for(choice), processes, choice)
+
+        opening = open_agents(config.agents, clock, toolbox_for)
+        agents = dict(await stack.enter_async_context(opening))
+    routes = Routes(config.routes, config.default_agent)
+    turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
+    discard = partial(discard_old, database, clock, access.pairing)
+    watcher = ExpiryWatcher(store, database, clock, limits_of(config), discard)
+    backgrounds = Backgrounds(processes, store, turns, clock)
+    commands = Commands(database, store, turns, backgrounds, clock)
+    followers = Followers(channels, clock)
+    door = Door(database, store, turns, access, commands, clock)
+
+    turns.contexts.settings = config.context
+    turns.contexts.telling.post = watcher.post_context
+    turns.budgets.settings = config.budgets
+    turns.answering.fallbacks = {
+        AgentId(name): [AgentId(other) for other in agent.fallback]
+        for name, agent in config.agents.items()
+    }
+    turns.on_replied = delivery.wake
+    store.is_busy = turns.is_busy
+    store.on_dropped = turns.forget
+    store.has_active_processes = processes.has_active_for_session
+    processes.on_ended = backgrounds.tell_end
+    door.on_ticket = followers.follow
+    return Parts(
+        config=config,
+        clock=clock,
+        directory=directory,
+        token=token,
+        database=database,
+        store=store,
+        processes=processes,
+        access=access,
+        channels=channels,
+        delivery=delivery,
+        servers=servers,
+        agents=agents,
+        turns=turns,
+        watcher=watcher,
+        door=door,
+        followers=followers,
+    )
+
+
+def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
+    """Return the API of the parts.
+
+    Args:
+        parts: What it works on.
+        stop: Set once the daemon stops.
+    """
+    return build_app(
+        ApiContext(
+            door=parts.door,
+            turns=parts.turns,
+            store=parts.store,
+            database=parts.database,
+            watcher=parts.watcher,
+            processes=parts.processes,
+            pairing=parts.access.pairing,
+            delivery=parts.delivery,
+            clock=parts.clock,
+            settings=parts.config.http,
+            token=parts.token,
+            started_at=parts.clock.now(),
+            version=__version__,
+            stop=stop,
+            agents=lambda: facts_of(parts.config.agents, parts.agents),
+            channels=parts.channels.statistics,
+            servers=parts.servers.statistics,
+            live=lambda: parts.watcher.limits,
+            extra_status=lambda: {
+                "url": parts.url,
+                "state_dir": str(parts.directory.path),
+                "processes": len(parts.processes),
+                "stopping": parts.stopping,
+            },
+        )
+    )
+
+
+def limits_of(config: GatewayConfig) -> RetentionLimits:
+    """Return what a configuration lets the store keep."""
+    return RetentionLimits(config.session_store_max_age_days, config.session_store_max_entries)

@@ -1,0 +1,199 @@
+"""What to do about the reply that is next of a chat, and about a try that failed. Pure.
+
+The reply tells all there is to know: how often it was tried, and whether a try ended of which
+nobody knows what became. Such a try is made once more: under the same delivery id where the
+platform is idempotent, else marked as a repeat, and never a third time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from gateway.channels.base import Outbound
+from gateway.delivery.pieces import piece_end
+from gateway.model import clean_name
+
+if TYPE_CHECKING:
+    from gateway.channels.base import Channel, SendError
+    from gateway.delivery.settings import DeliverySettings
+    from gateway.transcripts.outbox_rows import OutboxRow
+
+FIRST_PAUSE_S: Final = 3.0
+LONGEST_PAUSE_S: Final = 900.0
+LONGEST_WISH_S: Final = 3_600.0
+"""The longest pause that a platform is granted."""
+KEPT_DAYS: Final = 30
+"""After so many days nothing is sent any more, not even with a note."""
+NOTE_CHARS: Final = 128
+"""What the notes ahead of a text take at most."""
+REPEAT: Final = "(This may be a repeat.)\n\n"
+_GROWTH: Final = 3.0
+
+
+class Reason(StrEnum):
+    """Why a reply is dead."""
+
+    REFUSED = "refused"
+    """The platform will never take it."""
+    ATTEMPTS = "attempts"
+    """It was tried as often as it may be."""
+    UNKNOWN = "unknown"
+    """Nobody knows whether it was sent, nor whether its repeat was."""
+    EXPIRED = "expired"
+    """Its time to live is over."""
+    NO_CHANNEL = "no channel"
+    """Its channel is not configured any more."""
+    DROPPED = "dropped"
+    """The operator dropped it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Try to send a piece of the text, the whole of a short one."""
+
+    outbound: Outbound
+    end: int
+    """Where the piece ends in the text."""
+    repeat: bool
+    """Whether the piece is, or stays, marked as a repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """There is nothing to show: the rest of the text is blank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bury:
+    """Give it up."""
+
+    reason: Reason
+    error: str
+    """For the operator, the reason first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again after a pause."""
+
+    error: str
+    at_most_s: float
+    """Any time up to this will do, so that not all chats try again at once."""
+    at_least_s: float
+    """What the platform asks for; it wins."""
+    unknown: bool
+    """Whether it may have been shown."""
+
+
+def plan(
+    row: OutboxRow, channel: Channel, settings: DeliverySettings, now: datetime
+) -> Send | Skip | Bury:
+    """Decide about the reply that is next of its chat.
+
+    Args:
+        row: The reply; no try of it is under way.
+        channel: Where it goes.
+        settings: How long it may wait, and how often it may be tried.
+        now: The wall clock.
+    """
+    if now >= row.owed_since + lifetime(settings, configured=True):
+        return expired(row, configured=True)
+    if row.attempts >= settings.max_attempts:
+        return _worn_out(row.error, row.attempts)
+
+    unknown = row.sending_at is not None
+    if unknown and row.repeated and not channel.idempotent:
+        return _unknown(row.error)
+    if not row.text[row.sent_chars :].strip():
+        return Skip()
+
+    return _send(row, channel, settings, now, repeat=unknown or row.repeated)
+
+
+def lifetime(settings: DeliverySettings, *, configured: bool) -> timedelta:
+    """Return how long a reply to a channel, configured or not, may be owed."""
+    if configured and settings.late == "note":
+        return timedelta(days=KEPT_DAYS)
+
+    return timedelta(seconds=settings.ttl_s)
+
+
+def expired(row: OutboxRow, *, configured: bool) -> Bury:
+    """Return what becomes of a reply whose lifetime is over."""
+    if configured:
+        return Bury(Reason.EXPIRED, _joined(Reason.EXPIRED, row.error))
+
+    text = f"{Reason.NO_CHANNEL}: {row.channel} is not configured"
+    return Bury(Reason.NO_CHANNEL, text)
+
+
+def after_failure(
+    row: OutboxRow, sent: Send, error: SendError, channel: Channel, settings: DeliverySettings
+) -> Again | Bury:
+    """Decide about a try that failed and that counts.
+
+    Args:
+        row: The reply, as it was before the try.
+        sent: What was tried.
+        error: What the channel says of it.
+        channel: Where it went.
+        settings: How often it may be tried.
+    """
+    said, attempts = clean_name(str(error)), row.attempts + 1
+    if not error.retryable:
+        return Bury(Reason.REFUSED, _joined(Reason.REFUSED, said))
+    if error.ambiguous and sent.repeat and not channel.idempotent:
+        return _unknown(said)
+    if attempts >= settings.max_attempts:
+        return _worn_out(said, attempts)
+
+    wish_s = min(error.retry_after_s or 0.0, LONGEST_WISH_S)
+    return Again(said, longest_pause_s(attempts), wish_s, unknown=error.ambiguous)
+
+
+def longest_pause_s(attempts: int) -> float:
+    """Return how long to wait at most after so many tries that failed, in seconds."""
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * _GROWTH ** (min(attempts, 16) - 1))
+
+
+def _send(
+    row: OutboxRow, channel: Channel, settings: DeliverySettings, now: datetime, *, repeat: bool
+) -> Send:
+    # The room of the notes is kept free always: the same pieces come out with and without them.
+    room = channel.max_text_chars - NOTE_CHARS
+    start, end = row.sent_chars, piece_end(row.text, row.sent_chars, room)
+    while not row.text[start:end].strip():
+        start, end = end, piece_end(row.text, end, room)
+    text = row.text[start:end]
+    if not row.text[end:].strip():
+        end = len(row.text)
+    notes = ""
+    if now >= row.created_at + timedelta(seconds=settings.ttl_s):
+        notes = f"(Late: this was answered on {row.created_at:%Y-%m-%d at %H:%M} UTC.)\n\n"
+    if repeat and not channel.idempotent:
+        notes += REPEAT
+    outbound = Outbound(
+        target=row.target,
+        text=notes + text,
+        delivery_id=f"{row.delivery_id}.{row.sent_chars}" if row.sent_chars else row.delivery_id,
+        reply_to="" if row.sent_chars else row.reply_to,
+        repeat=repeat,
+    )
+    return Send(outbound, end, repeat)
+
+
+def _worn_out(error: str, attempts: int) -> Bury:
+    times = "1 try" if attempts == 1 else f"{attempts} tries"
+    return Bury(Reason.ATTEMPTS, _joined(f"given up after {times}", error))
+
+
+def _unknown(error: str) -> Bury:
+    text = "nobody knows whether it was sent, nor whether its repeat was"
+    return Bury(Reason.UNKNOWN, _joined(text, error))
+
+
+def _joined(text: str, error: str) -> str:
+    return f"{text}: {error}" if error else text

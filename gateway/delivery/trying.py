@@ -1,0 +1,155 @@
+"""One try of the reply that is next of a chat: noted, made, and its outcome noted.
+
+The note before the try is what tells a gateway that was killed in between that nobody knows what
+became of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from gateway.channels.base import Channel, NotConnectedError, SendError
+from gateway.delivery.desk import Desk
+from gateway.delivery.planning import Bury, Send, Skip, after_failure, plan
+from gateway.log import get_logger
+from gateway.model import clean_name
+from gateway.transcripts import outbox_changes, outbox_rows
+from gateway.transcripts.outbox_rows import OutboxRow
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from gateway.durable.batch import Transaction
+
+_MAX_ID_CHARS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A try that is noted."""
+
+    row: OutboxRow
+    """As it was before."""
+    send: Send
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    """A reply that was given up instead."""
+
+    row: OutboxRow
+    why: Bury
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A try to send to a chat."""
+
+    desk: Desk
+    channel: Channel
+    chat: str
+
+    async def make(self) -> bool | None:
+        """Send what is next, and note what became of it.
+
+        Returns whether the channel could be reached; None where it was not asked.
+
+        Durability: on return the outcome survives power loss.
+
+        Cancellation: where the platform was asked, it counts as a try of unknown outcome.
+        """
+        now = self.desk.clock.now()
+        begun = await self.desk.stored(lambda tx: self._begin(tx, now))
+        if isinstance(begun, _Dead):
+            self.desk.note_dead(begun.row, begun.why)
+        if not isinstance(begun, _Begun):
+            return None
+
+        self.desk.counts["retried"] += begun.row.attempts > 0
+        outcome = await self._send(begun.send)
+        if isinstance(outcome, NotConnectedError):
+            now = self.desk.clock.now()
+            await self.desk.stored(
+                lambda tx: outbox_changes.note_not_tried(tx, begun.row, due_at=now)
+            )
+            return False
+
+        if isinstance(outcome, SendError):
+            await self._note_failed(begun, outcome)
+        else:
+            await self._note_sent(begun, outcome)
+        return True
+
+    def _begin(self, transaction: Transaction, now: datetime) -> _Begun | _Dead | None:
+        """Note a try of what is next, in the writer thread; None where there is none to make."""
+        row = outbox_rows.first_owed(transaction, self.chat)
+        if row is None:
+            outbox_changes.leave(transaction, self.chat)
+            return None
+
+        match plan(row, self.channel, self.desk.settings, now):
+            case Send() as send:
+                outbox_changes.note_sending(transaction, row, repeat=send.repeat, at=now)
+                return _Begun(row, send)
+            case Skip():
+                chars = len(row.text)
+                outbox_changes.note_sent(
+                    transaction, row, chars=chars, platform_id=row.platform_id, at=now
+                )
+                return None
+            case Bury() as why:
+                outbox_changes.bury(transaction, row, error=why.error, at=now)
+                return _Dead(row, why)
+
+    async def _send(self, send: Send) -> str | SendError:
+        """Return the platform's id of what was sent, or why it was not."""
+        limit_s = self.desk.settings.send_timeout_s
+        try:
+            with self.desk.clock.move_on_after(limit_s):
+                return await self.channel.send(send.outbound)
+        except SendError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
+            get_logger().exception("outbox.channel_crashed", channel=self.channel.platform)
+            return SendError(type(error).__name__, retryable=True, ambiguous=True)
+        return SendError(f"no answer within {limit_s:g} seconds", retryable=True, ambiguous=True)
+
+    async def _note_sent(self, begun: _Begun, platform_id: str) -> None:
+        row, end, now = begun.row, begun.send.end, self.desk.clock.now()
+        shown_as = clean_name(platform_id)[:_MAX_ID_CHARS]
+        await self.desk.stored(
+            lambda tx: outbox_changes.note_sent(tx, row, chars=end, platform_id=shown_as, at=now)
+        )
+        self.desk.counts["sent"] += end == len(row.text)
+
+    async def _note_failed(self, begun: _Begun, error: SendError) -> None:
+        row, desk, now = begun.row, self.desk, self.desk.clock.now()
+        decision = after_failure(row, begun.send, error, self.channel, desk.settings)
+        if isinstance(decision, Bury):
+            why = decision
+            await desk.stored(
+                lambda tx: outbox_changes.bury(
+                    tx, row, error=why.error, at=now, unknown=error.ambiguous
+                )
+            )
+            desk.note_dead(replace(row, attempts=row.attempts + 1), why)
+            return
+
+        again = decision
+        pause_s = max(desk.share() * again.at_most_s, again.at_least_s)
+        due_at = now + timedelta(seconds=pause_s)
+        await desk.stored(
+            lambda tx: outbox_changes.note_failed(
+                tx, row, error=again.error, unknown=again.unknown, due_at=due_at
+            )
+        )
+        get_logger().info(
+            "outbox.send_failed",
+            turn_id=row.delivery_id,
+            channel=row.channel,
+            attempt=row.attempts + 1,
+            may_have_been_sent=again.unknown,
+            pause_s=round(pause_s, 3),
+        )

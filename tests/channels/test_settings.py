@@ -1,0 +1,89 @@
+"""Laws of the settings of channels and of delivery, as files give them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.channels.settings import LoopbackSettings
+from gateway.config import GatewayConfig, load
+from gateway.errors import ConfigurationError
+
+SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
+
+
+def test_without_a_table_there_is_no_channel() -> None:
+    assert GatewayConfig().channels == {}
+
+
+def test_a_table_makes_a_channel_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text('[channels.bridge]\nkind = "loopback"\n[channels.cron]\nkind = "loopback"\n')
+
+    channels = load(path, {}, {}).config.channels
+
+    assert channels == {name: LoopbackSettings(kind="loopback") for name in ("bridge", "cron")}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(
+            "[channels.a]", "1: channels.a.kind: is missing, accepted is loopback", id="no-kind"
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "fax"',
+            '2: channels.a.kind: "fax" is unknown, accepted is loopback',
+            id="unknown-kind",
+        ),
+        pytest.param(
+            '[channels."A b"]\nkind = "loopback"',
+            '1: channels."A b": is not a name for this, accepted is a name of 1 to 32 characters '
+            "a-z 0-9 _ - that begins with a-z or 0-9",
+            id="name",
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "loopback"\npaht = "x"',
+            "3: channels.a.paht: unknown key, did you mean path?",
+            id="unknown-key",
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "loopback"\nmax_text_chars = 10',
+            "3: channels.a.max_text_chars: 10 is out of range, "
+            "accepted is a whole number from 256 to 10000000",
+            id="too-short-texts",
+        ),
+        pytest.param(
+            '[delivery]\nlate = "never"',
+            '2: delivery.late: "never" is unknown, accepted is note or drop',
+            id="late",
+        ),
+        pytest.param(
+            "[delivery]\nttl_s = 0",
+            "2: delivery.ttl_s: 0 is out of range, "
+            "accepted is a number above 0, at most 2592000",
+            id="ttl",
+        ),
+    ],
+)
+def test_a_wrong_table_is_told_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, {}, {})
+
+    assert [one.replace(f"{path}:", "") for one in caught.value.problems] == [problem]
+
+
+def test_the_example_in_the_shipped_file_shows_the_defaults(tmp_path: Path) -> None:
+    table = SHIPPED.read_text().partition("#[channels.loopback]")[2].partition("\n\n")[0]
+    path = tmp_path / "gateway.toml"
+    path.write_text("[channels.loopback]" + re.sub(r"^#(?=[a-z])", "", table, flags=re.MULTILINE))
+
+    loopback = load(path, {}, {}).config.channels["loopback"]
+
+    assert loopback.model_fields_set == set(LoopbackSettings.model_fields)
+    assert loopback.model_copy(update={"path": None}) == LoopbackSettings(kind="loopback")
