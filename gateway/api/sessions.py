@@ -173,6 +173,8 @@ class Sessions:
         erasing = form.word_flag("erase")
         form.finish()
         self._check_idle(key)
+        if erasing and self._context.processes.running_of(key):
+            raise ConflictError("A background process of this session runs; stop it first.")
 
         removed = self._store.get(key) is not None
         if removed:

@@ -32,6 +32,7 @@ class _Talk:
     where: Where
     chat_id: str
     user: str
+    user_id: str
     agent: str | None
 
 
@@ -43,6 +44,9 @@ def chat(
     *,
     chat_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The chat; default: terminal-<user>.")
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Who writes; default: <user>.")
     ] = None,
     agent: Annotated[
         str | None, typer.Option(metavar="NAME", help="The agent; default: as the routes say.")
@@ -57,7 +61,8 @@ def chat(
     """
     with reporting(as_json=as_json) as screen:
         user = _user()
-        talk = _Talk(Where(config, state_dir), chat_id or f"terminal-{user}", user, agent)
+        chat = chat_id or f"terminal-{user}"
+        talk = _Talk(Where(config, state_dir), chat, user, user_id or user, agent)
         if text is None and sys.stdin.isatty():
             _dialogue(screen, talk)
             return
@@ -116,7 +121,8 @@ def _say(screen: Screen, talk: _Talk, text: str) -> dict[str, Any]:
 
 async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str, Any]:
     """Return the reply, having shown its text as it came."""
-    body = {"chat_id": talk.chat_id, "text": text, "user_name": talk.user}
+    who = {"user_id": talk.user_id, "user_name": talk.user}
+    body = {"chat_id": talk.chat_id, "text": text, **who}
     if talk.agent is not None:
         body["agent"] = talk.agent
     shown = ""

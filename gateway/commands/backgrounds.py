@@ -76,7 +76,10 @@ class Backgrounds:
             raise RefusedError(NO_SESSION)
 
         caller = ToolCaller(key, entry.session_id, entry.agent, inbound.source, TurnId(""))
-        record = await self._processes.start(caller, typed_words(settings, text))
+        # A platform that repeats the message, after a crash say, must not start it again.
+        record = await self._processes.start(
+            caller, typed_words(settings, text), request=inbound.message_id
+        )
         return f"Started as {record.process_id}. /ps shows how it goes."
 
     async def listing(self, key: SessionKey) -> str:

@@ -6,6 +6,8 @@ A row without `ended_at` is of a process that runs, or ran when the gateway ende
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -79,6 +81,15 @@ class ProcessRecord:
     """None while it runs."""
     reported_at: str | None = None
     """When its session was told of its end; RFC 3339 in UTC."""
+
+
+def process_id(session_key: SessionKey, request: str) -> str:
+    """Return the id of a new process: random, or for a request of a name always the same."""
+    if not request:
+        return f"p-{secrets.token_hex(5)}"
+
+    name = f"{session_key}\0{request}".encode()
+    return f"p-{hashlib.blake2b(name, digest_size=5).hexdigest()}"
 
 
 def add(transaction: Transaction, record: ProcessRecord) -> None:

@@ -8,7 +8,6 @@ or it is recorded as lost. One task waits for each keeper; nothing is polled.
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -161,11 +160,20 @@ class ProcessRegistry:
         finally:
             self._tasks = None
 
-    async def start(self, caller: ToolCaller, command: str | Sequence[str]) -> ProcessRecord:
+    async def start(
+        self, caller: ToolCaller, command: str | Sequence[str], *, request: str = ""
+    ) -> ProcessRecord:
         """Start a command for a session; on return it runs, or has already ended.
+
+        The same request again, also after a crash, starts nothing anew.
 
         Durability: that it was about to be started is on disk before it is, and so is its keeper.
         Cancellation: comes through once the start is over; the process goes on.
+
+        Args:
+            caller: Whose it is.
+            command: A list of words, or a text for the configured shell.
+            request: A name that no other request of the session has; empty: none has the same.
 
         Raises:
             BadRequestError: Processes are off, or it is no command, or cannot be executed.
@@ -173,7 +181,12 @@ class ProcessRegistry:
             UnavailableError: The gateway is stopping, or keepers cannot be started.
         """
         words = words_of(self.settings, command)
-        kept = self._keep(self._admit(caller, words))
+        process_id = records.process_id(caller.session_key, request)
+        if request:
+            with suppress(NotFoundError):
+                return await self.get(process_id)
+
+        kept = self._keep(self._admit(caller, words, process_id))
         try:
             await self._launcher.launch(kept, self._begin_watch)
         except Exception as exc:
@@ -309,7 +322,7 @@ class ProcessRegistry:
         """Return the number of processes that have not ended, as far as is known."""
         return sum(kept.record.end is None for kept in self._kept.values())
 
-    def _admit(self, caller: ToolCaller, words: tuple[str, ...]) -> ProcessRecord:
+    def _admit(self, caller: ToolCaller, words: tuple[str, ...], process_id: str) -> ProcessRecord:
         """Return the record of a process that may be started now."""
         settings = self.settings
         if not settings.enabled:
@@ -326,7 +339,6 @@ class ProcessRegistry:
             text = f"{len(self)} of {settings.max_running} processes run already; try again later."
             raise BusyError(text, retry_after_s=_RETRY_AFTER_S, caller_limit=False)
 
-        process_id = f"p-{secrets.token_hex(5)}"
         return ProcessRecord(
             process_id=process_id,
             session_key=caller.session_key,

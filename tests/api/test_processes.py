@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from gateway.model import AgentId, SessionId, SessionKey, ToolCaller, TurnId
-from tests.api.running import KEY, RunningApi, running_api
+from tests.api.running import KEY, RunningApi, message, running_api
 from tests.support.state import key_of, source
 
 if TYPE_CHECKING:
@@ -135,3 +135,18 @@ async def test_a_session_with_a_process_is_not_erased_and_without_it_is(tmp_path
     assert "stop it first" in refused.json()["detail"]
     assert erased.status_code == 200, erased.text
     assert listed == ()
+
+
+async def test_a_session_whose_process_runs_is_not_erased_nor_removed_on_the_way(
+    tmp_path: Path,
+) -> None:
+    async with running_api(tmp_path, processes=ON) as api:
+        await api.post("/v1/messages", message())
+        started = await api.processes.start(caller(), ["sleep", "1000"])
+
+        refused = await api.client.delete(f"/v1/sessions/{KEY}?erase=true")
+
+        assert refused.status_code == 409
+        assert "stop it first" in refused.text
+        assert (await api.client.get(f"/v1/sessions/{KEY}")).status_code == 200
+        await api.post(f"{PATH}/{started.process_id}/stop")

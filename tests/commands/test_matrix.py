@@ -34,7 +34,7 @@ ACCESS = AccessSettings.model_validate(
         "platforms": {"chat": {"allow_users": ["ann"], "unknown": "refuse"}},
     }
 )
-PROCESSES = ProcessSettings(enabled=True)
+PROCESSES = ProcessSettings(enabled=True, report="message")
 SENDERS = {"admin": "root", "allowed": "ann", "stranger": "eve", "nobody": ""}
 SURFACES = list(ChatType)
 TEXTS = {

@@ -506,3 +506,17 @@ async def test_commands_and_output_go_into_no_log(tmp_path: Path) -> None:
 
     assert [line["event"] for line in logs] == ["process.started", "process.ended"]
     assert "private" not in str(logs)
+
+
+async def test_the_same_request_starts_one_process_also_after_a_restart(tmp_path: Path) -> None:
+    async with running_registry(tmp_path, leave=True) as bench:
+        first = await bench.registry.start(caller(), ["sleep", "600"], request="m1")
+        again = await bench.registry.start(caller(), ["sleep", "600"], request="m1")
+        other = await bench.registry.start(caller(), ["true"], request="m2")
+        assert again.process_id == first.process_id != other.process_id
+
+    async with running_registry(tmp_path) as bench:
+        again = await bench.registry.start(caller(), ["sleep", "600"], request="m1")
+        assert (again.process_id, again.keeper) == (first.process_id, first.keeper)
+        theirs = await bench.registry.start(caller("bob"), ["true"], request="m1")
+        assert theirs.process_id != first.process_id
