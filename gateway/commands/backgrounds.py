@@ -145,7 +145,7 @@ def report_text(record: ProcessRecord, end: ProcessEnd) -> str:
     if end.output:
         whole = len(end.output.encode()) >= end.output_bytes
         lines.append("Its output:" if whole else f"The end of its {end.output_bytes:,} bytes:")
-        lines.append(end.output)
+        lines.append(end.output.rstrip("\n"))
     else:
         lines.append("It wrote nothing.")
     return "\n".join(lines)

@@ -27,8 +27,9 @@ from gateway.sessions.key import parse_key
 from gateway.sessions.store import SessionStore
 from gateway.transcripts import outbox
 from gateway.transcripts.inbox import InboxRow, Origin
+from gateway.transcripts.outbox import COMMAND
 from gateway.turns.acceptance import before
-from gateway.turns.records import COMMAND, PAUSED, encode_reply, reply_without_turn
+from gateway.turns.records import PAUSED, encode_reply, reply_without_turn
 from gateway.turns.ticket import Progress, Reply, Ticket
 
 if TYPE_CHECKING:

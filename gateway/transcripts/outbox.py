@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from gateway.model import SessionKey, SessionSource
     from gateway.transcripts.inbox import InboxRow
 
+ANSWERED: Final = "answered"
+"""Status of a reply to a message that was meant for the question of the turn that runs."""
+COMMAND: Final = "command"
+"""Status of a reply to a command."""
+NOTICE: Final = "notice"
+"""Status of what the gateway tells without having been asked."""
+WITHOUT_TURN: Final = (ANSWERED, COMMAND, NOTICE)
+"""Stored replies of these leave nothing in a transcript that bears their turn's id, or need not."""
 FETCHING: Final = "http"
 """The platform whose clients fetch their replies."""
 OWED: Final = "channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL"

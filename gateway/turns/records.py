@@ -10,6 +10,7 @@ import orjson
 
 from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
 from gateway.sessions.policy import may_user_resume
+from gateway.transcripts.outbox import ANSWERED
 from gateway.turns.ticket import Fallback, Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
@@ -17,12 +18,6 @@ if TYPE_CHECKING:
 
 PAUSED: Final = "paused"
 """Status of a reply that no turn made."""
-ANSWERED: Final = "answered"
-"""Status of a reply to a message that was meant for the question of the turn that runs."""
-COMMAND: Final = "command"
-"""Status of a reply to a command."""
-NOTICE: Final = "notice"
-"""Status of what the gateway tells without having been asked."""
 _REASONS: Final = {
     "idle": "nothing was said here for a long time",
     "daily": "a new day has begun",

@@ -11,8 +11,9 @@ from gateway.model import AgentId, Message, Role, SessionKey, SessionSource, Tur
 from gateway.sessions.history import stamp
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import InboxRow, Origin
+from gateway.transcripts.outbox import NOTICE
 from gateway.transcripts.writing import append_messages
-from gateway.turns.records import NOTICE, encode_reply, reply_without_turn
+from gateway.turns.records import encode_reply, reply_without_turn
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import DamagedDataError
 from gateway.sessions.table import SHARDS
 from gateway.transcripts import inbox, outbox_rows
+from gateway.transcripts.outbox import WITHOUT_TURN
 from gateway.upkeep.findings import Level, Report, Tally, tell
 from gateway.upkeep.pairing_rows import check_pairing
 from gateway.upkeep.process_rows import check_processes
@@ -231,7 +232,10 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
         both.add(f"{turn_id} ({key})")
     untold = Tally("replies belong to turns that are in no transcript")
     for (turn_id,) in connection.execute(
-        "SELECT turn_id FROM outbox EXCEPT SELECT turn_id FROM messages"
+        "SELECT turn_id FROM outbox WHERE CASE WHEN json_valid(reply) THEN "
+        "json_extract(reply, '$.status') NOT IN (?, ?, ?) ELSE 1 END "
+        "EXCEPT SELECT turn_id FROM messages",
+        WITHOUT_TURN,
     ):
         untold.add(str(turn_id))
     unreadable = Tally("stored replies cannot be read")
