@@ -39,7 +39,8 @@ COLUMNS = "CALLS  INPUT TOKENS  CACHE READ  CACHE WRITTEN  OUTPUT TOKENS  ALL TO
 
 def used(state: Path) -> None:
     for chat in ("ann", "bob", "ann"):
-        said = gateway("chat", "--chat-id", chat, "hello", "--state-dir", state)
+        who = ("--chat-id", chat, "--user-id", chat)
+        said = gateway("chat", *who, "hello", "--state-dir", state)
         assert said.status == 0, said.stderr
 
 
@@ -53,7 +54,7 @@ def test_sums_are_the_same_with_and_without_a_daemon(tmp_path: Path) -> None:
 
     assert running.document == stopped.document
     rows = {row["name"]: row["total_tokens"] for row in running.document["rows"]}
-    assert rows == {"http::chat:ann": 5_150, "http::chat:bob": 11}
+    assert rows == {"http::user:ann": 5_150, "http::user:bob": 11}
     head, *lines = table.stdout.splitlines()
     assert head.split() == ["AGENT", *COLUMNS.split(), "UNPRICED", "CALLS"]
     assert [line.split() for line in lines] == [

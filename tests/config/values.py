@@ -93,6 +93,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "allow_users": st.lists(st.sampled_from(["*", "12345", "ü"])),
     "allow_chats": st.lists(st.sampled_from(["-100123", "a b"])),
     "inherit_env": st.lists(st.sampled_from(["PATH", "HOME"])),
+    "runner": st.sampled_from(["/run/gateway-runner/socket", "ü"]),
     "cwd": st.sampled_from([".", "/a b"]),
     "url": st.sampled_from(["http://127.0.0.1:1/mcp", "https://example.org/mcp?x=1"]),
     "A": st.text(st.characters(exclude_characters="\0", codec="utf-8")),

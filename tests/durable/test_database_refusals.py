@@ -54,7 +54,7 @@ async def main():
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50_000, hard))
             try:
-                await add("x" * 200_000)
+                await add("x" * 2_000_000)
             except StorageError as error:
                 said.append(type(error).__name__)
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -68,7 +68,7 @@ async def main():
                 lambda c: c.execute("SELECT name FROM store_state").fetchall()
             )
             said.append(names)
-    print(str(said).replace("x" * 200_000, "big"))
+    print(str(said).replace("x" * 2_000_000, "big"))
 
 anyio.run(main)
 """
@@ -188,7 +188,10 @@ def test_a_new_database_is_marked_as_ours_with_its_version(tmp_path: Path) -> No
 async def test_damage_met_in_service_is_final(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     connection = open_writer(path)
-    connection.execute("INSERT INTO inbox VALUES (1,'k','m','t','a','{}','','','',0)")
+    connection.execute(
+        "INSERT INTO inbox (session_key, message_id, turn_id, agent, source, text, accepted_at) "
+        "VALUES ('k', 'm', 't', 'a', '{}', '', '')"
+    )
     asked = "SELECT rootpage FROM sqlite_schema WHERE name = 'inbox'"
     page = int(str(connection.execute(asked).fetchall()[0][0]))
     connection.close()
