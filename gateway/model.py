@@ -101,6 +101,8 @@ class Inbound:
     typed: bool = True
     """Whether the sender wrote the text themselves, so that a command in it is one: False for what
     is forwarded, quoted, or told by the gateway."""
+    bot_name: str = ""
+    """Our own name on the platform, as people put it behind a command; empty: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

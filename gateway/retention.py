@@ -42,6 +42,7 @@ _OF_KEY: Final = (
     f"DELETE FROM summaries WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     f"DELETE FROM session_users WHERE session_id IN {_SESSIONS}",  # noqa: S608 - a text of ours
     "DELETE FROM inbox WHERE session_key = ?",
+    "DELETE FROM broken_starts WHERE session_key = ?",
     "DELETE FROM outbox WHERE session_key = ?",
     "DELETE FROM processes WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",

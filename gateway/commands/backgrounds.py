@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.commands.words import NO_SESSION, span_text
-from gateway.errors import ForbiddenError, RefusedError
+from gateway.errors import ForbiddenError, RefusedError, UnavailableError
+from gateway.log import get_logger
 from gateway.model import ToolCaller, TurnId
 from gateway.processes.records import EndReason, stage_reported
 from gateway.processes.settings import typed_words
 from gateway.sessions.history import stamp
+from gateway.transcripts.inbox import OWN_ID
 from gateway.turns.reports import Report
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ class Backgrounds:
         """Whether there may be any."""
         return self._processes.settings.enabled
 
+    def may_start(self, *, admin: bool) -> bool:
+        """Return whether somebody may start one with `/bg`."""
+        return self.enabled and (admin or self._processes.settings.bg == "everybody")
+
     def count(self, key: SessionKey) -> int:
         """Return how many run for a session."""
         return self._processes.running_of(key)
@@ -66,7 +72,7 @@ class Backgrounds:
             RefusedError: it may not be, or cannot be started.
         """
         settings = self._processes.settings
-        if not admin and settings.bg == "admins":
+        if not (admin or settings.bg == "everybody"):
             raise ForbiddenError(ADMINS_ONLY)
         if not text:
             raise RefusedError("Say which command: /bg COMMAND")
@@ -76,10 +82,17 @@ class Backgrounds:
             raise RefusedError(NO_SESSION)
 
         caller = ToolCaller(key, entry.session_id, entry.agent, inbound.source, TurnId(""))
-        # A platform that repeats the message, after a crash say, must not start it again.
-        record = await self._processes.start(
-            caller, typed_words(settings, text), request=inbound.message_id
-        )
+        words = typed_words(settings, text)
+        try:
+            # A platform that repeats the message, after a crash say, must not start it again.
+            record = await self._processes.start(caller, words, request=inbound.message_id)
+        except (UnavailableError, OSError) as error:
+            # The message is settled with it: coming again, it would be no other one.
+            raise RefusedError(f"It could not be started: {error}") from error
+
+        if record.end is not None and record.end.reason is EndReason.FAILED:
+            return f"{record.process_id} {ended_text(record.end)}."
+
         return f"Started as {record.process_id}. /ps shows how it goes."
 
     async def listing(self, key: SessionKey) -> str:
@@ -106,8 +119,9 @@ class Backgrounds:
         at = stamp(self._clock.now())
         await self._turns.report(
             Report(
-                message_id=f"process:{record.process_id}",
+                message_id=f"{OWN_ID}process:{record.process_id}",
                 key=record.session_key,
+                session_id=record.session_id,
                 agent=record.agent,
                 source=record.source,
                 text=report_text(record, end),
@@ -115,6 +129,12 @@ class Backgrounds:
                 settle=lambda tx: stage_reported(tx, record.process_id, at),
             )
         )
+        if self._store.get(record.session_key) is None:
+            get_logger().info(
+                "process.session_gone",
+                process_id=record.process_id,
+                session_key=record.session_key,
+            )
 
     def _line(self, record: ProcessRecord, now: datetime) -> str:
         shown = shlex.join(record.command)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.commands.parsing import Name, Typed, help_text
+from gateway.commands.parsing import Name, Typed, help_text, usage
 from gateway.commands.words import NO_SESSION, Status, sessions_text, status_text
 from gateway.context.cache import cache_policy
 from gateway.durable.batch import Transaction
@@ -92,12 +92,15 @@ class Commands:
         """
         typed, _key = asked.typed, asked.key
         if typed.rest and typed.name not in {Name.RESUME, Name.BG}:
-            raise RefusedError(f"Not understood. It is used like this: {typed.usage}")
+            how = usage(typed.name, admin=asked.admin)
+            raise RefusedError(f"Not understood. It is used like this: {how}")
 
         return await self._handlers[typed.name](asked)
 
     async def _help(self, asked: Asked) -> Effect:
-        return _told(help_text(admin=asked.admin, processes=self._backgrounds.enabled))
+        may_start = self._backgrounds.may_start(admin=asked.admin)
+        lists = self._backgrounds.enabled
+        return _told(help_text(admin=asked.admin, starts=may_start, lists=lists))
 
     async def _sessions(self, asked: Asked) -> Effect:
         records = await sessions_of(self._database, asked.key)
@@ -183,6 +186,10 @@ class Commands:
             if entry.suspended_at is None:
                 return "This conversation is not paused."
 
+            # Who resumes is here: the next message must find what they go on with.
+            self._store.stage_update(
+                transaction, asked.key, lambda entry: entry.changed(updated_at=self._clock.now())
+            )
             return self._unpause(transaction, entry, asked).strip() or "It goes on."
 
         return Effect(stage)

@@ -33,8 +33,6 @@ from gateway.turns.records import PAUSED, encode_reply, reply_without_turn
 from gateway.turns.ticket import Progress, Reply, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.access.gate import Access
     from gateway.commands.parsing import Typed
     from gateway.durable.batch import Transaction
@@ -104,8 +102,6 @@ class Door:
         self._clock = clock
         self._under_way: dict[tuple[SessionKey, str], Ticket] = {}
         """Commands that are carried out, by message."""
-        self.on_ticket: Callable[[Inbound, Ticket], None] = lambda _inbound, _ticket: None
-        """Called for each message of a channel that will be answered."""
         self.counts: Counter[str] = Counter()
         """Commands carried out since the start, by name."""
 
@@ -143,7 +139,6 @@ class Door:
         except RefusedError as error:
             return Receipt(accepted=False, text=str(error))
 
-        self.on_ticket(inbound, ticket)
         reply = ticket.progress.known_reply
         if reply is not None and reply.status == PAUSED:
             return Receipt(accepted=False, text=reply.text)
@@ -152,7 +147,7 @@ class Door:
         return Receipt(text=before)
 
     async def _take(self, inbound: Inbound, standing: Standing) -> Ticket:
-        typed = parse(inbound.text) if commands_allowed(inbound, standing) else None
+        typed = parse(inbound) if commands_allowed(inbound, standing) else None
         if typed is None:
             return await self._turns.submit(inbound)
 
@@ -190,12 +185,19 @@ class Door:
         """Carry a command out, unless it came before; return the ticket of its answer."""
         known = await self._turns.known(inbound, key)
         if known is None:
-            self._turns.spend(inbound, key)
-            effect, target = await self._effect(typed, inbound, standing, key)
-            if effect is None:
-                self._note(typed, key, standing)
-                return await self._turns.submit(inbound, origin=Origin.COMPACT, key=target)
+            try:
+                target = self._target(typed, inbound, standing, key)
+            except RefusedError as error:
+                effect = _refused(error)
+            else:
+                if self._is_summary(typed, target):
+                    self._note(typed, key, standing)
+                    return await self._turns.submit(inbound, origin=Origin.COMPACT, key=target)
 
+                if typed.name is not Name.STOP:
+                    # Who has written too much can stop what came of it all the same.
+                    self._turns.spend(inbound, key)
+                effect = await self._effect(typed, inbound, standing, target)
             reply = await self._stored(inbound, agent, key, ticket.turn_id, effect)
             if reply is not None:
                 self._note(typed, key, standing)
@@ -208,6 +210,10 @@ class Door:
             raise AssertionError("a message that came before is gone")
 
         return known
+
+    def _is_summary(self, typed: Typed, target: SessionKey) -> bool:
+        """Return whether a command takes its turn in a lane."""
+        return typed.name is Name.COMPACT and not typed.rest and self._store.get(target) is not None
 
     def _target(
         self, typed: Typed, inbound: Inbound, standing: Standing, key: SessionKey
@@ -231,23 +237,15 @@ class Door:
         return other
 
     async def _effect(
-        self, typed: Typed, inbound: Inbound, standing: Standing, key: SessionKey
-    ) -> tuple[Effect | None, SessionKey]:
-        """Return what a command does, and whose session it is about.
-
-        None: it is a summary, which takes its turn in that session's lane.
-        """
+        self, typed: Typed, inbound: Inbound, standing: Standing, target: SessionKey
+    ) -> Effect:
         try:
-            target = self._target(typed, inbound, standing, key)
-            if typed.name is Name.COMPACT and not typed.rest and self._store.get(target):
-                return None, target
-
             asked = Asked(typed, inbound, target, admin=standing is Standing.ADMIN)
-            return await self._commands.effect(asked), target
+            return await self._commands.effect(asked)
         except BusyError:
             raise
         except RefusedError as error:
-            return _refused(error), key
+            return _refused(error)
 
     async def _stored(
         self, inbound: Inbound, agent: AgentId, key: SessionKey, turn_id: TurnId, effect: Effect
@@ -261,7 +259,7 @@ class Door:
             reply = await self._database.write_through(work.run)
         else:
             effect.after()
-        self._turns.on_replied(inbound.source)
+        self._turns.hooks.on_replied(inbound.source)
         return reply
 
     def _note(self, typed: Typed, key: SessionKey, standing: Standing) -> None:

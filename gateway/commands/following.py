@@ -5,6 +5,7 @@ They are not stored: one that cannot be shown goes unanswered, and the tool it i
 
 from __future__ import annotations
 
+import secrets
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from gateway.channels.base import Channel
     from gateway.channels.running import Channels
     from gateway.clock import Clock
-    from gateway.model import Inbound, SessionSource
-    from gateway.turns.ticket import Ticket
+    from gateway.model import SessionSource
+    from gateway.turns.ticket import Progress
 
 SEND_TIMEOUT_S: Final = 30.0
 
@@ -45,26 +46,21 @@ class Followers:
         finally:
             self._tasks = None
 
-    def follow(self, inbound: Inbound, ticket: Ticket) -> None:
-        """Show the questions of a turn in the chat its message came from."""
-        source = inbound.source
+    def follow(self, source: SessionSource, message_id: str, progress: Progress) -> None:
+        """Show the questions of a turn that begins in the chat it is answered in."""
         channel = self._channels.get((source.platform, source.account))
-        if channel is not None and self._tasks is not None and not ticket.duplicate:
-            self._tasks.start_soon(self._follow, channel, inbound, ticket)
+        if channel is not None and self._tasks is not None:
+            self._tasks.start_soon(self._follow, channel, source, message_id, progress)
 
-    async def _follow(self, channel: Channel, inbound: Inbound, ticket: Ticket) -> None:
-        number = 0
-        async with aclosing(ticket.progress.deltas()) as deltas:
+    async def _follow(
+        self, channel: Channel, source: SessionSource, message_id: str, progress: Progress
+    ) -> None:
+        async with aclosing(progress.deltas()) as deltas:
             async for piece in deltas:
                 if isinstance(piece, Question):
-                    number += 1
-                    question = Outbound(
-                        inbound.source,
-                        piece.strip(),
-                        f"{ticket.turn_id}-question-{number}",
-                        inbound.message_id,
-                    )
-                    await self._show(channel, question, inbound.source)
+                    delivery_id = f"question-{secrets.token_hex(8)}"
+                    question = Outbound(source, piece.strip(), delivery_id, message_id)
+                    await self._show(channel, question, source)
 
     async def _show(self, channel: Channel, question: Outbound, source: SessionSource) -> None:
         error = ""

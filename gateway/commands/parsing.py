@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gateway.model import Inbound
 
 
 class Name(StrEnum):
@@ -59,29 +62,28 @@ class Typed:
     key: str
     """The session key behind it; empty where there is none, and with `/bg`."""
 
-    @property
-    def usage(self) -> str:
-        """How it is used."""
-        return f"/{self.name} {SPECS[self.name].usage}".rstrip()
 
+def parse(inbound: Inbound) -> Typed | None:
+    """Return the command that a message is; None for any other text.
 
-def parse(text: str) -> Typed | None:
-    """Return the command that a text is; None for any other text.
-
-    Its first word is the name, in any case; platforms add the bot's own name behind an `@`. Unknown
-    names are no commands: paths and programs of agents begin with a slash as well.
+    Its first word is the name, in any case, with the bot's own name behind an `@` or without:
+    another bot's command is none of ours. Unknown names are no commands: paths and programs of
+    agents begin with a slash as well.
     """
-    head, _, rest = text.strip().partition("\n")
-    first, _, behind = head.partition(" ")
-    if not first.startswith("/"):
+    text = inbound.text.strip()
+    if not text.startswith("/"):
         return None
 
-    word = first[1:].partition("@")[0].lower()
+    first, rest = (*text.split(maxsplit=1), "")[:2]
+    word, _, bot = first[1:].partition("@")
+    if bot and bot.casefold() != inbound.bot_name.casefold():
+        return None
+
+    word = word.lower()
     name = _ALIASES.get(word) or (Name(word) if word in list(Name) else None)
     if name is None:
         return None
 
-    rest = f"{behind}\n{rest}".strip()
     if name is Name.BG:
         return Typed(name, rest, "")
 
@@ -90,20 +92,26 @@ def parse(text: str) -> Typed | None:
     return Typed(name, " ".join(words), key)
 
 
-def help_text(*, admin: bool, processes: bool) -> str:
+def usage(name: Name, *, admin: bool) -> str:
+    """Return how a command is used."""
+    text = SPECS[name].usage if admin else SPECS[name].usage.replace("[KEY]", "")
+    return f"/{name} {text}".rstrip()
+
+
+def help_text(*, admin: bool, starts: bool, lists: bool) -> str:
     """Return what `/help` answers.
 
     Args:
         admin: Whether to tell what admins may.
-        processes: Whether commands may run in the background.
+        starts: Whether the sender may start commands in the background.
+        lists: Whether there may be any.
     """
     lines = ["Commands:"]
     for name, spec in SPECS.items():
-        if name in {Name.BG, Name.PS} and not processes:
+        if (name is Name.BG and not starts) or (name is Name.PS and not lists):
             continue
 
-        usage = spec.usage if admin else spec.usage.replace("[KEY]", "")
-        lines.append(f"/{name} {usage}".rstrip() + f" - {spec.does}")
+        lines.append(f"{usage(name, admin=admin)} - {spec.does}")
     if admin:
         lines.append("KEY is the session of somebody else; without it they concern this one.")
     return "\n".join(lines)

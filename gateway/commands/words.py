@@ -141,6 +141,8 @@ def _work(status: Status) -> str:
 def _reset(status: Status) -> str:
     if status.next_reset_at is None:
         return "Next reset: never by itself"
+    if status.entry.suspended_at is not None:
+        return "Next reset: not while it is paused"
 
     text = "with the next message"
     if status.next_reset_at > status.now:

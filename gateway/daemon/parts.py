@@ -144,12 +144,12 @@ async def open_parts(
         AgentId(name): [AgentId(other) for other in agent.fallback]
         for name, agent in config.agents.items()
     }
-    turns.on_replied = delivery.wake
+    turns.hooks.on_replied = delivery.wake
     store.is_busy = turns.is_busy
     store.on_dropped = turns.forget
     store.has_active_processes = processes.has_active_for_session
     processes.on_ended = backgrounds.tell_end
-    door.on_ticket = followers.follow
+    turns.hooks.on_begun = followers.follow
     return Parts(
         config=config,
         clock=clock,

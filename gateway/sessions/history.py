@@ -12,6 +12,7 @@ from gateway.model import SessionId
 from gateway.sessions.entry import decode_member, encode_member
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from gateway.durable.batch import Transaction
@@ -87,6 +88,21 @@ def ended_entry(
         (session_id, key),
     ).fetchone()
     return None if row is None else decode_member(key, row[0])
+
+
+def change_ended(
+    transaction: Transaction,
+    key: SessionKey,
+    session_id: SessionId,
+    change: Callable[[SessionEntry], SessionEntry],
+) -> None:
+    """Change the entry that an ended session had when it ended; none is no error."""
+    before = ended_entry(transaction, key, session_id)
+    if before is not None:
+        transaction.execute(
+            "UPDATE sessions SET member = ? WHERE session_id = ? AND session_key = ?",
+            (encode_member(change(before)), session_id, key),
+        )
 
 
 def probe(transaction: Transaction) -> None:

@@ -26,6 +26,8 @@ _COLUMNS = (
 )
 
 
+OWN_ID: Final = "\x1f"
+"""What message ids of the gateway's own begin with: no client can send one with it."""
 _NONE: Final = SessionId("")
 
 

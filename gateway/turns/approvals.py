@@ -164,7 +164,7 @@ class Approvals:
         number than the question's.
         """
         question = self._open.get(key)
-        if question is None or question.user != user_of(inbound.source):
+        if question is None or question.user != user_of(inbound.source) or not inbound.typed:
             return None
 
         found = _ANSWER.fullmatch(inbound.text.strip(_AROUND).lower())

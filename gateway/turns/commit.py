@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from gateway.model import ContextSource, Message, Projection, Role, SessionId
+from gateway.sessions import history
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.history import stamp
 from gateway.transcripts import accounts, inbox, outbox, projections
@@ -47,6 +48,8 @@ class TurnCommit:
     """What keeps a message out of the context that no window has room for; None for all others."""
     posted: int = 0
     """Sizes of the context that dashboards were told while it ran."""
+    lead: str = ""
+    """What stands before all else in the reply, and in the transcript already."""
     stored_calls: int = 0
     """So many of its first requests were stored while it ran."""
 
@@ -84,24 +87,26 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
             projections.keep(transaction, turn.session_id, [turn.refused], at=at)
         outbox.add(transaction, row, reply=encode_reply(reply), at=at)
         inbox.remove(transaction, row)
-        # The entry of a session that was removed or reset meanwhile is not this turn's to change.
-        if store.has_staged(row.session_key):
+        entry = store.find_staged(row.session_key)
+        if entry is not None and entry.session_id == turn.session_id:
             store.stage_update(transaction, row.session_key, lambda entry: counted(entry, turn))
+        else:
+            # It was left meanwhile, and may be gone back to.
+            history.change_ended(
+                transaction, row.session_key, turn.session_id, lambda entry: counted(entry, turn)
+            )
 
     await database.write_through(work)
     return reply
 
 
 def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
-    """Return an entry with a turn counted; unchanged where it is another session's by now."""
-    if entry.session_id != turn.session_id:
-        return entry
-
+    """Return an entry with a turn counted."""
     source = turn.row.source
     changes = spending(entry, turn.calls())
     changes |= _measured(entry, turn, changes["total_tokens"])
-    if turn.row.origin is not Origin.PROCESS:
-        # What a process has to tell is no interaction of the user.
+    if turn.row.origin is Origin.USER:
+        # What a process has to tell is no interaction, and a summary may be asked for by another.
         changes |= {
             "updated_at": _used_at(entry, turn),
             "source": source,
@@ -145,7 +150,7 @@ def _reply(turn: TurnCommit) -> Reply:
         session_key=turn.row.session_key,
         session_id=turn.session_id,
         turn_id=turn.row.turn_id,
-        text=turn.notice + turn.outcome.text,
+        text=turn.lead + turn.notice + turn.outcome.text,
         reset=turn.reset,
         usage=turn.outcome.usage(),
         context=turn.context or ReplyContext(0, 0, ContextSource.UNKNOWN, None),

@@ -53,10 +53,15 @@ class Lanes(Generic[T]):
         lane = self._lanes.get(key)
         return 0 if lane is None else lane.running + len(lane.waiting)
 
-    def has_reserved(self, key: SessionKey) -> bool:
-        """Return whether messages of a key are being stored."""
+    def waiting_of(self, key: SessionKey) -> int:
+        """Return how many turns of a key wait."""
         lane = self._lanes.get(key)
-        return lane is not None and lane.reserved > 0
+        return 0 if lane is None else len(lane.waiting)
+
+    def reserved(self, key: SessionKey) -> int:
+        """Return how many messages of a key are being stored."""
+        lane = self._lanes.get(key)
+        return 0 if lane is None else lane.reserved
 
     def reserve(self, key: SessionKey, user: str, *, asking: int = 0) -> None:
         """Take a place for a message before it is stored.
@@ -77,7 +82,7 @@ class Lanes(Generic[T]):
                 caller_limit=False,
             )
 
-        if settings.busy is Busy.REFUSE and self.has_turn(key):
+        if settings.busy is Busy.REFUSE and lane is not None:
             raise BusyError(
                 "An answer is being made in this conversation. Please wait for it.",
                 retry_after_s=5,
@@ -111,12 +116,19 @@ class Lanes(Generic[T]):
             self._by_session.give_back(key)
             raise
 
-    def release(self, key: SessionKey, user: str) -> None:
-        """Give a reserved place back: the message was not stored, or needs no turn."""
+    def release(self, key: SessionKey, user: str, *, counts: bool = False) -> None:
+        """Give a reserved place back: the message was not stored, or needs no turn.
+
+        Args:
+            key: Whose lane it is.
+            user: Who sent it.
+            counts: Whether it counts against the rates all the same.
+        """
         self.waiting -= 1
         self._lanes[key].reserved -= 1
-        self._by_session.give_back(key)
-        self._by_user.give_back(user)
+        if not counts:
+            self._by_session.give_back(key)
+            self._by_user.give_back(user)
         self._drop_if_empty(key)
 
     def join(self, key: SessionKey, item: T) -> bool:

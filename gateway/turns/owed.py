@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.model import SessionKey, TurnId
     from gateway.transcripts.inbox import Ending, InboxRow
+    from gateway.turns.hooks import Hooks
     from gateway.turns.runner import TurnRunner
     from gateway.turns.settings import TurnSettings
 
@@ -38,8 +39,11 @@ LOST: Final = "The answer could not be stored. Your message is kept, and runs af
 class Owed:
     """The lanes and those who work on them; `run` owns the tasks."""
 
-    def __init__(self, runner: TurnRunner, clock: Clock, settings: TurnSettings) -> None:
+    def __init__(
+        self, runner: TurnRunner, clock: Clock, settings: TurnSettings, hooks: Hooks
+    ) -> None:
         """Start with nothing owed; nothing runs before `run`."""
+        self._hooks = hooks
         self._runner = runner
         self._clock = clock
         self.lanes: Lanes[Accepted] = Lanes(settings, clock)
@@ -102,8 +106,12 @@ class Owed:
         return key in self._running
 
     def begins_at_once(self, key: SessionKey) -> bool:
-        """Return whether a message that joins now is not kept waiting."""
-        return not self.lanes.has_turn(key) and self.workers.has_place
+        """Return whether a message whose place is reserved is surely not kept waiting.
+
+        Not by a turn of its session, nor by others that are being stored meanwhile.
+        """
+        alone = self.lanes.ahead(key) == 0 and self.lanes.reserved(key) == 1
+        return alone and self.workers.busy + self.lanes.waiting <= self.workers.most
 
     def join(self, key: SessionKey, row: InboxRow) -> Ticket:
         """Let a stored message take the place that was reserved for it.
@@ -114,7 +122,8 @@ class Owed:
         if self._group is None:
             raise UnavailableError(STOPPING)
 
-        ahead = self.lanes.ahead(key)
+        others = [*filter(None, [self._running.get(key)]), *self.lanes.items(key)]
+        ahead = sum(other.ended is None for other in others)
         accepted = self._new(row)
         if key in self._stalled or self._is_all_stalled():
             accepted.progress.fail(UnavailableError(LATE))
@@ -133,7 +142,7 @@ class Owed:
             accepted = self._accepted.get(turn_id)
             if accepted is not None:
                 accepted.end(why)
-            elif self.lanes.has_reserved(key):
+            elif self.lanes.reserved(key):
                 self._ended[turn_id] = why
 
     def hold(self, key: SessionKey) -> bool:
@@ -173,6 +182,7 @@ class Owed:
         """Run a turn; whatever happens, who waits for it is told."""
         row = accepted.row
         try:
+            self._hooks.on_begun(row.source, row.message_id, accepted.progress)
             self.counts[await self._runner.run(accepted)] += 1
         except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
             self.counts["lost"] += 1

@@ -17,7 +17,7 @@ import anyio
 from gateway.errors import BusyError, ConflictError, UnavailableError
 from gateway.log import get_logger
 from gateway.model import TurnId
-from gateway.sessions.policy import is_active
+from gateway.sessions.policy import ResetPolicy, is_active
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import Ending, Origin
@@ -25,10 +25,11 @@ from gateway.turns.acceptance import Acceptance, Answer, Stored, before, take_an
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
 from gateway.turns.checking import checked
+from gateway.turns.hooks import Hooks
 from gateway.turns.owed import Owed
 from gateway.turns.places import Places
 from gateway.turns.records import PAUSED
-from gateway.turns.reports import Report, take_report
+from gateway.turns.reports import Report, Unasked, take_report
 from gateway.turns.restarts import pause_broken
 from gateway.turns.runner import TurnRunner
 from gateway.turns.running import Answering
@@ -76,9 +77,11 @@ class Turns:
         self._draining = False
         self.answering = Answering(agents, Breakers(clock))
         """Who answers, and who stands in where one cannot."""
-        self._runner = TurnRunner(database, store, self.answering, clock, settings)
-        self._owed = Owed(self._runner, clock, settings)
+        self.hooks = Hooks()
+        self._runner = TurnRunner(database, store, self.answering, clock, settings, self.hooks)
+        self._owed = Owed(self._runner, clock, settings, self.hooks)
         self._lanes = self._owed.lanes
+        self._unasked = Unasked(self._lanes.spend)
         self.contexts = self._runner.contexts
         """What is sent of each session."""
         self.budgets = self._runner.budgets
@@ -144,27 +147,18 @@ class Turns:
         self.places.configure(agent_for, sessions)
         self._owed.workers.allow(settings.max_running)
 
-    @property
-    def on_replied(self) -> Callable[[SessionSource], None]:
-        """Called with the source of each message whose reply is stored; it must not raise."""
-        return self._runner.on_replied
-
-    @on_replied.setter
-    def on_replied(self, call: Callable[[SessionSource], None]) -> None:
-        self._runner.on_replied = call
-
     def is_busy(self, key: SessionKey) -> bool:
         """Return whether the session has a running, queued or unfinished turn."""
         return self._lanes.is_busy(key)
 
     def work_of(self, key: SessionKey) -> tuple[bool, int]:
         """Return whether a turn of a session runs, and how many messages wait."""
-        running = self._owed.runs_turn(key)
-        return running, self._lanes.ahead(key) - running
+        return self._owed.runs_turn(key), self._lanes.waiting_of(key)
 
     def forget(self, key: SessionKey, session_id: SessionId) -> None:
         """Drop the runtime state of a session that is gone."""
         self._lanes.forget(key)
+        self._unasked.forget(key)
         self.approvals.forget(key)
         self.contexts.forget(session_id)
 
@@ -218,6 +212,10 @@ class Turns:
         """
         inbound, agent, own = self.place(inbound)
         key, user = key or own, user_of(inbound.source)
+        if key != own and inbound.message_id:
+            # It is unique among the messages of the sender's session, not among those of another.
+            name = f"{inbox.OWN_ID}{own}:{inbound.message_id}"
+            inbound = replace(inbound, message_id=name)
         try:
             if origin is Origin.USER:
                 answered = await self._answer(inbound, agent, key)
@@ -241,12 +239,14 @@ class Turns:
         Durability: on return it survives power loss that it is told.
         """
         turn_id, now = self.new_turn_id(), self._clock.now()
+        if not self._unasked.may(report.key, user_of(report.source)):
+            report = replace(report, as_turn=False)
         row = await self._database.write(
             lambda transaction: take_report(transaction, self._store, report, turn_id, now)
         )
         if row is not None:
             self._owed.admit(row)
-        self.on_replied(report.source)
+        self.hooks.on_replied(report.source)
 
     def stage_end(self, transaction: Transaction, key: SessionKey, why: Ending) -> list[TurnId]:
         """Let no agent answer any more what was accepted of a session so far.
@@ -329,7 +329,7 @@ class Turns:
         ticket = await take_answer(self._database, answer)
         if ticket is not None:
             self._counts["duplicate"] += ticket.duplicate
-            self.on_replied(inbound.source)
+            self.hooks.on_replied(inbound.source)
         return ticket
 
     async def _accept(
@@ -337,9 +337,9 @@ class Turns:
     ) -> Ticket:
         """Store a message whose place is reserved, and let it join its lane."""
         turn_id = self.new_turn_id()
-        policy = self.places.policy(inbound.source)
-        interrupts = origin is Origin.USER and self._settings.busy is Busy.INTERRUPT
-        joined = False
+        # Whoever asks for a summary starts nothing anew.
+        policy = self.places.policy(inbound.source) if origin is Origin.USER else ResetPolicy()
+        joined = paused = False
         try:
             while True:
                 work = Acceptance(
@@ -353,7 +353,7 @@ class Turns:
                     first=not self._lanes.has_turn(key),
                     origin=origin,
                     begins=self._owed.begins_at_once(key),
-                    supersedes=interrupts and self._lanes.has_turn(key),
+                    supersedes=origin is Origin.USER and self._settings.busy is Busy.INTERRUPT,
                 )
                 try:
                     found = await self._database.write_through(work.run)
@@ -361,9 +361,9 @@ class Turns:
                 except MovedOnError:
                     continue
             if isinstance(found, Reply):
-                duplicate = found.status != PAUSED
-                self._counts["duplicate" if duplicate else PAUSED] += 1
-                return Ticket.answered(found, duplicate=duplicate)
+                paused = found.status == PAUSED
+                self._counts[PAUSED if paused else "duplicate"] += 1
+                return Ticket.answered(found, duplicate=not paused)
 
             row = found.row
             self._counts["duplicate"] += row.turn_id != turn_id
@@ -375,10 +375,11 @@ class Turns:
 
             ticket = self._owed.join(key, row)
             joined = True
+            self._unasked.forget(key)
             return ticket
         finally:
             if not joined:
-                self._lanes.release(key, user)
+                self._lanes.release(key, user, counts=paused)
 
     def _note_start(self, stored: Stored) -> None:
         if stored.started is None:

@@ -20,7 +20,7 @@ from gateway.errors import (
     UnavailableError,
 )
 from gateway.log import get_logger
-from gateway.model import Message, Role
+from gateway.model import Message, Role, Usage
 from gateway.sessions.policy import ResetPolicy
 from gateway.transcripts import inbox, projections
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
@@ -44,10 +44,11 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
-    from gateway.model import SessionId, SessionKey, SessionSource
+    from gateway.model import SessionId, SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.turns.compacting import Compacted
+    from gateway.turns.hooks import Hooks
     from gateway.turns.settings import TurnSettings
 
 T = TypeVar("T")
@@ -90,8 +91,10 @@ class TurnRunner:
         answering: Answering,
         clock: Clock,
         settings: TurnSettings,
+        hooks: Hooks,
     ) -> None:
         """Start knowing no session."""
+        self._hooks = hooks
         self._database = database
         self._store = store
         self._clock = clock
@@ -102,8 +105,6 @@ class TurnRunner:
         """Whether a turn that a stop of the gateway cut off runs again; may be changed as well."""
         self.suspects: set[SessionKey] = set()
         """Sessions that broke starts; an answered turn ends that."""
-        self.on_replied: Callable[[SessionSource], None] = lambda _: None
-        """Called with the source of each message whose reply is stored."""
         self.on_stalled: Callable[[SessionKey], None] = lambda _: None
         """Called each time a turn could not be stored and waits to try again."""
         self.contexts = Contexts(database, store, clock)
@@ -146,6 +147,7 @@ class TurnRunner:
             account=None if turn is None else turn.account,
             refused=None if turn is None else turn.refused,
             posted=0 if turn is None else turn.posted,
+            lead=_lead(row, outcome),
             stored_calls=0 if turn is None else turn.stored_calls,
         )
         reply = await self._stored(
@@ -153,7 +155,7 @@ class TurnRunner:
         )
         self.contexts.remember(commit)
         accepted.progress.finish(reply)
-        self.on_replied(row.source)
+        self._hooks.on_replied(row.source)
         if row.session_key in self.suspects and outcome.status == "ok":
             self.suspects.discard(row.session_key)
             await self._stored(accepted, lambda: clear(self._database, row.session_key))
@@ -194,6 +196,7 @@ class TurnRunner:
     async def _tell_compaction(self, row: InboxRow, outcome: Outcome) -> None:
         """Have the session's old turns summarised, as its user asked for."""
         try:
+            await self._check_budgets(row)
             done = await self.compact(row.session_key)
         except RefusedError as error:
             outcome.tell(str(error))
@@ -209,6 +212,12 @@ class TurnRunner:
             outcome.tell("The summary failed; nothing was changed.")
         else:
             outcome.tell(f"Nothing was changed: {done.reason}.")
+
+    async def _check_budgets(self, row: InboxRow) -> None:
+        """Refuse a summary that a user asks for whose budget is used up."""
+        used_up = await self.budgets.check(row.session_id, user_of(row.source), Usage())
+        if used_up is not None:
+            raise ConflictError(used_up)
 
     async def compact(self, key: SessionKey) -> Compacted:
         """Summarise all turns of a session but the latest, of which none may run meanwhile.
@@ -287,6 +296,11 @@ class TurnRunner:
         never = ResetPolicy()
         resolution = await self._store.resolve(row.session_key, row.source, never, lambda _: True)
         return resolution.entry.session_id, resolution.entry
+
+
+def _lead(row: InboxRow, outcome: Outcome) -> str:
+    """Return what a process has to tell where no agent tells it in its own words."""
+    return f"{row.text}\n\n" if row.origin is Origin.PROCESS and outcome.status != "ok" else ""
 
 
 async def _once(write: Callable[[], Awaitable[None]]) -> None:

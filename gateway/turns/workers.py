@@ -37,11 +37,6 @@ class Workers(Generic[T]):
         self.busy = 0
         """How many items are worked on, those that wait for somebody among them."""
 
-    @property
-    def has_place(self) -> bool:
-        """Whether an item that is added now is worked on at once, for all that is known."""
-        return not self._ready and self.busy < self.most
-
     def start(self, group: TaskGroup) -> None:
         """Run tasks in a group, until it is cancelled."""
         self._group = group

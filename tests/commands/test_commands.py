@@ -258,7 +258,7 @@ async def test_what_is_not_understood_is_answered_with_how_it_is_used(tmp_path: 
         first = await bench.say("hello")
 
         assert (await bench.say("/new please")).text == (
-            "Not understood. It is used like this: /new [KEY]"
+            "Not understood. It is used like this: /new"
         )
         assert bench.turns.entry().session_id == first.session_id
 

@@ -14,7 +14,7 @@ from gateway.access.settings import AccessSettings
 from gateway.commands.backgrounds import Backgrounds
 from gateway.commands.carrying_out import Commands
 from gateway.commands.door import Door
-from gateway.model import ChatType, Inbound, SessionSource
+from gateway.model import ChatType, Inbound, SessionSource, ToolCaller, TurnId
 from gateway.processes.registry import ProcessRegistry
 from gateway.processes.settings import ProcessSettings
 from tests.support.turns import Bench, reply_of, running_turns
@@ -52,6 +52,12 @@ class DoorBench:
     ) -> Reply:
         """Hand a message over and return its reply."""
         return await reply_of(await self.submit(text, message_id=message_id, typed=typed, **source))
+
+    def caller(self, key: SessionKey) -> ToolCaller:
+        """Return who calls a tool in a session."""
+        entry = self.turns.state.store.get(key)
+        assert entry is not None
+        return ToolCaller(key, entry.session_id, entry.agent, entry.source, TurnId("t"))
 
     async def idle(self, key: SessionKey) -> None:
         """Wait until no turn of a session runs or waits."""

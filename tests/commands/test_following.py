@@ -1,0 +1,97 @@
+"""Questions of turns, shown in the chat they are answered in."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.channels.base import Outbound, SendError
+from gateway.channels.running import Channels
+from gateway.clock import FakeClock
+from gateway.commands.following import SEND_TIMEOUT_S, Followers
+from gateway.turns.ticket import Progress, Question
+from tests.support.channels import PLATFORM, PlayedChannel
+from tests.support.commands import source_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+ANN = source_of(platform=PLATFORM, account="one")
+
+
+@asynccontextmanager
+async def following(channel: PlayedChannel, clock: FakeClock) -> AsyncGenerator[Followers]:
+    followers = Followers(Channels([channel], clock), clock)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(followers.run)
+        yield followers
+        tasks.cancel_scope.cancel()
+
+
+async def _shown(channel: PlayedChannel, count: int) -> list[str]:
+    with anyio.fail_after(5):
+        while len(channel.shown) < count:
+            await anyio.lowlevel.checkpoint()
+    return [one.text for one in channel.shown]
+
+
+async def test_only_questions_are_shown_each_as_an_answer_to_the_message() -> None:
+    channel, clock, progress = PlayedChannel(), FakeClock(), Progress()
+    async with following(channel, clock) as followers:
+        progress.add_text("Let me see.")
+        progress.add_text(Question("\n\nMay I?", "1234"))
+        followers.follow(ANN, "m1", progress)
+        assert await _shown(channel, 1) == ["May I?"]
+        progress.add_text("Yes.")
+        progress.add_text(Question("\n\nAnd that?", "1235"))
+        assert await _shown(channel, 2) == ["May I?", "And that?"]
+
+    assert {one.reply_to for one in channel.shown} == {"m1"}
+    assert len({one.delivery_id for one in channel.shown}) == 2
+    assert {one.target for one in channel.shown} == {ANN}
+
+
+@pytest.mark.parametrize("wrong", [SendError("no", retryable=True), RuntimeError("a bug")])
+async def test_a_question_that_cannot_be_shown_harms_nothing(wrong: Exception) -> None:
+    channel, clock, progress = PlayedChannel(plays=[wrong]), FakeClock(), Progress()
+    with capture_logs() as logs:
+        async with following(channel, clock) as followers:
+            followers.follow(ANN, "m1", progress)
+            progress.add_text(Question("May I?", "1234"))
+            progress.add_text(Question("And that?", "1235"))
+            assert await _shown(channel, 1) == ["And that?"]
+    assert [line["event"] for line in logs] == ["channel.question_not_shown"]
+
+
+async def test_a_channel_that_hangs_keeps_no_question_for_ever() -> None:
+    hangs, clock, progress = anyio.Event(), FakeClock(), Progress()
+
+    async def hang(_: Outbound) -> None:
+        hangs.set()
+        await anyio.sleep_forever()
+
+    channel = PlayedChannel(plays=[hang])
+    with capture_logs() as logs:
+        async with following(channel, clock) as followers:
+            followers.follow(ANN, "m1", progress)
+            progress.add_text(Question("May I?", "1234"))
+            progress.add_text(Question("And that?", "1235"))
+            with anyio.fail_after(5):
+                await hangs.wait()
+            await clock.advance(SEND_TIMEOUT_S)
+            assert await _shown(channel, 1) == ["And that?"]
+    assert [line["reason"] for line in logs] == ["it took longer than 30 seconds"]
+
+
+async def test_turns_of_other_platforms_are_not_followed() -> None:
+    channel, clock, progress = PlayedChannel(), FakeClock(), Progress()
+    async with following(channel, clock) as followers:
+        followers.follow(source_of(), "m1", progress)
+        progress.add_text(Question("May I?", "1234"))
+        await clock.advance(0)
+    assert channel.asked == []
