@@ -41,6 +41,7 @@ class StatisticsCollector:
         yield from self._of_turns()
         yield from self._of_contexts()
         yield from self._of_tools()
+        yield from self._of_processes()
         yield from self._of_channels()
         yield from self._of_database()
         yield from self._of_watcher()
@@ -116,6 +117,18 @@ class StatisticsCollector:
             calls.add_metric([server.server, "failed"], failed)
             calls.add_metric([server.server, "timeout"], server.timeouts)
         yield from (running, restarts, calls)
+
+    def _of_processes(self) -> Iterator[Metric]:
+        processes = self._context.processes.statistics()
+        yield _gauge("processes_running", "Background processes that run.", processes.running)
+        yield _gauge(
+            "processes_overdue", "Of these, too old to keep their sessions.", processes.overdue
+        )
+        yield _gauge("processes_unreported", "Ended, and not told yet.", processes.unreported)
+        yield _counter("processes_started", "Background processes started.", processes.started)
+        yield _counter("processes_adopted", "Found running at a start.", processes.adopted)
+        yield _counter("processes_lost", "Whose end nobody knows.", processes.lost)
+        yield _counter("processes_reported", "Ends that were told.", processes.reported)
 
     def _of_channels(self) -> Iterator[Metric]:
         names = ["platform", "account"]

@@ -15,6 +15,7 @@ from gateway.api.form import query_form
 from gateway.errors import BadRequestError
 from gateway.log import get_logger
 from gateway.model import SessionKey
+from gateway.processes.registry import NOT_FOUND
 from gateway.sessions.key import parse_key
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Processes:
     def _shown(self, record: ProcessRecord) -> dict[str, object]:
         end = record.end
         guards = self._registry.guards(record)
+        gone = self._registry.is_gone(record.process_id)
+        runs = end is None and not gone
         until = self._context.clock.now() if end is None else datetime.fromisoformat(end.at)
         age = until - datetime.fromisoformat(record.created_at)
         return {
@@ -112,15 +115,15 @@ class Processes:
             "source": asdict(record.source),
             "command": record.command,
             "cwd": record.cwd,
-            "pid": None if record.keeper is None or end is not None else record.keeper.pid,
+            "pid": record.keeper.pid if record.keeper is not None and runs else None,
             "created_at": record.created_at,
             "age_s": max(0.0, age.total_seconds()),
-            "state": "running" if end is None else end.reason,
+            "state": end.reason if end is not None else "gone" if gone else "running",
             "blocks": _BLOCKED if guards else (),
-            "overdue": end is None and not guards,
+            "overdue": runs and not guards,
             "ended_at": None if end is None else end.at,
             "exit_status": None if end is None else end.exit_status,
-            "detail": "" if end is None else end.detail,
+            "detail": end.detail if end is not None else NOT_FOUND if gone else "",
             "output_bytes": None if end is None else end.output_bytes,
             "reported_at": record.reported_at,
         }

@@ -48,7 +48,7 @@ def list_replies(
         typer.Option(
             metavar="|".join(OutboxState),
             parser=_state,
-            help="Which replies; default: those that are owed and those that are dead.",
+            help="Which replies; default: those that are dead, then those that are owed.",
         ),
     ] = None,
     session: Annotated[
@@ -59,11 +59,12 @@ def list_replies(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List replies to channels: those that wait, and those that were given up."""
+    """List replies to channels: those that were given up, then those that wait."""
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
-        states = [OutboxState.OWED, OutboxState.DEAD] if state is None else [state]
+        # Dead ones first: they need a decision, and must not hide behind those that wait.
+        states = [OutboxState.DEAD, OutboxState.OWED] if state is None else [state]
         work = partial(_pages, states=states, session=session, limit=limit)
         listed = call(Where(config, state_dir), work)
         if as_json:

@@ -109,7 +109,7 @@ def reporting(*, as_json: bool) -> Generator[Screen]:
 def exit_status(error: GatewayError) -> int:
     """Return the exit status that says what kind of error it was."""
     if isinstance(error, ProblemError):
-        if error.status in {401, 403, 421}:
+        if error.status in {401, 421}:
             return ExitCode.CONFIGURATION
         return REFUSED if error.status < 500 else ExitCode.UNAVAILABLE  # noqa: PLR2004 - HTTP
 

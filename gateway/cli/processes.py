@@ -186,6 +186,8 @@ def _show_list(screen: Screen, listed: dict[str, Any]) -> None:
     if listed["more"]:
         screen.note(f"there are more than {len(found)} (--limit)")
     for process in found:
+        if process["state"] == "gone":
+            screen.note(f"{process['process_id']} is {process['detail']}")
         if process["overdue"]:
             screen.note(
                 f"{process['process_id']} is older than guard_max_age_s of [processes]: "

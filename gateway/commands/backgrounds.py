@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from gateway.commands.words import NO_SESSION, span_text
-from gateway.errors import ForbiddenError, RefusedError, UnavailableError
+from gateway.errors import ForbiddenError, NotFoundError, RefusedError, UnavailableError
 from gateway.log import get_logger
 from gateway.model import ToolCaller, TurnId
 from gateway.processes.records import EndReason, stage_reported
@@ -90,9 +90,6 @@ class Backgrounds:
             # The message is settled with it: coming again, it would be no other one.
             raise RefusedError(f"It could not be started: {error}") from error
 
-        if record.end is not None and record.end.reason is EndReason.FAILED:
-            return f"{record.process_id} {ended_text(record.end)}."
-
         return f"Started as {record.process_id}. /ps shows how it goes."
 
     async def listing(self, key: SessionKey) -> str:
@@ -106,6 +103,20 @@ class Backgrounds:
 
         now = self._clock.now()
         return "\n".join(self._line(record, now) for record in found)
+
+    async def stop(self, key: SessionKey, process_id: str) -> str:
+        """End a process of a session and return what is answered.
+
+        Raises:
+            RefusedError: there is none of that id, or it has ended.
+        """
+        record = await self._processes.get(process_id)
+        if record.session_key != key:
+            raise NotFoundError("There is no process with this id.")
+
+        record = await self._processes.stop(process_id)
+        how = "is being stopped" if record.end is None else ended_text(record.end)
+        return f"{process_id} {how}."
 
     async def tell_end(self, record: ProcessRecord) -> None:
         """Tell a session how a process of it ended: once, whatever happens meanwhile.
@@ -162,10 +173,14 @@ def report_text(record: ProcessRecord, end: ProcessEnd) -> str:
     """Return what a session is told of a process that ended; a model reads it as well."""
     lines = [f"[Background process {record.process_id}: {shlex.join(record.command)[:1_000]}]"]
     lines.append(f"It {ended_text(end)}.")
-    if end.output:
-        whole = len(end.output.encode()) >= end.output_bytes
-        lines.append("Its output:" if whole else f"The end of its {end.output_bytes:,} bytes:")
-        lines.append(end.output.rstrip("\n"))
-    else:
+    output = end.output.rstrip("\n")
+    if output:
+        whole = end.output_whole
+        lines += ["Its output:" if whole else f"The end of its {end.output_bytes:,} bytes:", output]
+    elif not end.output_bytes:
         lines.append("It wrote nothing.")
+    elif end.output_whole:
+        lines.append("It wrote nothing that can be shown.")
+    else:
+        lines.append(f"Of its output, {end.output_bytes:,} bytes, nothing could be kept.")
     return "\n".join(lines)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.commands.parsing import Name, Typed, help_text, usage
-from gateway.commands.words import NO_SESSION, Status, sessions_text, status_text
+from gateway.commands.words import MAX_LISTED, NO_SESSION, Status, sessions_text, status_text
 from gateway.context.cache import cache_policy
 from gateway.durable.batch import Transaction
 from gateway.errors import ConflictError, RefusedError
-from gateway.model import Inbound, SessionId, SessionKey, TurnId
+from gateway.model import ContextSource, Inbound, SessionId, SessionKey, TurnId
 from gateway.sessions.policy import USER, may_user_resume, next_reset
 from gateway.transcripts.inbox import Ending
-from gateway.transcripts.reading import sessions_of
+from gateway.transcripts.reading import beginnings, sessions_of
 from gateway.transcripts.usage import spent_by_session
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 NEW: Final = "new"
 """The reason of a reset by `/new`."""
+_STOP_WORDS: Final = 2
+"""Of `stop ID` behind `/ps`."""
 _MIN_ID_CHARS: Final = 4
 """The shortest end of a session id that names it."""
 
@@ -91,9 +93,8 @@ class Commands:
             RefusedError: it is not understood, or may not be; nothing was done.
         """
         typed, _key = asked.typed, asked.key
-        if typed.rest and typed.name not in {Name.RESUME, Name.BG}:
-            how = usage(typed.name, admin=asked.admin)
-            raise RefusedError(f"Not understood. It is used like this: {how}")
+        if typed.rest and typed.name not in {Name.RESUME, Name.BG, Name.PS}:
+            raise _not_understood(asked)
 
         return await self._handlers[typed.name](asked)
 
@@ -104,14 +105,22 @@ class Commands:
 
     async def _sessions(self, asked: Asked) -> Effect:
         records = await sessions_of(self._database, asked.key)
-        return _told(sessions_text(self._store.get(asked.key), records))
+        shown = [record.session_id for record in records[:MAX_LISTED]]
+        began = await beginnings(self._database, shown)
+        return _told(sessions_text(self._store.get(asked.key), records, began))
 
     async def _compact(self, _: Asked) -> Effect:
         # With a conversation it is no effect but a turn.
         return _told(NO_SESSION)
 
     async def _ps(self, asked: Asked) -> Effect:
-        return _told(await self._backgrounds.listing(asked.key))
+        rest = asked.typed.rest.split()
+        if not rest:
+            return _told(await self._backgrounds.listing(asked.key))
+        if len(rest) == _STOP_WORDS and rest[0].lower() == "stop":
+            return _told(await self._backgrounds.stop(asked.key, rest[1]))
+
+        raise _not_understood(asked)
 
     async def _bg(self, asked: Asked) -> Effect:
         text = asked.typed.rest
@@ -161,7 +170,10 @@ class Commands:
                 return NO_SESSION
 
             ended.extend(self._turns.stage_end(transaction, key, Ending.STOP))
-            self._store.lifecycle.suspend(transaction, key, USER)
+            entry = self._store.lifecycle.suspend(transaction, key, USER)
+            if not may_user_resume(entry):
+                return "Stopped. The operator has paused this conversation."
+
             return "Stopped. This conversation is paused; /resume lets it go on."
 
         return Effect(stage, lambda: self._turns.end(key, ended, Ending.STOP))
@@ -199,7 +211,7 @@ class Commands:
         if entry.suspended_at is None:
             return ""
         if not (asked.admin or may_user_resume(entry)):
-            return " It is paused by the operator, who alone can let it go on."
+            return " It is paused by the operator; an admin can let it go on."
 
         self._store.lifecycle.resume(transaction, asked.key)
         return ""
@@ -236,28 +248,37 @@ class Commands:
             entry=entry,
             spent=spent,
             now=now,
-            warm_s=self._warm_s(entry),
+            cache=self._cache(entry),
             next_reset_at=next_reset(entry, self._turns.places.policy(entry.source), now),
             holds=" or ".join(filter(None, (busy, guard))),
             running=running,
+            asks=self._turns.approvals.is_open(key),
             waiting=waiting,
             processes=processes,
         )
         return _told(status_text(status))
 
-    def _warm_s(self, entry: SessionEntry) -> float | None:
-        """Return how long the session's prompt cache lives on; None: it is cold, or nobody's."""
+    def _cache(self, entry: SessionEntry) -> tuple[bool, float]:
+        """Return whether anything is known of the prompt cache, and how long it lives on."""
         agent = self._turns.answering.agents.get(entry.agent)
         own = (entry.cache_agent or entry.agent) == entry.agent
-        if agent is None or entry.cache_touched_at is None or not own:
-            return None
+        # Whose provider counts nothing tells nothing of a cache either.
+        if agent is None or entry.context_source is not ContextSource.USAGE:
+            return False, 0.0
+        if entry.cache_touched_at is None or not own:
+            return True, 0.0
 
         facts = agent.facts()
         settings = self._turns.contexts.settings
         policy = cache_policy(settings, entry.agent, facts.model, facts.cache_ttl_s)
         age_s = (self._clock.now() - entry.cache_touched_at).total_seconds()
-        left_s = policy.ttl_s - age_s
-        return left_s if facts.model == entry.model and age_s >= 0 and left_s > 0 else None
+        warm = facts.model == entry.model and age_s >= 0
+        return True, max(0.0, policy.ttl_s - age_s) if warm else 0.0
+
+
+def _not_understood(asked: Asked) -> RefusedError:
+    how = usage(asked.typed.name, admin=asked.admin)
+    return RefusedError(f"Not understood. It is used like this: {how}")
 
 
 def _told(text: str) -> Effect:

@@ -13,6 +13,7 @@ import anyio
 
 from gateway.channels.base import Outbound, SendError
 from gateway.log import get_logger
+from gateway.text import whole
 from gateway.turns.ticket import Question
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Followers:
             async for piece in deltas:
                 if isinstance(piece, Question):
                     delivery_id = f"question-{secrets.token_hex(8)}"
-                    question = Outbound(source, piece.strip(), delivery_id, message_id)
+                    text = _fitted(piece.strip(), channel.max_text_chars)
+                    question = Outbound(source, text, delivery_id, message_id)
                     await self._show(channel, question, source)
 
     async def _show(self, channel: Channel, question: Outbound, source: SessionSource) -> None:
@@ -80,3 +82,13 @@ class Followers:
                 account=source.account,
                 reason=error,
             )
+
+
+def _fitted(text: str, max_chars: int) -> str:
+    """Return a question that a channel takes: its last line, which says how to answer, is whole."""
+    if len(text) <= max_chars:
+        return text
+
+    wish, _, how = text.rpartition("\n")
+    more = f" ... ({len(wish)} characters)\n{how}"
+    return wish[: whole(wish, max(0, max_chars - len(more)))] + more

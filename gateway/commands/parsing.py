@@ -44,7 +44,7 @@ SPECS: Final = {
     Name.STATUS: Spec("[KEY]", "tells the size of the context, its cost, and what runs"),
     Name.COMPACT: Spec("[KEY]", "has the old part of the conversation summarised"),
     Name.BG: Spec("COMMAND", "starts a command in the background"),
-    Name.PS: Spec("[KEY]", "lists the commands in the background"),
+    Name.PS: Spec("[stop ID] [KEY]", "lists the commands in the background, or ends one"),
     Name.HELP: Spec("", "tells the commands"),
 }
 _ALIASES: Final = {"reset": Name.NEW}

@@ -11,10 +11,13 @@ from gateway.sessions.entry import SessionEntry
 from gateway.transcripts.usage import Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from gateway.model import SessionId
     from gateway.transcripts.reading import SessionRecord
 
+BEGINNING_CHARS: Final = 40
+"""How much of a conversation's first message is shown."""
 MAX_LISTED: Final = 10
 """How many conversations are listed, the newest."""
 NO_SESSION: Final = "There is no conversation yet; your next message begins one."
@@ -40,12 +43,15 @@ class Status:
     entry: SessionEntry
     spent: Spent
     now: datetime
-    warm_s: float | None
-    """How long the provider's prompt cache lives on, as far as is known; None: it is cold."""
+    cache: tuple[bool, float]
+    """Whether anything is known of the provider's prompt cache, and for how many seconds it lives
+    on; 0: it is cold."""
     next_reset_at: datetime | None
     holds: str
     """What keeps the session from being reset; empty for nothing."""
     running: bool
+    asks: bool
+    """Whether the turn that runs waits for a yes to a tool."""
     waiting: int
     processes: int
 
@@ -68,12 +74,17 @@ def status_text(status: Status) -> str:
     return "\n".join(lines)
 
 
-def sessions_text(entry: SessionEntry | None, records: Sequence[SessionRecord]) -> str:
+def sessions_text(
+    entry: SessionEntry | None,
+    records: Sequence[SessionRecord],
+    began_with: Mapping[SessionId, str],
+) -> str:
     """Return the answer to `/sessions`.
 
     Args:
         entry: The conversation that goes on; None where there is none.
         records: All of the key, newest first.
+        began_with: What the user said first, of those in which anything was said.
     """
     if not records:
         return NO_SESSION
@@ -85,11 +96,21 @@ def sessions_text(entry: SessionEntry | None, records: Sequence[SessionRecord]) 
             state = "this one"
         else:
             state = _ENDINGS.get(record.end_reason or "", record.end_reason or "ended")
-        lines.append(f"{record.session_id}: since {began} UTC, {state}")
+        words = _quoted(began_with.get(record.session_id, ""))
+        lines.append(f"{record.session_id}: since {began} UTC, {state}{words}")
     if len(records) > MAX_LISTED:
         lines.append(f"and {len(records) - MAX_LISTED} older ones")
     lines.append("/resume with the last characters of an id goes on with it.")
     return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    words = " ".join(text.split())
+    if not words:
+        return ""
+
+    shown = words if len(words) <= BEGINNING_CHARS else f"{words[:BEGINNING_CHARS]}..."
+    return f': "{shown}"'
 
 
 def span_text(seconds: float) -> str:
@@ -114,6 +135,10 @@ def _context(entry: SessionEntry, now: datetime) -> str:
 
 
 def _cost(entry: SessionEntry, spent: Spent) -> str:
+    counted = entry.input_tokens, entry.output_tokens, entry.cache_read_tokens
+    if not any((*counted, entry.cache_write_tokens)):
+        return "Used: nothing was counted"
+
     text = f"Used: {entry.total_tokens:,} tokens"
     if spent.usd:
         text += f", {spent.usd:.4f} US dollars"
@@ -123,14 +148,17 @@ def _cost(entry: SessionEntry, spent: Spent) -> str:
 
 
 def _cache(status: Status) -> str:
-    if status.warm_s is None:
-        return "Cache: cold"
+    known, warm_s = status.cache
+    if not known:
+        return "Cache: unknown"
 
-    return f"Cache: warm for {span_text(status.warm_s)}"
+    return f"Cache: warm for {span_text(warm_s)}" if warm_s > 0 else "Cache: cold"
 
 
 def _work(status: Status) -> str:
     parts = ["an answer is being made"] if status.running else []
+    if status.asks:
+        parts = ["a tool waits for your yes (yes shows the question again)"]
     if status.waiting:
         parts.append(f"{_count(status.waiting, 'message')} waiting")
     if status.processes:

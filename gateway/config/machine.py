@@ -13,6 +13,7 @@ from gateway.agents.settings import CommandSettings
 from gateway.config.credentials import resolve_secrets
 from gateway.config.keys import quoted
 from gateway.config.places import NO_PLACES
+from gateway.processes.settings import lacking_here
 from gateway.tools import programs
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def _missing_programs(config: GatewayConfig, places: Places) -> Iterator[str]:
         if isinstance(agent, CommandSettings):
             for key, text in command.lacking_here(agent):
                 yield places.problem(("agents", name, key), text)
+    for key, text in lacking_here(config.processes):
+        yield places.problem(("processes", key), text)
     for name, server in config.tools.servers.items():
         for key, text in programs.lacking_here(server):
             yield places.problem(("tools", "servers", name, key), text)

@@ -29,7 +29,7 @@ from gateway.durable.directory import StateDirectory, hold
 from gateway.log import set_level
 from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
-from gateway.processes.toolbox import with_processes
+from gateway.processes.toolbox import of_servers, with_processes
 from gateway.retention import discard_old
 from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
 from gateway.sessions.store import SessionStore
@@ -124,7 +124,7 @@ async def open_parts(
         servers = await stack.enter_async_context(open_servers(config.tools, clock))
 
         def toolbox_for(choice: AgentToolSettings) -> Toolbox:
-            return with_processes(servers.toolbox_for(choice), processes, choice)
+            return with_processes(servers.toolbox_for(of_servers(choice)), processes, choice)
 
         opening = open_agents(config.agents, clock, toolbox_for)
         agents = dict(await stack.enter_async_context(opening))

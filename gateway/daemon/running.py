@@ -93,7 +93,7 @@ async def offline(config: GatewayConfig) -> AsyncGenerator[Offline]:
     """
     async with AsyncExitStack() as stack:
         parts = await open_parts(stack, config, SystemClock(), answers=False)
-        await parts.processes.load()
+        await parts.processes.look()
         await parts.turns.load_unanswered()
         yield Offline(app_of(parts, anyio.Event()), parts.token)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from gateway.settings import PathSetting, SecretSource, Settings
 from gateway.variables import INHERITED_VARIABLES, Argument, VariableName, check_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 class ProcessSettings(Settings):
@@ -108,3 +109,15 @@ def typed_words(settings: ProcessSettings, text: str) -> tuple[str, ...]:
         return words_of(settings, shlex.split(text))
     except ValueError as exc:
         raise BadRequestError("The command has a quote that does not end.") from exc
+
+
+def lacking_here(settings: ProcessSettings) -> Iterator[tuple[str, str]]:
+    """Yield key and problem for each thing that is named and this machine lacks."""
+    if not settings.enabled:
+        return
+
+    if settings.shell and shutil.which(settings.shell[0]) is None:
+        yield "shell", f"there is no program {settings.shell[0]!r} that can be executed"
+    if settings.cwd is not None and not settings.cwd.is_dir():
+        problem = f"there is no directory {str(settings.cwd)!r}; accepted is one that there is"
+        yield "cwd", problem

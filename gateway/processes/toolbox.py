@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.processes.tool import NAME, ProcessTool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from gateway.model import ToolCaller, ToolResult, ToolSpec
     from gateway.processes.registry import ProcessRegistry
@@ -86,6 +88,21 @@ class ToolboxWithProcesses:
             return await self._tool.call(caller, arguments)
 
         return await self._others.call(name, arguments, caller=caller)
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """A `ToolChoice`."""
+
+    allow: Sequence[str]
+    deny: Sequence[str]
+    ask: Sequence[str]
+
+
+def of_servers(choice: ToolChoice) -> Patterns:
+    """Return a choice without the name of this tool, which no server brings."""
+    lists = (choice.allow, choice.deny, choice.ask)
+    return Patterns(*([name for name in names if name.lower() != NAME] for names in lists))
 
 
 def with_processes(

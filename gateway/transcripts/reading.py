@@ -10,7 +10,7 @@ import orjson
 from gateway.model import Image, Message, Role, SessionId, ToolCall, TurnId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gateway.durable.batch import Queries
     from gateway.durable.connection import Connection
@@ -106,6 +106,24 @@ def messages_after(connection: Queries, session_id: SessionId, position: int) ->
         (session_id, position),
     ):
         yield _message(row)
+
+
+async def beginnings(database: Database, session_ids: Sequence[SessionId]) -> dict[SessionId, str]:
+    """Return what was said first in sessions, of those in which anything was."""
+
+    def query(connection: Connection) -> dict[SessionId, str]:
+        found = {}
+        for session_id in session_ids:
+            row = connection.execute(
+                "SELECT substr(text, 1, 1000) FROM messages "
+                "WHERE session_id = ? AND role = 'user' ORDER BY position LIMIT 1",
+                (session_id,),
+            ).fetchone()
+            if row is not None:
+                found[session_id] = str(row[0])
+        return found
+
+    return await database.read(query)
 
 
 async def sessions_of(database: Database, key: SessionKey) -> list[SessionRecord]:

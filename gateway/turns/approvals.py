@@ -7,6 +7,7 @@ Nothing of what tools or models say is ever read as an answer.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import threading
@@ -70,9 +71,9 @@ class OpenQuestion:
 
     def text(self, now: float) -> str:
         """Return what the user is asked at a monotonic instant, with the time that is left."""
-        left_s = round(max(0.0, self.ends_at - now), 1)
+        left_s = math.floor(max(0.0, self.ends_at - now))
         return (
-            f'{self.wish}\nAnswer "yes {self.number}" or "no" within {left_s:g} seconds; '
+            f'{self.wish}\nAnswer "yes {self.number}" or "no" within {left_s} seconds; '
             "nothing runs before."
         )
 
@@ -156,6 +157,10 @@ class Approvals:
                 verdict = await self._verdict(key, question, call, outcome.turn_id)
         outcome.tell(self._told(call, verdict))
         return verdict is not None and verdict.approved
+
+    def is_open(self, key: SessionKey) -> bool:
+        """Return whether a session's turn waits for an answer."""
+        return key in self._open
 
     def read(self, key: SessionKey, inbound: Inbound) -> tuple[OpenQuestion, bool | None] | None:
         """Return the open question that a message answers, and how; None where it is no answer.

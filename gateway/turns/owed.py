@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from gateway.turns.settings import TurnSettings
 
 STOPPING: Final = (
-    "The gateway is stopping. Your message is kept and will be answered after its restart."
+    "The gateway is stopping. Your message is kept: after the restart the same message id tells "
+    "what came of it."
 )
 LOST: Final = "The answer could not be stored. Your message is kept, and runs after a restart."
 

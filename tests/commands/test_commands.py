@@ -139,11 +139,14 @@ async def test_what_an_operator_paused_no_user_resumes(tmp_path: Path) -> None:
     ) as bench:
         await bench.say("hello")
         await bench.turns.state.store.suspend(KEY)
-        held = "It is paused by the operator, who alone can let it go on."
+        held = "It is paused by the operator; an admin can let it go on."
 
         assert (await bench.say("/resume")).text == held
         assert (await bench.say("/new")).text == f"{NEW} {held}"
         assert (await bench.say("hello")).status == "paused"
+        assert (await bench.say("/stop")).text.endswith(
+            "The operator has paused this conversation."
+        )
         assert bench.turns.entry().suspended_by == "operator"
 
 
@@ -181,7 +184,7 @@ async def test_sessions_lists_the_conversations_and_resume_goes_on_with_one(
 
         assert (await bench.say("/sessions")).text.splitlines() == [
             f"{second.session_id}: since 2026-01-01 00:02 UTC, this one",
-            f"{first.session_id}: since 2026-01-01 00:00 UTC, left for a new one",
+            f'{first.session_id}: since 2026-01-01 00:00 UTC, left for a new one: "hello"',
             "/resume with the last characters of an id goes on with it.",
         ]
         back = await bench.say(f"/resume {first.session_id[-6:]}")
@@ -319,7 +322,11 @@ async def test_bg_starts_a_process_ps_shows_it_and_it_keeps_the_session(tmp_path
         assert "1 process in the background" in (await bench.say("/status")).text
         assert "/bg COMMAND" in (await bench.say("/help")).text
         assert record.process_id not in (await bench.say("/ps", chat_id="bob")).text
-        await bench.processes.stop(record.process_id)
+        elsewhere = await bench.say(f"/ps stop {record.process_id}", chat_id="bob")
+        assert elsewhere.text == "There is no process with this id."
+        assert (await bench.say("/ps end")).text.startswith("Not understood.")
+        stopped = await bench.say(f"/ps stop {record.process_id}")
+        assert stopped.text == f"{record.process_id} was stopped."
         assert "was stopped" in (await bench.say("/ps")).text
 
 
@@ -338,4 +345,6 @@ async def test_bg_is_off_unless_configured(tmp_path: Path) -> None:
 
         assert "are off" in (await bench.say("/bg true")).text
         assert "are off" in (await bench.say("/ps")).text
+        assert "Cache: unknown" in (await bench.say("/status")).text
+        assert "Used: nothing was counted" in (await bench.say("/status")).text
         assert "/bg" not in (await bench.say("/help")).text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from gateway.errors import DamagedDataError
+from gateway.sessions.lifecycle import Lifecycle
 from gateway.sessions.recovery import Recovered, recover
 from gateway.sessions.snapshots import Snapshots
 from gateway.sessions.store import SessionStore
@@ -50,6 +51,7 @@ class TrimsFirst(SessionStore):
         super().__init__(directory, database, clock, settings, recovered)
         self.snapshots = _TrimsFirst(directory, database, clock, settings, recovered)
         self._staging = self.snapshots.staging
+        self.lifecycle = Lifecycle(self._staging, clock)
 
 
 class EmptyOnError(SessionStore):

@@ -275,7 +275,7 @@ async def test_an_answer_without_the_number_of_the_question_settles_nothing_and_
 
         # The time is what was left when they were told.
         assert told.status == "answered"
-        assert told.text == asked.replace("within 120 seconds", "within 89.5 seconds")
+        assert told.text == asked.replace("within 120 seconds", "within 89 seconds")
         assert await bench.say(words.format(other), message_id="a1") == told
         assert (mailer.ran, len(bench.turns.approvals)) == ([], 1)
         await bench.say(f"yes {asked.number}")
