@@ -50,7 +50,7 @@ test: .venv/.stamp ## run the whole test suite
 	$(BIN)/python -m pytest
 
 .PHONY: torture
-torture: .venv/.stamp ## crash, kill and damage the store for about an hour, and count
+torture: .venv/.stamp ## crash, kill and damage the store for about two hours, and count
 	$(BIN)/python -m pytest -m torture -o faulthandler_timeout=3600
 
 .PHONY: coverage

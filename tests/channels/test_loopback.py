@@ -18,7 +18,7 @@ from gateway.channels.base import (
     Receipt,
     SendError,
 )
-from gateway.channels.loopback import LoopbackChannel
+from gateway.channels.loopback import MAX_WAITING, LoopbackChannel
 from gateway.channels.settings import LoopbackSettings
 from gateway.clock import FakeClock
 from gateway.errors import StorageFullError
@@ -42,9 +42,13 @@ class Running:
     receipts: list[Receipt | Exception] = field(default_factory=list)
     """What becomes of messages, in order; then all are stored."""
     times_ready: int = 0
+    gate: anyio.Event | None = None
+    """What messages wait for, where there is one."""
 
     async def receive(self, inbound: Inbound) -> Receipt:
         await anyio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
         said = self.receipts.pop(0) if self.receipts else Receipt()
         if isinstance(said, Exception):
             raise said
@@ -400,6 +404,56 @@ async def test_deliveries_to_many_chats_wait_beside_each_other(state_dir: Path) 
                 await client.write(delivered=delivery_id, id=f"shown {delivery_id}")
 
         assert ids == {f"t-{n}": f"shown t-{n}" for n in range(5)}
+
+
+async def test_a_message_that_takes_long_holds_up_no_answer(state_dir: Path) -> None:
+    async with running(state_dir) as run, connected(run.channel.path) as client:
+        await client.serve()
+        run.gate = anyio.Event()
+        await client.write(**message(1))
+        await client.write(**message(2))
+
+        async def show() -> None:
+            got = await client.read()
+            await client.write(delivered=got["deliver"], id="17")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(show)
+            with anyio.fail_after(5):
+                assert await run.channel.send(outbound()) == "17"
+        assert run.received == []
+        run.gate.set()
+
+        assert [await client.read() for _ in range(2)] == [{"accepted": "m1"}, {"accepted": "m2"}]
+        assert [one.message_id for one in run.received] == ["m1", "m2"]
+
+
+async def test_more_messages_than_may_wait_come_in_their_order_also_of_one_who_leaves(
+    state_dir: Path,
+) -> None:
+    many = 3 * MAX_WAITING
+    async with running(state_dir) as run, connected(run.channel.path) as client:
+        run.gate = anyio.Event()
+        for number in range(many):
+            await client.write(**message(number))
+        await client.stream.send_eof()
+        run.gate.set()
+
+        said = [await client.read() for _ in range(many)]
+        assert said == [{"accepted": f"m{number}"} for number in range(many)]
+        assert await client.ended()
+        assert [one.message_id for one in run.received] == [f"m{n}" for n in range(many)]
+
+
+async def test_who_is_gone_while_its_messages_wait_harms_nothing(state_dir: Path) -> None:
+    async with running(state_dir) as run:
+        run.gate = anyio.Event()
+        async with connected(run.channel.path) as client:
+            await client.write(**message(1))
+            await client.write(**message(2))
+        run.gate.set()
+        async with connected(run.channel.path) as other:
+            assert await other.ask(**message(3)) == {"accepted": "m3"}
 
 
 async def test_the_socket_is_the_owners_alone_and_goes_at_the_end(state_dir: Path) -> None:

@@ -62,8 +62,7 @@ def test_a_table_makes_a_channel_of_its_name(tmp_path: Path) -> None:
         ),
         pytest.param(
             "[delivery]\nttl_s = 0",
-            "2: delivery.ttl_s: 0 is out of range, "
-            "accepted is a number above 0, at most 2592000",
+            "2: delivery.ttl_s: 0 is out of range, accepted is a number above 0, at most 2592000",
             id="ttl",
         ),
     ],

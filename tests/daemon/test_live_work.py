@@ -150,9 +150,7 @@ async def test_a_killed_gateway_finds_its_processes_again(tmp_path: Path) -> Non
         assert len(daemon.log.of("process.adopted")) == 2
         await _until(daemon, lambda found: found[dying]["reported_at"] is not None)
         found = await _processes(daemon)
-        assert {name: found[name]["state"] for name in lasting} == dict.fromkeys(
-            lasting, "running"
-        )
+        assert {name: found[name]["state"] for name in lasting} == dict.fromkeys(lasting, "running")
         assert {name: found[name]["pid"] for name in lasting} == {
             name: keepers[name] for name in lasting
         }

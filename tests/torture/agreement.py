@@ -6,7 +6,7 @@ Pure functions of what `stored` read; they know no client and no history.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.torture.laws import Law, Violation
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.torture.stored import Entry, Row, Stored
+
+
+WITHOUT_TURN: Final = frozenset({"answered", "command"})
+"""The statuses of replies to messages that are no part of a conversation."""
 
 
 def check_stored(stored: Stored) -> list[Violation]:
@@ -96,7 +100,8 @@ def _check_files(stored: Stored) -> Iterator[Violation]:
 
 def _check_turns(stored: Stored) -> Iterator[Violation]:
     turns = turns_of(stored)
-    answered = {one.turn_id: one for one in stored.outbox}
+    with_turn = [one for one in stored.outbox if one.reply.get("status") not in WITHOUT_TURN]
+    answered = {one.turn_id: one for one in with_turn}
     owed = {one.turn_id for one in stored.inbox}
     for turn_id in turns.keys() ^ answered.keys():
         what = "only its transcript" if turn_id in turns else "only its reply"
@@ -117,7 +122,7 @@ def _check_turns(stored: Stored) -> Iterator[Violation]:
     if len(handled) != len(set(handled)):
         yield Violation(Law.TWICE, "a message id is owed an answer and has one")
     places: dict[str, int] = {}
-    for one in stored.outbox:
+    for one in with_turn:
         first = turns[one.turn_id][0].position if one.turn_id in turns else 0
         if first < places.get(one.key, 0):
             yield Violation(Law.ORDER, f"{one.turn_id}: reply and transcript differ in order")

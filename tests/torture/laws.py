@@ -25,6 +25,12 @@ class Law(StrEnum):
     COVER = "snapshots and session log do not fit together"
     INTEGRITY = "the database is damaged"
     CHANGED = "a recovery changed what it found"
+    UNCOMMITTED = "a reply was shown that is not stored"
+    UNSHOWN = "a reply counts as sent that nobody was shown"
+    REPEATED = "a reply was shown again without need, or without saying so"
+    COMMAND = "a command was not carried out exactly once"
+    TOUCHED = "a recovery counts as a use of the session"
+    OWED = "something is owed, or given up, though all is quiet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,14 +129,20 @@ def read_stored(state_dir: Path) -> Stored:
     if not (state_dir / "gateway.db").exists():
         return Stored(snapshot, previous)
 
+    with opened_copy(state_dir) as connection:
+        return _read(connection, snapshot, previous)
+
+
+@contextmanager
+def opened_copy(state_dir: Path) -> Generator[apsw.Connection]:
+    """Open a copy of a database that is there: opening it puts its WAL into it."""
     with TemporaryDirectory(dir=SCRATCH) as scratch:
-        # Opening a database changes it: the WAL is put into it. So it is a copy that is read.
         for name in ("gateway.db", "gateway.db-wal", "gateway.db-journal"):
             if (state_dir / name).exists():
                 shutil.copy(state_dir / name, scratch)
         connection = apsw.Connection(str(Path(scratch) / "gateway.db"))
         try:
-            return _read(connection, snapshot, previous)
+            yield connection
         finally:
             connection.close()
 
