@@ -104,7 +104,10 @@ def reply_object(reply: Reply, *, duplicate: bool) -> dict[str, object]:
 
 
 class _Stream:
-    """One reply as server-sent events: `delta` as it grows, then `done` or `error`."""
+    """One reply as server-sent events.
+
+    `queued` where others are answered first, `delta` as it grows, then `done` or `error`.
+    """
 
     def __init__(self, ticket: Ticket, clock: Clock, receive: Receive, send: Send) -> None:
         self._ticket = ticket
@@ -128,6 +131,8 @@ class _Stream:
         await self._write(b"", more=False)
 
     async def _events(self) -> None:
+        if self._ticket.ahead:
+            await self._event("queued", to_json({"ahead": self._ticket.ahead}))
         async with aclosing(self._ticket.progress.deltas()) as deltas:
             async for text in deltas:
                 event: dict[str, object] = {"text": text}

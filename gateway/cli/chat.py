@@ -127,7 +127,9 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
         body["agent"] = talk.agent
     shown = ""
     async for event in api.stream("/v1/messages", body):
-        if event.name == "delta" and not screen.as_json:
+        if event.name == "queued" and not screen.as_json:
+            screen.note(f"waiting: {event.data['ahead']} messages are answered first")
+        elif event.name == "delta" and not screen.as_json:
             write(safe(event.data["text"]))
             shown += event.data["text"]
             if event.data.get("question") and sys.stdin.isatty():

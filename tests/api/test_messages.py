@@ -81,6 +81,24 @@ async def test_a_stream_gives_pieces_and_then_the_whole(tmp_path: Path) -> None:
     assert done[1]["reply"] == "one two three"
 
 
+async def test_a_stream_that_waits_says_how_many_are_answered_first(tmp_path: Path) -> None:
+    async with running_api(tmp_path, gate_open=False) as api, anyio.create_task_group() as group:
+        group.start_soon(api.post, "/v1/messages", message())
+        with anyio.fail_after(5):
+            await api.agent.started.wait()
+        stream = api.client.stream(
+            "POST", "/v1/messages", json=message(text="again"), headers={"Accept": STREAM}
+        )
+        async with stream as response:
+            chunks = response.aiter_text()
+            with anyio.fail_after(5):
+                first = await anext(chunks)
+            assert events_of(first) == [("queued", {"ahead": 1})]
+            api.agent.gate.set()
+            rest = [chunk async for chunk in chunks]
+    assert events_of("".join(rest))[-1][0] == "done"
+
+
 async def test_a_silent_stream_says_that_it_lives(tmp_path: Path) -> None:
     async with running_api(tmp_path, gate_open=False) as api:
         stream = api.client.stream(
