@@ -33,22 +33,25 @@ from gateway.channels.loopback_wire import (
 )
 from gateway.errors import GatewayError
 from gateway.log import get_logger
+from gateway.model import Inbound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from anyio.abc import SocketListener, SocketStream
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from gateway.channels.base import Outbound, Receive
     from gateway.channels.loopback_wire import Line
     from gateway.channels.settings import LoopbackSettings
     from gateway.clock import Clock
-    from gateway.model import Inbound
 
 PLATFORM: Final = "loopback"
 MAX_PATH_BYTES: Final = 107
 """The longest path that Linux takes for a socket."""
+MAX_WAITING: Final = 32
+"""Messages of a client that wait to be handed over; while there are as many, none is read."""
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 _MODE: Final = 0o600
 
@@ -174,20 +177,35 @@ class LoopbackChannel:
                     return
 
                 self._clients.add(client)
-                await self._read(receive, ready, client, BufferedByteReceiveStream(stream))
+                await self._serve_client(receive, ready, client, stream)
         except _GONE:
             return
         finally:
             self._clients.discard(client)
-            self._stop_serving(client)
-            client.gone()
+
+    async def _serve_client(
+        self, receive: Receive, ready: Callable[[], None], client: _Client, stream: SocketStream
+    ) -> None:
+        handing, waiting = anyio.create_memory_object_stream[Inbound](MAX_WAITING)
+        async with anyio.create_task_group() as tasks:
+            # Beside the reading, so that a message that takes long holds up no answer.
+            tasks.start_soon(_hand_over_all, receive, client, waiting)
+            try:
+                async with handing:
+                    lines = BufferedByteReceiveStream(stream)
+                    await self._read(ready, client, lines, handing)
+            except _GONE:
+                return  # what waits is handed over still; that nobody hears of it ends it
+            finally:
+                self._stop_serving(client)
+                client.gone()
 
     async def _read(
         self,
-        receive: Receive,
         ready: Callable[[], None],
         client: _Client,
         lines: BufferedByteReceiveStream,
+        handing: MemoryObjectSendStream[Inbound],
     ) -> None:
         most = self._settings.max_line_bytes
         while True:
@@ -200,10 +218,14 @@ class LoopbackChannel:
                 return
 
             if line.strip():
-                await self._take(receive, ready, client, line)
+                await self._take(ready, client, line, handing)
 
     async def _take(
-        self, receive: Receive, ready: Callable[[], None], client: _Client, line: bytes
+        self,
+        ready: Callable[[], None],
+        client: _Client,
+        line: bytes,
+        handing: MemoryObjectSendStream[Inbound],
     ) -> None:
         try:
             said: Line = read_line(line, platform=self.platform, account=self.account)
@@ -219,7 +241,7 @@ class LoopbackChannel:
             case Failed():
                 _settle(client, said.delivery_id, _failure(said))
             case _:
-                await client.write(await _handed_over(receive, said))
+                await handing.send(said)
 
     async def _change_server(
         self, client: _Client, ready: Callable[[], None], *, wanted: bool
@@ -237,6 +259,18 @@ class LoopbackChannel:
     def _stop_serving(self, client: _Client) -> None:
         if self._server is client:
             self._server = None
+
+
+async def _hand_over_all(
+    receive: Receive, client: _Client, waiting: MemoryObjectReceiveStream[Inbound]
+) -> None:
+    """Hand over the messages of a client in their order, until there are no more or it is gone."""
+    async with waiting:
+        async for message in waiting:
+            try:
+                await client.write(await _handed_over(receive, message))
+            except _GONE:
+                return
 
 
 async def _handed_over(receive: Receive, message: Inbound) -> bytes:

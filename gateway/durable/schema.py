@@ -321,6 +321,7 @@ CREATE TABLE processes (
     exit_status INTEGER,
     output_bytes INTEGER NOT NULL DEFAULT 0,
     output TEXT NOT NULL DEFAULT '',
+    output_whole INTEGER NOT NULL DEFAULT 1,
     reported_at TEXT
 ) STRICT;
 CREATE INDEX processes_by_key ON processes (session_key);

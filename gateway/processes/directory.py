@@ -30,6 +30,8 @@ from gateway.processes.records import EndReason
 FOLDER: Final = "processes"
 _OUTPUT: Final = "output."
 _OUTPUT_NAME: Final = re.compile(r"output\.([0-9]{1,18})", re.ASCII)
+_OUTPUT_FILES: Final = 3
+"""Of the last, nothing may be written yet."""
 _MAX_STATUS_BYTES: Final = 65_536
 _COLUMN: Final = range(-(2**63), 2**63)
 """The numbers that the database takes."""
@@ -123,6 +125,14 @@ class ProcessDirectory:
             # Replaced whole, so what cannot be read was never written, or damaged: nobody knows.
             return None
 
+    def child(self) -> int | None:
+        """Return the number of the command, as its keeper noted it; None where it did not."""
+        try:
+            content, _ = _end_of_file(self.path / "status.json", _MAX_STATUS_BYTES)
+            return _in_column(orjson.loads(content)["child"]["pid"])
+        except (OSError, KeyError, TypeError, ValueError):
+            return None
+
     def output(self, max_bytes: int) -> KeptOutput:
         """Return the end of the output so far."""
         for _ in range(_ATTEMPTS):
@@ -135,9 +145,11 @@ class ProcessDirectory:
                 continue  # the keeper has begun the next one
 
             total = offsets[-1] + pieces[-1][1] if offsets else 0
-            if len(pieces) > 1 and offsets[0] + pieces[0][1] != offsets[1]:
-                pieces = pieces[1:]  # a full disk took what was between them
-            data = b"".join(data for data, _ in pieces)
+            data, begin = b"", 0
+            for offset, (piece, size) in zip(reversed(offsets), reversed(pieces), strict=True):
+                if data and offset + size != begin:
+                    break  # a full disk took what was between them
+                data, begin = piece + data, offset
             return KeptOutput(data[-max_bytes:], total)
 
         return KeptOutput(b"", 0)
@@ -153,7 +165,7 @@ class ProcessDirectory:
             return []
 
         found = [_OUTPUT_NAME.fullmatch(name) for name in names]
-        return sorted(int(match[1]) for match in found if match)[-2:]
+        return sorted(int(match[1]) for match in found if match)[-_OUTPUT_FILES:]
 
 
 def remove_strangers(state_dir: Path, known: set[str]) -> None:

@@ -17,8 +17,8 @@ from gateway.errors import UnavailableError
 BOOT_ID_VARIABLE: Final = "BOOT_ID"
 """What the unit gives the boot id in: with `ProcSubset=pid` there is no file of it."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_START_TICKS: Final = 19
-"""Place of the start time behind the name, field 22 of proc_pid_stat(5)."""
+_STATE, _SESSION, _START_TICKS = 0, 3, 19
+"""Places behind the name: fields 3, 6 and 22 of proc_pid_stat(5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,18 @@ class KeeperIdentity:
     """When it started, in ticks since the machine did."""
     boot_id: str
     """The life of the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the kernel says of a process."""
+
+    state: str
+    """One letter; `Z` where it only waits to be reaped."""
+    session: int
+    """The number of its session: that of the process which made it."""
+    start_ticks: int
+    """When it started, in ticks since the machine did."""
 
 
 def boot_id() -> str:
@@ -52,14 +64,21 @@ def boot_id() -> str:
     return told.strip().replace("-", "")
 
 
-def start_ticks(pid: int) -> int | None:
-    """Return when a process started, in ticks since the machine did; None where there is none."""
+def seen(pid: int) -> Seen | None:
+    """Return what the kernel says of a process; None where there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
 
-    return int(stat.rpartition(b")")[2].split()[_START_TICKS])
+    fields = stat.rpartition(b")")[2].decode().split()
+    return Seen(fields[_STATE], int(fields[_SESSION]), int(fields[_START_TICKS]))
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in ticks since the machine did; None where there is none."""
+    found = seen(pid)
+    return None if found is None else found.start_ticks
 
 
 def open_keeper(identity: KeeperIdentity, directory: Path) -> int | None:
@@ -84,6 +103,14 @@ def open_keeper(identity: KeeperIdentity, directory: Path) -> int | None:
 
     os.close(descriptor)
     return None
+
+
+def is_within(pid: int, directory: Path) -> bool:
+    """Return whether a process works in a directory or below it."""
+    try:
+        return Path(f"/proc/{pid}/cwd").resolve().is_relative_to(directory.resolve())
+    except OSError:
+        return False
 
 
 def _works_in(pid: int, directory: Path) -> bool:

@@ -13,7 +13,8 @@ process. In its directory:
 
 It starts nothing before it has read a byte on its standard input: where that ends without one,
 whoever asked for it is gone, and it goes too. On its standard output it says a line: `started`, or
-why not. SIGTERM ends the command and all of its process group, SIGUSR1 closes the command's input.
+why not. SIGTERM ends the command and all of its session, also the groups of a shell's job control;
+SIGUSR1 closes the command's input.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ import time
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LINGER_S = 2.0
-"""How long what the command leaves in its group may go on after its end, before it is ended too."""
+"""How long what the command leaves in its session may go on after its end, then it is ended too."""
 STUCK_S = 5.0
 """A killed process is gone at once, but where the kernel itself waits for a device."""
+LONGEST_WAIT_S = 86_400.0
+"""`poll` takes no more than 2^31 - 1 milliseconds at once, which is less than 25 days."""
+MAX_SWEEPS = 100
+"""How often it is looked for more to kill: who forks all the time might outrun it."""
 PIECE_BYTES = 65_536
 MAX_DRAINED = 16
-"""Pieces read after the end: more than a pipe holds; one who left the group may write for ever."""
+"""Pieces read after the end: more than a pipe holds; one who got away may write for ever."""
+KEPT_FILES = 2
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How files are opened: whatever the command has put in their place must not hold the keeper up."""
 NOT_ASKED = "the gateway stopped before it was started"
@@ -44,7 +50,10 @@ _libc = ctypes.CDLL(None)
 
 
 class Output:
-    """What the command wrote, in two files; the older half goes when the newer one is full."""
+    """What the command wrote, in two files; the older half goes when the newer one is full.
+
+    Where a write has failed, nothing goes before a newer one has succeeded.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.total_bytes = 0
@@ -52,9 +61,10 @@ class Output:
         self._offsets: list[int] = []
         self._file = -1
         self._left = 0
+        self._empty = self._failed = False
 
     def write(self, piece: bytes) -> None:
-        """Keep a piece; on a full disk it is only counted."""
+        """Keep a piece; on a full disk it is only counted, and what is kept already stays."""
         view = memoryview(piece)
         while view:
             part = view[: self._left or self._segment_bytes]
@@ -63,21 +73,34 @@ class Output:
                     self._next_segment()
                 written = os.write(self._file, part)
                 self._left -= written
+                self._empty = self._failed = False
+                self._drop(KEPT_FILES)
             except OSError:
                 # What comes later begins a new file, whose name says where.
                 self._left, written = 0, len(part)
+                self._failed = True
             self.total_bytes += written
             view = view[written:]
 
     def _next_segment(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-        while len(self._offsets) > 1:
-            os.unlink(f"output.{self._offsets.pop(0)}")
-        self._file = os.open(f"output.{self.total_bytes}", NEW_FILE, 0o600)
+        name = f"output.{self.total_bytes}"
+        if self._empty:
+            self._empty = False
+            os.rename(f"output.{self._offsets.pop()}", name)
+        else:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+            if not self._failed:
+                self._drop(KEPT_FILES - 1)
+            self._file = os.open(name, NEW_FILE, 0o600)
         self._offsets.append(self.total_bytes)
+        self._empty = True
         self._left = self._segment_bytes
+
+    def _drop(self, most: int) -> None:
+        while len(self._offsets) > most:
+            os.unlink(f"output.{self._offsets.pop(0)}")
 
 
 class Input:
@@ -137,7 +160,7 @@ class Input:
 
 
 class Keeper:
-    """The command from its start to the end of the last of its group."""
+    """The command from its start to the end of the last of its session."""
 
     def __init__(self, spec: dict[str, object]) -> None:
         self._timeout_s = float(str(spec["timeout_s"]))
@@ -192,7 +215,7 @@ class Keeper:
         self._write_end(detail)
 
     def keep(self) -> None:
-        """Return once the command and its group have ended, and that is noted."""
+        """Return once the command and its session have ended, and that is noted."""
         if self._timeout_s:
             self._deadline = time.monotonic() + self._timeout_s
         while not self._over:
@@ -207,8 +230,8 @@ class Keeper:
             poll.register(self._pipe, select.POLLIN)
         if self._input:
             self._input.register(poll)
-        left_s = None if self._deadline is None else self._deadline - time.monotonic()
-        for descriptor, events in poll.poll(None if left_s is None else max(0, left_s) * 1000):
+        left_s = LONGEST_WAIT_S if self._deadline is None else self._deadline - time.monotonic()
+        for descriptor, events in poll.poll(max(0.0, min(left_s, LONGEST_WAIT_S)) * 1000):
             if descriptor == self._pipe:
                 self._read()
             elif descriptor == self._signals:
@@ -221,7 +244,7 @@ class Keeper:
             self._at_deadline()
             self._look = True
         if self._look and self._exit is not None:
-            self._over = self._over or not self._others()
+            self._over = self._over or not self._members()
         self._look = False
 
     def _read(self) -> bool:
@@ -253,7 +276,7 @@ class Keeper:
             self._terminate()
 
     def _reap(self) -> None:
-        """Note the command's end; it stays unreaped, so that its group's number stays taken."""
+        """Note the command's end; it stays unreaped, so that its number stays taken."""
         while self._exit is None:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -283,35 +306,47 @@ class Keeper:
         self._at_deadline = self._kill
 
     def _kill(self) -> None:
-        self._signal(signal.SIGKILL)
+        killed: set[int] = set()
+        for _ in range(MAX_SWEEPS):
+            # Again, for what was forked meanwhile; who is killed forks no more.
+            found = self._signal(signal.SIGKILL)
+            if found <= killed:
+                break
+            killed |= found
         self._deadline = time.monotonic() + STUCK_S
         self._at_deadline = self._give_up
 
     def _give_up(self) -> None:
         self._over = True
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int) -> set[int]:
+        """Signal all of the session but the keeper, its leader; return who was there."""
         try:
+            # At once, so that none of them forks meanwhile.
             os.killpg(self._child, number)
         except OSError:
             pass  # gone, or it became another user's
+        members = self._members()
+        for process, group in members.items():
+            if group != self._child:
+                send(process, number)
+        return set(members)
 
-    def _others(self) -> bool:
-        """Return whether anyone lives in the group of an ended command; reaps orphans."""
+    def _members(self) -> dict[int, int]:
+        """Return the group of each who lives in the session beside the keeper; reaps orphans."""
         me = os.getpid()
+        members = {}
         for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == self._child:
+            fields = stat_of(name) if name.isdigit() else None
+            if fields is None or int(name) == me:
                 continue
-            fields = stat_of(name)
-            if fields is None:
-                continue
-            state, parent, group = fields[0], int(fields[1]), int(fields[2])
+            state, parent, group, session = fields[0], *map(int, fields[1:4])
             if state in "ZX":
-                if parent == me:
+                if parent == me and int(name) != self._child:
                     os.waitpid(int(name), os.WNOHANG)
-            elif group == self._child:
-                return True
-        return False
+            elif session == me:
+                members[int(name)] = group
+        return members
 
     def _drain(self) -> None:
         for _ in range(MAX_DRAINED):
@@ -385,6 +420,22 @@ def replace(name: str, content: bytes) -> bool:
     except OSError as exc:
         return exc.errno not in {errno.ENOSPC, errno.EDQUOT}
     return True
+
+
+def send(process: int, number: int) -> None:
+    """Signal a process if it is of this session: its number may be another's by now."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except OSError:
+        return
+    try:
+        fields = stat_of(process)
+        if fields is not None and int(fields[3]) == os.getpid():
+            signal.pidfd_send_signal(descriptor, number)
+    except OSError:
+        pass  # gone, or it became another user's
+    finally:
+        os.close(descriptor)
 
 
 def stat_of(process: int | str) -> list[str] | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 5.0
 """How long a process group may take to end after SIGTERM."""
+NOT_STARTED: Final = "The process could not be started: "
 START_TIMEOUT_S: Final = 30.0
 """How long a start may take."""
 
@@ -59,11 +60,13 @@ class Launcher:
             scope.shield = True
             await self._launch(kept, begin_watch)
         if scope.cancelled_caught:
+            kept.stored = True  # what was begun to be written may be written yet
             raise UnavailableError(f"The process did not start within {START_TIMEOUT_S:g} s.")
 
     async def _launch(self, kept: Kept, begin_watch: Callable[[Kept, int], None]) -> None:
         spec = self._spec(kept.record)
         await self._database.write(partial(records.add, record=kept.record))
+        kept.stored = True
         await anyio.to_thread.run_sync(kept.directory.make, spec)
         with handshake() as shaking:
             fds = (shaking.go.fileno(), shaking.told.fileno())
@@ -79,7 +82,7 @@ class Launcher:
             )
             failure = await shaking.start()
         if failure:
-            raise BadRequestError(f"The process could not be started: {failure}")
+            raise BadRequestError(NOT_STARTED + failure)
 
     def _spec(self, record: ProcessRecord) -> Spec:
         settings = self._settings

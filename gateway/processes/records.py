@@ -25,7 +25,7 @@ MAX_OUTPUT_CHARS: Final = 8_000
 _COLUMNS: Final = (
     "process_id, session_key, session_id, agent, source, command, cwd, created_at, pid, "
     "start_ticks, boot_id, ended_at, end_reason, detail, exit_status, output_bytes, output, "
-    "reported_at"
+    "output_whole, reported_at"
 )
 
 
@@ -57,6 +57,8 @@ class ProcessEnd:
     """How much it wrote, kept or not."""
     output: str = ""
     """The end of what it wrote: whole lines, at most `MAX_OUTPUT_CHARS`."""
+    output_whole: bool = True
+    """Whether that is all of it, though what steers a terminal is taken out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def note_end(transaction: Transaction, process_id: str, end: ProcessEnd) -> None
     """Store how a process ended; what was stored first stays."""
     transaction.execute(
         "UPDATE processes SET ended_at = ?, end_reason = ?, detail = ?, exit_status = ?, "
-        "output_bytes = ?, output = ? WHERE process_id = ? AND ended_at IS NULL",
+        "output_bytes = ?, output = ?, output_whole = ? WHERE process_id = ? AND ended_at IS NULL",
         (
             end.at,
             end.reason.value,
@@ -130,6 +132,7 @@ def note_end(transaction: Transaction, process_id: str, end: ProcessEnd) -> None
             end.exit_status,
             end.output_bytes,
             end.output,
+            end.output_whole,
             process_id,
         ),
     )
@@ -200,14 +203,14 @@ def has_live(place: Queries, session_key: SessionKey) -> bool:
 
 def _record(row: tuple[Any, ...]) -> ProcessRecord:
     process_id, key, session_id, agent, source, command, cwd, created_at = row[:8]
-    pid, ticks, boot_id, ended_at, reason, detail, status, output_bytes, output, reported_at = row[
-        8:
-    ]
+    pid, ticks, boot_id, ended_at, reason, detail, status = row[8:15]
+    output_bytes, output, output_whole, reported_at = row[15:]
     fields = orjson.loads(source)
     fields["chat_type"] = ChatType(fields["chat_type"])
     end = None
     if ended_at is not None:
-        end = ProcessEnd(ended_at, EndReason(reason), detail, status, output_bytes, output)
+        what = (output_bytes, output, bool(output_whole))
+        end = ProcessEnd(ended_at, EndReason(reason), detail, status, *what)
     return ProcessRecord(
         process_id=process_id,
         session_key=SessionKey(key),

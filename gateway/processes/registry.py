@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +19,6 @@ import anyio.to_thread
 from gateway.durable.batch import PASSING
 from gateway.errors import (
     BadRequestError,
-    BusyError,
     ConflictError,
     DamagedDataError,
     NotFoundError,
@@ -29,13 +27,15 @@ from gateway.errors import (
 from gateway.log import get_logger
 from gateway.processes import records
 from gateway.processes.active import ActiveProcesses
+from gateway.processes.counts import ProcessStatistics, check_limits
 from gateway.processes.directory import ProcessDirectory, remove_strangers
-from gateway.processes.identity import open_keeper
+from gateway.processes.ending import may_have_left
 from gateway.processes.input import write_input
 from gateway.processes.kept import Kept
-from gateway.processes.launching import Launcher
+from gateway.processes.launching import NOT_STARTED, Launcher
 from gateway.processes.output import KeptOutput
 from gateway.processes.records import ProcessRecord
+from gateway.processes.requests import requested
 from gateway.processes.settings import words_of
 from gateway.processes.watching import EndWatch, OnEnded, stamp
 
@@ -52,27 +52,11 @@ if TYPE_CHECKING:
 
 STOP_WAIT_S: Final = 10.0
 """How long `stop` waits for the end."""
+NOT_FOUND: Final = "not found; the next start says what became of it"
 KEPT_DAYS: Final = 7
 """How long rows stay of processes that were reported, for who calls `records.discard_reported`."""
-_RETRY_AFTER_S: Final = 60.0
 
 log = get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessStatistics:
-    """What became of the processes since the start."""
-
-    running: int
-    unreported: int
-    """Ended, and their sessions are not told yet."""
-    overdue: int
-    """Running, and too old to keep their sessions."""
-    started: int
-    adopted: int
-    """Found running at the start."""
-    lost: int
-    reported: int
 
 
 class ProcessRegistry:
@@ -81,7 +65,7 @@ class ProcessRegistry:
     def __init__(
         self, database: Database, clock: Clock, settings: ProcessSettings, state_dir: Path
     ) -> None:
-        """Know of none; `load` or `recover` reads what the database knows."""
+        """Know of none; `look` or `recover` reads what the database knows."""
         self.settings = settings
         self._database = database
         self._clock = clock
@@ -107,12 +91,23 @@ class ProcessRegistry:
     def on_ended(self, tell: OnEnded | None) -> None:
         self._ends.on_ended = tell
 
-    async def load(self) -> None:
-        """Read which processes keep which session; changes nothing and watches nothing.
+    async def look(self) -> None:
+        """Read which processes keep which session, and look which are there; changes nothing.
+
+        What is not there keeps its session until the next start has told it.
 
         Raises:
             DamagedDataError: A row cannot be read.
         """
+        await self._load()
+        for kept in (one for one in self._kept.values() if one.runs):
+            with suppress(UnavailableError):
+                pidfd = kept.open_keeper()
+                kept.gone = pidfd is None
+                if pidfd is not None:
+                    os.close(pidfd)
+
+    async def _load(self) -> None:
         try:
             rows = await self._database.read(records.unreported)
         except (KeyError, TypeError, ValueError) as exc:
@@ -125,21 +120,22 @@ class ProcessRegistry:
     async def recover(self) -> None:
         """Load, adopt what still runs, and record how the others ended, or that nobody knows.
 
-        Before anything asks `has_active_for_session`; `run` then watches and reports.
+        Before anything asks `has_active_for_session`; `run` then watches and reports, and ends
+        what those have left whose keepers were killed.
 
         Raises:
             DamagedDataError: A row cannot be read.
         """
-        await self.load()
+        await self._load()
         for kept in self._kept.values():
-            keeper = kept.record.keeper
-            if kept.record.end is None and keeper is not None:
+            if kept.record.end is None:
                 with suppress(UnavailableError):
-                    kept.pidfd = open_keeper(keeper, kept.directory.path)
+                    kept.pidfd = kept.open_keeper()
             if kept.pidfd is not None:
+                kept.met = True
                 self._adopted += 1
                 log.info("process.adopted", **kept.facts())
-            else:
+            elif not await anyio.to_thread.run_sync(may_have_left, kept.record, kept.directory):
                 # On a full disk, or where a file cannot be read, `run` tries again.
                 with suppress(*PASSING, OSError):
                     await self._ends.note_end(kept)
@@ -165,7 +161,8 @@ class ProcessRegistry:
     ) -> ProcessRecord:
         """Start a command for a session; on return it runs, or has already ended.
 
-        The same request again, also after a crash, starts nothing anew.
+        The same request again, also after a crash, starts nothing anew; while the first try is
+        under way it waits for it, and where that has failed it fails too.
 
         Durability: that it was about to be started is on disk before it is, and so is its keeper.
         Cancellation: comes through once the start is over; the process goes on.
@@ -178,19 +175,21 @@ class ProcessRegistry:
         Raises:
             BadRequestError: Processes are off, or it is no command, or cannot be executed.
             BusyError: Too many run already.
-            UnavailableError: The gateway is stopping, or keepers cannot be started.
+            UnavailableError: The gateway is stopping, keepers cannot be started, or the request
+                failed before.
         """
         words = words_of(self.settings, command)
         process_id = records.process_id(caller.session_key, request)
         if request:
-            with suppress(NotFoundError):
-                return await self.get(process_id)
+            before = await requested(process_id, self._kept, self._database)
+            if before is not None:
+                return before
 
         kept = self._keep(self._admit(caller, words, process_id))
         try:
             await self._launcher.launch(kept, self._begin_watch)
         except Exception as exc:
-            kept.failure = str(exc)
+            kept.failure = str(exc).removeprefix(NOT_STARTED) or type(exc).__name__
             self._abandon(kept)
             raise
         finally:
@@ -241,7 +240,7 @@ class ProcessRegistry:
             return KeptOutput(b"", 0)
 
         data = end.output.encode()
-        whole = end.output_bytes <= records.MAX_OUTPUT_CHARS and len(data) <= max_bytes
+        whole = end.output_whole and len(data) <= max_bytes
         return KeptOutput(data[-max_bytes:], end.output_bytes, whole=whole)
 
     async def write(self, process_id: str, text: str, *, last: bool = False) -> None:
@@ -287,11 +286,15 @@ class ProcessRegistry:
         """Return whether a process keeps its session."""
         return record.process_id in self._active.blocking(record.session_key)
 
+    def is_gone(self, process_id: str) -> bool:
+        """Return whether `look` did not find a process that is not known to have ended."""
+        kept = self._kept.get(process_id)
+        return kept is not None and kept.gone
+
     def running_of(self, session_key: SessionKey) -> int:
         """Return how many of a session have not ended, as far as is known."""
         return sum(
-            kept.record.end is None and kept.record.session_key == session_key
-            for kept in self._kept.values()
+            kept.runs and kept.record.session_key == session_key for kept in self._kept.values()
         )
 
     def overdue(self) -> tuple[ProcessRecord, ...]:
@@ -299,7 +302,7 @@ class ProcessRegistry:
         return tuple(
             kept.record
             for kept in self._kept.values()
-            if kept.record.end is None and not self._active.guards(kept.since)
+            if kept.runs and not self._active.guards(kept.since)
         )
 
     def unreported(self) -> tuple[ProcessRecord, ...]:
@@ -320,7 +323,7 @@ class ProcessRegistry:
 
     def __len__(self) -> int:
         """Return the number of processes that have not ended, as far as is known."""
-        return sum(kept.record.end is None for kept in self._kept.values())
+        return sum(kept.runs for kept in self._kept.values())
 
     def _admit(self, caller: ToolCaller, words: tuple[str, ...], process_id: str) -> ProcessRecord:
         """Return the record of a process that may be started now."""
@@ -331,14 +334,7 @@ class ProcessRegistry:
             raise UnavailableError("The gateway starts no process now.")
 
         of_session = self.running_of(caller.session_key)
-        if of_session >= settings.max_running_per_session:
-            most = settings.max_running_per_session
-            text = f"{of_session} of the {most} processes that this session may have run; stop one."
-            raise BusyError(text, retry_after_s=_RETRY_AFTER_S, caller_limit=True)
-        if len(self) >= settings.max_running:
-            text = f"{len(self)} of {settings.max_running} processes run already; try again later."
-            raise BusyError(text, retry_after_s=_RETRY_AFTER_S, caller_limit=False)
-
+        check_limits(settings, of_session=of_session, of_all=len(self))
         return ProcessRecord(
             process_id=process_id,
             session_key=caller.session_key,
@@ -362,7 +358,7 @@ class ProcessRegistry:
             os.close(pidfd)
             return
 
-        kept.pidfd = pidfd
+        kept.pidfd, kept.met = pidfd, True
         self._watch(kept, self._tasks)
 
     def _watch(self, kept: Kept, tasks: TaskGroup) -> None:
@@ -371,7 +367,10 @@ class ProcessRegistry:
 
     def _abandon(self, kept: Kept) -> None:
         """Have the end of a failed start recorded; whoever asked for it is told."""
-        if kept.pidfd is not None:
+        if not kept.stored:
+            del self._kept[kept.record.process_id]
+            self._active.ended(kept.record.session_key, kept.record.process_id)
+        elif kept.pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(kept.pidfd, signal.SIGTERM)
         elif self._tasks is not None and not kept.watched:
@@ -382,13 +381,14 @@ class ProcessRegistry:
         kept = self._kept.get(process_id)
         if kept is None or record.end is not None:
             raise ConflictError("The process has ended.")
+        if kept.gone:
+            raise ConflictError(f"The process is {NOT_FOUND}.")
 
         return kept
 
     def _signal(self, kept: Kept, number: signal.Signals) -> None:
         """Send a signal to a keeper that is proven to be it."""
-        keeper = kept.record.keeper
-        pidfd = None if keeper is None else open_keeper(keeper, kept.directory.path)
+        pidfd = kept.open_keeper()
         if pidfd is None:
             raise ConflictError("The process is ending, or has just begun.")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -25,6 +25,7 @@ from gateway.durable.directory import check_directory
 from gateway.durable.files import storage_errors
 from gateway.errors import AlreadyRunningError, BadRequestError, GatewayError, UnavailableError
 from gateway.log import get_logger
+from gateway.processes.leftovers import end_leftovers
 from gateway.processes.spawning import MAX_MESSAGE_BYTES, Spawned, reap, spawn_keeper
 
 if TYPE_CHECKING:
@@ -92,17 +93,17 @@ class _Runner:
 
     async def _answer(self, stream: UNIXSocketStream) -> None:
         try:
-            spawned = await self._spawned(stream)
+            directory, spawned = await self._spawned(stream)
         except GatewayError as exc:
             log.warning("runner.refused", error=str(exc))
             await stream.send(orjson.dumps({"error": str(exc)}))
             return
 
-        self._tasks.start_soon(self._reap, spawned.pidfd)
+        self._tasks.start_soon(self._reap, spawned, directory)
         log.info("runner.started", pid=spawned.identity.pid)
         await stream.send_fds(orjson.dumps({"keeper": spawned.identity}), [spawned.pidfd])
 
-    async def _spawned(self, stream: UNIXSocketStream) -> Spawned:
+    async def _spawned(self, stream: UNIXSocketStream) -> tuple[Path, Spawned]:
         own = stream.extra_attributes[SocketAttribute.raw_socket]()
         told = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(told)[1] != os.geteuid():
@@ -117,14 +118,17 @@ class _Runner:
                 raise BadRequestError(_MALFORMED)
             with storage_errors(directory):
                 check_directory(directory, allowed=0o700)
-            return spawn_keeper(directory, *descriptors)
+            return directory, spawn_keeper(directory, *descriptors)
 
-    async def _reap(self, pidfd: int) -> None:
+    async def _reap(self, spawned: Spawned, directory: Path) -> None:
         try:
-            await anyio.wait_readable(pidfd)
-            reap(pidfd)
+            await anyio.wait_readable(spawned.pidfd)
+            # Before its number is free: only until then all that it left is proven to be its.
+            with suppress(GatewayError, OSError):
+                await end_leftovers(spawned.identity, directory, self._clock)
+            reap(spawned.pidfd)
         finally:
-            os.close(pidfd)
+            os.close(spawned.pidfd)
 
 
 def _directory(message: bytes) -> Path:

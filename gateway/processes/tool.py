@@ -69,10 +69,11 @@ class ProcessTool:
         if self._registry.settings.shell:
             text = {"type": "string", "description": "A command line, read by a shell."}
             command = {"anyOf": [text, command]}
+        who = "the user is" if self._registry.settings.report == "message" else "you are"
         return ToolSpec(
             NAME,
             "Run programs in the background of this conversation. start returns at once with a "
-            "process_id; when the process ends, you are told. poll shows its state and the end of "
+            f"process_id; when the process ends, {who} told. poll shows its state and the end of "
             "its output, log more of it, write gives it input, stop ends it, list shows all.",
             {
                 "type": "object",
@@ -119,7 +120,10 @@ class ProcessTool:
             raise BadRequestError(f"command: accepted are up to {MAX_COMMAND_CHARS} characters.")
 
         record = await self._registry.start(caller, command if command is not None else [])
-        return f"Started as {record.process_id}. You will be told when it ends."
+        told = "You will be told when it ends."
+        if self._registry.settings.report == "message":
+            told = "The user will be told when it ends; you see it with poll."
+        return f"Started as {record.process_id}. {told}"
 
     async def _poll(self, caller: ToolCaller, arguments: Mapping[str, Any]) -> str:
         return await self._shown(await self._own(caller, arguments), POLL_CHARS)
@@ -170,7 +174,9 @@ class ProcessTool:
             record.process_id, max_bytes=_BYTES_OF_CHARS * max_chars
         )
         text = output.text(max_chars)
-        return f"{state_of(record)}\n{text}" if text else f"{state_of(record)}\n[no output]"
+        if not text:
+            text = "[no output that can be shown]" if output.total_bytes else "[no output]"
+        return f"{state_of(record)}\n{text}"
 
 
 def _action(arguments: Mapping[str, Any]) -> str:

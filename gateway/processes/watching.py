@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
+from gateway.errors import GatewayError
 from gateway.log import get_logger
 from gateway.processes import records
-from gateway.processes.ending import end_of
+from gateway.processes.ending import end_of, may_have_left
+from gateway.processes.leftovers import end_leftovers
 from gateway.processes.records import EndReason, ProcessRecord
 from gateway.processes.spawning import reap
 
@@ -53,10 +56,14 @@ class EndWatch:
         if kept.pidfd is not None:
             try:
                 await self._gone(kept, kept.pidfd)
+                # Before its number is free.
+                await self._end_leftovers(kept)
                 reap(kept.pidfd)
             finally:
                 os.close(kept.pidfd)
                 kept.pidfd = None
+        elif kept.record.end is None:
+            await self._end_leftovers(kept)
         await kept.begun.wait()
         pause_s = FIRST_PAUSE_S
         while not await self._settled(kept, pause_s):
@@ -74,6 +81,21 @@ class EndWatch:
             guard_max_age_s=self._active.max_age_s,
         )
         await anyio.wait_readable(pidfd)
+
+    async def _end_leftovers(self, kept: Kept) -> None:
+        """Where a keeper was killed, end what its command had started, as far as that is proven."""
+        keeper, directory = kept.record.keeper, kept.directory
+        if keeper is None or not await anyio.to_thread.run_sync(
+            may_have_left, kept.record, directory
+        ):
+            return
+
+        # What was not ended is told to be there: nothing else depends on it.
+        with suppress(GatewayError, OSError):
+            child = await anyio.to_thread.run_sync(directory.child)
+            kept.left = await end_leftovers(
+                keeper, directory.path, self._clock, child=child, met=kept.met
+            )
 
     async def _settled(self, kept: Kept, pause_s: float) -> bool:
         """Record and report an end; False where it has to be tried again."""
@@ -107,7 +129,7 @@ class EndWatch:
             return
 
         record, at = kept.record, stamp(self._clock)
-        end = await anyio.to_thread.run_sync(end_of, record, kept.directory, at)
+        end = await anyio.to_thread.run_sync(end_of, record, kept.directory, at, kept.left)
         if kept.failure:
             end = replace(end, reason=EndReason.FAILED, detail=kept.failure)
 

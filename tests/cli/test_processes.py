@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import anyio
@@ -63,6 +64,25 @@ async def test_processes_are_listed_shown_and_stopped(tmp_path: Path) -> None:
     assert (stopped.status, stopped.stdout.split()[0]) == (0, runs)
     assert later.status == 1
     assert "has ended" in later.stderr
+
+
+async def test_one_that_was_killed_meanwhile_is_not_called_running(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    runs, _, pidfd = await used(state)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    wait_readable(pidfd)
+    os.close(pidfd)
+    table = gateway("processes", "list", "--state-dir", state)
+    (shown, _) = gateway("processes", "list", "--state-dir", state, "--json").document["processes"]
+    stopped = gateway("processes", "stop", runs, "--state-dir", state)
+
+    line = next(line for line in table.stdout.splitlines() if runs in line)
+    assert re.split(r" {2,}", line)[3] == "gone"
+    assert f"{runs} is not found; the next start says what became of it" in table.stderr
+    assert (shown["state"], shown["pid"], shown["overdue"]) == ("gone", None, False)
+    assert shown["blocks"] == ["reset", "prune"], "its end is still owed to the session"
+    assert "not found" in shown["detail"]
+    assert (stopped.status, "not found" in stopped.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

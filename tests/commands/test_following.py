@@ -95,3 +95,22 @@ async def test_turns_of_other_platforms_are_not_followed() -> None:
         progress.add_text(Question("May I?", "1234"))
         await clock.advance(0)
     assert channel.asked == []
+
+
+@pytest.mark.parametrize("char", ["x", "\U0001f469\u200d\U0001f4bb"], ids=["letters", "joined"])
+async def test_a_question_that_a_channel_does_not_take_keeps_how_it_is_answered(char: str) -> None:
+    channel, clock, progress = PlayedChannel(max_text_chars=256), FakeClock(), Progress()
+    how = 'Answer "yes 1234" or "no" within 300 seconds; nothing runs before.'
+    wish = "The agent wants to use the tool box with " + char * 900
+    async with following(channel, clock) as followers:
+        followers.follow(ANN, "m1", progress)
+        progress.add_text(Question(f"\n\n{wish}\n{how}", "1234"))
+        (shown,) = await _shown(channel, 1)
+
+    began, _, last = shown.rpartition("\n")
+    cut, _, more = began.rpartition(" ... ")
+    assert len(shown) <= 256
+    assert last == how
+    assert cut
+    assert wish.startswith(cut + char), "cut between two characters"
+    assert more == f"({len(wish)} characters)"

@@ -102,6 +102,25 @@ def test_output_is_put_together_within_the_bound(tmp_path: Path) -> None:
     assert directory.output(8).total_bytes == 25
 
 
+def test_a_file_that_a_full_disk_left_empty_hides_nothing(tmp_path: Path) -> None:
+    directory = made(tmp_path)
+    (directory.path / "output.0").write_bytes(b"a" * 10)
+    (directory.path / "output.10").write_bytes(b"b" * 5)
+    (directory.path / "output.25").touch()
+
+    output = directory.output(100)
+
+    assert (output.data, output.total_bytes) == (b"a" * 10 + b"b" * 5, 25)
+
+
+def test_of_output_with_a_gap_the_end_stands_alone(tmp_path: Path) -> None:
+    directory = made(tmp_path)
+    (directory.path / "output.10").write_bytes(b"a" * 10)
+    (directory.path / "output.25").write_bytes(b"c" * 5)
+
+    assert directory.output(100).data == b"c" * 5
+
+
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "processes").mkdir(mode=0o755)
     (tmp_path / "processes").chmod(0o755)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -268,6 +269,17 @@ def test_a_command_is_ended_when_its_time_is_over(tmp_path: Path) -> None:
     assert (end["exit_status"], end["end_reason"]) == (-15, "timed_out")
 
 
+def test_a_time_limit_of_a_month_ends_nothing_at_once(tmp_path: Path) -> None:
+    script = "import os; os.write(1, b'x'); os.read(0, 1)"
+    with kept(tmp_path, python(script), timeout_s=2_592_000) as process:
+        process.go()
+        process.wait_for(b"x")
+        feed(process, b"y")
+        end = process.ended()
+
+    assert (end["exit_status"], end["end_reason"]) == (0, "exited")
+
+
 FAMILY = (
     "import os, signal, sys\n"
     "signal.signal(15, signal.SIG_IGN)\n"
@@ -300,7 +312,33 @@ def test_what_a_command_leaves_behind_in_its_group_is_ended(tmp_path: Path) -> N
     assert not is_alive(grandchild)
 
 
-def test_who_left_the_group_holds_up_no_end(tmp_path: Path) -> None:
+JOB = (
+    "import os, signal, sys\n"
+    "ready, told = os.pipe()\n"
+    "if not os.fork():\n"
+    "    os.setpgid(0, 0); HOW\n"
+    "    os.write(1, b'%d\\n' % os.getpid()); os.write(told, b'x')\n"
+    "    while True: signal.pause()\n"
+    "os.read(ready, 1)\n"
+)
+"""What a shell with job control does: each job has a group of its own."""
+
+
+@pytest.mark.parametrize("how", ["pass", "signal.signal(15, signal.SIG_IGN)"], ids=["good", "deaf"])
+@pytest.mark.parametrize("ends", ["signal.pause()", "sys.exit(5)"], ids=["stopped", "left"])
+def test_a_group_of_its_own_lets_nobody_get_away(tmp_path: Path, how: str, ends: str) -> None:
+    with kept(tmp_path, python(JOB.replace("HOW", how) + ends), grace_s=0.2) as process:
+        process.go()
+        job = int(process.wait_for(b"\n"))
+        if "pause" in ends:
+            process.popen.terminate()
+        end = process.ended()
+
+    assert not is_alive(job)
+    assert end["end_reason"] == ("stopped" if "pause" in ends else "exited")
+
+
+def test_who_left_the_session_holds_up_no_end(tmp_path: Path) -> None:
     script = (
         "import os\n"
         "if not os.fork():\n"
@@ -404,6 +442,37 @@ def test_output_that_finds_no_place_is_counted_and_ends_nothing(tmp_path: Path) 
     output = process.directory.output(10_000)
     assert output.total_bytes == 1_800
     assert output.data in {b"2" * 600, b"2" * 300}, "nothing from before the gap"
+
+
+@contextmanager
+def full_disk() -> Generator[None]:
+    """Have writing to files fail, in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_takes_nothing_that_was_kept_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = ProcessDirectory(tmp_path, "p-1")
+    directory.make(Spec(("true",), {}, None, 0, 1, 1_000, "boot"))
+    monkeypatch.chdir(directory.path)
+    output = keeper.Output(1_000)
+    output.write(b"a" * 900)
+    with full_disk():
+        for _ in range(5):
+            output.write(b"b" * 10)
+        kept_then = directory.output(10_000)
+    output.write(b"c" * 20)
+    kept_later = directory.output(10_000)
+
+    assert (kept_then.data, output.total_bytes) == (b"a" * 900, 970)
+    assert (kept_later.data, kept_later.total_bytes) == (b"c" * 20, 970), "nothing before the gap"
+    assert len(sizes(directory.path)) == 2
 
 
 def test_a_keeper_starts_quickly_and_imports_nothing_of_the_gateway(tmp_path: Path) -> None:

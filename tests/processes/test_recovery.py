@@ -18,7 +18,7 @@ import pytest
 
 from gateway.clock import SystemClock
 from gateway.durable.database import Database
-from gateway.errors import ConflictError, DamagedDataError
+from gateway.errors import ConflictError, DamagedDataError, UnavailableError
 from gateway.processes import records
 from gateway.processes.identity import KeeperIdentity, boot_id, open_keeper, start_ticks
 from gateway.processes.records import EndReason, ProcessRecord
@@ -374,7 +374,7 @@ async def test_without_a_daemon_processes_keep_their_sessions_and_can_be_stopped
         started = await running.registry.start(caller(), list(WAITS))
     async with Database.open(state / "gateway.db", SystemClock()) as database:
         registry = ProcessRegistry(database, SystemClock(), ProcessSettings(), state)
-        await registry.load()
+        await registry.look()
         assert registry.has_active_for_session(key_of())
         assert len(registry) == 1
         assert started.keeper is not None
@@ -385,3 +385,38 @@ async def test_without_a_daemon_processes_keep_their_sessions_and_can_be_stopped
     async with running_registry(state) as again:
         assert isinstance(again, Running)
         assert (await again.told_of(started.process_id)).end is not None
+
+
+async def test_a_request_whose_gateway_died_before_the_start_says_so(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    process_id = records.process_id(caller().session_key, "m1")
+    await add(state, replace(a_record(), process_id=process_id))
+
+    async with running_registry(state) as running:
+        await running.told_of(process_id)
+        with pytest.raises(UnavailableError, match="stopped before it was started"):
+            await running.registry.start(caller(), list(WAITS), request="m1")
+
+
+async def test_who_only_looks_says_which_are_not_there_and_changes_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    async with running_registry(state, leave=True) as running:
+        runs = await running.registry.start(caller(), list(WAITS))
+        gone = await running.registry.start(caller("bob"), list(WAITS))
+    kill_keeper(gone)
+    before = await rows(state)
+    async with Database.open(state / "gateway.db", SystemClock()) as database:
+        registry = ProcessRegistry(database, SystemClock(), ProcessSettings(), state)
+        await registry.look()
+
+        assert registry.is_gone(gone.process_id)
+        assert not registry.is_gone(runs.process_id)
+        assert len(registry) == 1
+        assert registry.running_of(gone.session_key) == 0
+        assert registry.has_active_for_session(gone.session_key), "its end is owed to the session"
+        with pytest.raises(ConflictError, match="not found; the next start says"):
+            await registry.stop(gone.process_id)
+    assert await rows(state) == before
+    async with running_registry(state) as running:
+        assert (await running.told_of(gone.process_id)).end is not None

@@ -398,6 +398,25 @@ async def test_a_keeper_that_is_killed_leaves_a_lost_process_with_its_output(
     assert told.end.output == "so far\n"
 
 
+async def test_colours_make_whole_output_no_part(tmp_path: Path) -> None:
+    settings = {"max_output_bytes": 1_024}
+    async with running_registry(tmp_path / "state", settings=settings) as running:
+        whole = await running.registry.start(caller(), ["printf", "\\033[32mok\\033[0m\\n"])
+        part = await running.registry.start(caller(), python("print('x\\n' * 1000)"))
+        ends = [(await running.told_of(one.process_id)).end for one in (whole, part)]
+        await settled(running)
+        shown = [
+            (await running.registry.read_output(one.process_id, max_bytes=99_999)).text(9_999)
+            for one in (whole, part)
+        ]
+
+    assert [end.output_whole for end in ends if end] == [True, False]
+    assert ends[0] is not None
+    assert (ends[0].output, ends[0].output_bytes) == ("ok\n", 12)
+    assert shown[0] == "ok\n"
+    assert shown[1].startswith("[the end of 2001 bytes of output]\n")
+
+
 async def test_no_child_is_left_unreaped(tmp_path: Path) -> None:
     async with running_registry(tmp_path / "state") as running:
         started = [await running.registry.start(caller(name), ["true"]) for name in "abc"]
@@ -520,3 +539,73 @@ async def test_the_same_request_starts_one_process_also_after_a_restart(tmp_path
         assert (again.process_id, again.keeper) == (first.process_id, first.keeper)
         theirs = await bench.registry.start(caller("bob"), ["true"], request="m1")
         assert theirs.process_id != first.process_id
+
+
+async def test_a_request_that_failed_fails_again_also_after_a_restart(tmp_path: Path) -> None:
+    missing = ["no-such-program"]
+    why = "no-such-program: No such file or directory"
+    async with running_registry(tmp_path / "state") as bench:
+        with pytest.raises(BadRequestError, match=why):
+            await bench.registry.start(caller(), missing, request="m1")
+        with pytest.raises(UnavailableError, match=f"^{why}$"):
+            await bench.registry.start(caller(), missing, request="m1")
+        await settled(bench)
+        with pytest.raises(UnavailableError, match=f"^{why}$"):
+            await bench.registry.start(caller(), missing, request="m1")
+
+    async with running_registry(tmp_path / "state") as bench:
+        with pytest.raises(UnavailableError, match=f"^{why}$"):
+            await bench.registry.start(caller(), ["touch", str(tmp_path / "ran")], request="m1")
+        assert len(await bench.registry.list()) == 1
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_request_of_which_nothing_was_stored_is_tried_anew(tmp_path: Path) -> None:
+    async with running_registry(tmp_path / "state") as bench:
+        await plant(bench, "INSERT")
+        for _ in range(2):
+            with pytest.raises(Exception, match="planted"):
+                await bench.registry.start(caller(), ["echo", "ran"], request="m1")
+            assert not bench.registry.has_active_for_session(KEY)
+        await execute(bench.database, "DROP TRIGGER planted")
+        started = await bench.registry.start(caller(), ["echo", "ran"], request="m1")
+        told = await bench.told_of(started.process_id)
+
+    assert told.end is not None
+    assert told.end.output == "ran\n"
+
+
+async def test_a_request_waits_for_its_first_try(tmp_path: Path) -> None:
+    told: list[tuple[str, object]] = []
+    async with running_registry(tmp_path / "state") as bench:
+
+        async def start(command: list[str], request: str) -> None:
+            try:
+                record = await bench.registry.start(caller(), command, request=request)
+                told.append((record.process_id, record.keeper))
+            except (BadRequestError, UnavailableError) as exc:
+                told.append((request, "No such file" in str(exc)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(start, [*WAITS], "m1")
+        runs, told[:] = set(told), []
+        (record,) = await bench.registry.list()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(start, ["no-such-program"], "m2")
+
+    assert runs == {(record.process_id, record.keeper)}
+    assert record.keeper is not None
+    assert told == [("m2", True)] * 3
+
+
+async def test_a_request_fails_again_also_while_its_failure_cannot_be_stored(
+    tmp_path: Path,
+) -> None:
+    async with running_registry(tmp_path / "state", clock=FakeClock()) as bench:
+        await plant(bench, "UPDATE OF ended_at")
+        with pytest.raises(BadRequestError):
+            await bench.registry.start(caller(), ["no-such-program"], request="m1")
+        with pytest.raises(UnavailableError, match="^no-such-program: "), anyio.fail_after(10):
+            await bench.registry.start(caller(), ["no-such-program"], request="m1")

@@ -178,3 +178,34 @@ async def test_a_model_is_told_what_it_may_give(tmp_path: Path, shell: list[str]
     assert spec.schema["properties"]["action"]["enum"] == [
         *("start", "poll", "log", "write", "stop", "list")
     ]
+
+
+@pytest.mark.parametrize(
+    ("report", "said", "described"),
+    [
+        ("turn", "You will be told when it ends.", "ends, you are told"),
+        (
+            "message",
+            "The user will be told when it ends; you see it with poll.",
+            "the user is told",
+        ),
+    ],
+)
+async def test_a_model_is_promised_only_what_comes(
+    tmp_path: Path, report: str, said: str, described: str
+) -> None:
+    async with running_registry(tmp_path / "state", settings={"report": report}) as running:
+        text = await call(running, action="start", command=["true"])
+        spec = ProcessTool(running.registry).spec()
+
+    assert text.endswith(f". {said}")
+    assert described in spec.description
+
+
+async def test_output_that_cannot_be_shown_is_not_called_none(tmp_path: Path) -> None:
+    async with running_registry(tmp_path / "state") as running:
+        process_id = await started(running, ["printf", "\\033[m"])
+        await running.told_of(process_id)
+        shown = await call(running, action="poll", process_id=process_id)
+
+    assert shown == "ended, exit status 0\n[no output that can be shown]"

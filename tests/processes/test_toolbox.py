@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from typing_extensions import override
 
 from gateway.agents.settings import AgentToolSettings
 from gateway.processes.toolbox import with_processes
@@ -59,8 +60,9 @@ async def test_it_is_asked_for_as_other_tools_are(
 
 async def test_what_is_offered_stays_the_same_until_the_others_change(tmp_path: Path) -> None:
     class Others(TestToolbox):
-        fixed = (spec("find"),)
+        fixed: tuple[ToolSpec, ...] = (spec("find"),)
 
+        @override
         def specs(self) -> tuple[ToolSpec, ...]:
             return self.fixed
 
