@@ -69,10 +69,7 @@ async def test_answered_messages_and_sent_replies_live_for_seven_days(
         await _turn(state, 1)
         clock.step_wall(age)
 
-        assert (
-            await _discard(state, clock)
-            == 1 - left
-        )
+        assert await _discard(state, clock) == 1 - left
 
         assert await _count(state, "outbox") == left
         # What was said stays.
@@ -86,9 +83,7 @@ async def test_unanswered_messages_are_never_discarded(tmp_path: Path) -> None:
         await state.database.write(lambda tx: inbox.accept(tx, inbox_row(1)))
         clock.step_wall(timedelta(days=4000))
 
-        assert (
-            await _discard(state, clock) == 0
-        )
+        assert await _discard(state, clock) == 0
         assert await state.database.read(inbox.unfinished) == [inbox_row(1)]
 
 
@@ -107,10 +102,7 @@ async def test_very_many_old_rows_all_go(tmp_path: Path) -> None:
         await state.database.ping()
         clock.step_wall(timedelta(days=8))
 
-        assert (
-            await _discard(state, clock)
-            == 2500
-        )
+        assert await _discard(state, clock) == 2500
         assert await _count(state, "outbox") == 0
 
 

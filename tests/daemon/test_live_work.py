@@ -114,10 +114,9 @@ async def test_an_old_session_lives_as_long_as_its_process_and_gets_its_result(
         await anyio.to_thread.run_sync(go.write_text, "it\n")
         await _until(daemon, lambda found: found[process]["reported_at"] is not None)
         await daemon.until(lambda status: not status["turns"]["running"])
-        assert await _reports(daemon) == [
-            f"[Background process {process}: /bin/sh -c 'read line <{go}; echo got $line']\n"
-            "It ended with status 0."
-        ]
+        command = f"/bin/sh -c 'read line <{go}; echo got $line'"
+        (told,) = await _reports(daemon)
+        assert told == f"[Background process {process}: {command}]\nIt ended with status 0."
         said = await daemon.said(KEY)
         assert any("got it" in text for _, text in said)
         roles = [role for role, _ in said]

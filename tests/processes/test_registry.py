@@ -607,5 +607,5 @@ async def test_a_request_fails_again_also_while_its_failure_cannot_be_stored(
         await plant(bench, "UPDATE OF ended_at")
         with pytest.raises(BadRequestError):
             await bench.registry.start(caller(), ["no-such-program"], request="m1")
-        with pytest.raises(UnavailableError, match="^no-such-program: "), anyio.fail_after(10):
+        with pytest.raises(UnavailableError, match=r"^no-such-program: "), anyio.fail_after(10):
             await bench.registry.start(caller(), ["no-such-program"], request="m1")
