@@ -1,0 +1,484 @@
+"""The manager: holds the rules, makes plans, and carries them out, one at a time.
+
+It runs over an `ItemStore`: items in memory, or those of a database. It has no task of its own
+unless it is given one (`start`, or `run` in a task group); whoever has a loop already calls
+`prune_if_due`. Nobody is held up: it lets others run every few milliseconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from gateway.clock import SystemClock
+from gateway.errors import ConflictError, StorageError
+from gateway.pruning import changing
+from gateway.pruning.engine import Engine, Request
+from gateway.pruning.memory import MemoryItemStore
+from gateway.pruning.records import PruningResult
+from gateway.pruning.rules import DEFAULT_PRUNING_CONFIG, PruningConfig
+from gateway.pruning.statistics import Counts, ManagerStatistics, statistics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import datetime
+
+    from anyio.abc import TaskGroup, TaskStatus
+    from typing_extensions import TypeIs
+
+    from gateway.clock import Clock
+    from gateway.pruning.events import Handler
+    from gateway.pruning.explain import Explanation
+    from gateway.pruning.items import PrunableItem
+    from gateway.pruning.memory import ArchivedItem
+    from gateway.pruning.outside import Evaluator, Summarizer
+    from gateway.pruning.plan import Plan
+    from gateway.pruning.quarantine import Failing
+    from gateway.pruning.records import Event
+    from gateway.pruning.rules import PruningRule, SessionPruningConfig, SessionThresholds
+    from gateway.pruning.store import ItemStore
+
+STOP_GRACE_S: Final = 10.0
+SHORTEST_WAIT_S: Final = 0.1
+"""Between two looks, whatever is due."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A run in progress."""
+
+    request: Request
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: PruningResult | None = None
+    error: Exception | None = None
+
+
+class PruningManager:
+    """Rules over stored items: plans, runs, explanations."""
+
+    def __init__(
+        self,
+        config: PruningConfig = DEFAULT_PRUNING_CONFIG,
+        items: ItemStore | Iterable[PrunableItem] = (),
+        summarizer: Summarizer | None = None,
+        clock: Clock | None = None,
+        evaluators: Mapping[str, Evaluator] | None = None,
+        live_turns: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
+        """Take the rules and where the items are; nothing runs yet.
+
+        Args:
+            config: Checked as a whole.
+            items: A store, or items to keep in memory.
+            summarizer: Who writes summaries; without one no rule may ask for any.
+            clock: Both clocks; None: the machine's.
+            evaluators: The functions that custom conditions name.
+            live_turns: Tells the turn that runs, by session id; an empty text stands for the whole
+                session. What belongs to it is protected.
+
+        Raises:
+            PruningConfigError: the rules are not usable; it names every problem and its place.
+            BadRequestError: so is an item.
+        """
+        self._clock = clock or SystemClock()
+        store = items if _is_store(items) else MemoryItemStore(items)
+        self._engine = Engine(
+            config, store, summarizer, self._clock, evaluators or {}, live_turns or dict
+        )
+        self._counts = Counts()
+        self._flight: _Flight | None = None
+        self._last_at: float | None = None
+        self._wake = anyio.Event()
+        self._loop_over: anyio.Event | None = None
+        self._stopping = False
+        self._halting = False
+
+    # Items; of a manager over another store that store is asked.
+
+    def add_item(self, item: PrunableItem) -> PrunableItem:
+        """Put an item in; one of the same id is replaced, and the version grows.
+
+        Raises:
+            BadRequestError: a field is of no use.
+        """
+        return self._memory.add(item)
+
+    def get_item(self, item_id: str) -> PrunableItem | None:
+        """Return an item; None where there is none."""
+        return self._memory.find(item_id)
+
+    def get_all_items(self) -> list[PrunableItem]:
+        """Return all items, the oldest first."""
+        return self._memory.all()
+
+    def get_session_items(self, session_id: str) -> list[PrunableItem]:
+        """Return the items of a session, the oldest first."""
+        return self._memory.of_session(session_id)
+
+    def remove_item(self, item_id: str) -> bool:
+        """Take an item out for good; return whether there was one."""
+        self._engine.quarantine.forget(item_id)
+        return self._memory.remove(item_id)
+
+    def clear_items(self) -> int:
+        """Take all items out for good, but for the archive; return how many there were."""
+        self._engine.quarantine.clear()
+        return self._memory.clear()
+
+    def get_archived_items(self) -> list[ArchivedItem]:
+        """Return what is in the archive, the first archived first."""
+        return self._memory.archived()
+
+    def restore_item(self, item_id: str) -> PrunableItem | None:
+        """Put back what was last archived under an id; None where there is nothing.
+
+        For a while no rule takes it that does not say otherwise (`protections.restored_s`).
+
+        Raises:
+            ConflictError: there is an item of this id again.
+        """
+        return self._memory.restore(item_id, self._clock.now())
+
+    # Rules. Each change is checked as a whole, and counts from the next plan on.
+
+    def get_config(self) -> PruningConfig:
+        """Return what the manager goes by; frozen."""
+        return self._config
+
+    def update_config(self, **changes: Any) -> PruningConfig:  # noqa: ANN401 - fields of the class
+        """Change fields of the configuration.
+
+        Raises:
+            PruningConfigError: it would not be usable; nothing was changed.
+        """
+        return self._change(replace(self._config, **changes))
+
+    def add_rule(self, rule: PruningRule) -> None:
+        """Add a rule; one of the same id is replaced.
+
+        Raises:
+            PruningConfigError: it is not usable; nothing was changed.
+        """
+        self._change(changing.with_rule(self._config, rule))
+
+    def remove_rule(self, rule_id: str) -> bool:
+        """Remove a rule; return whether there was one."""
+        found = any(one.id == rule_id for one in self._config.rules)
+        self._change(changing.without_rule(self._config, rule_id))
+        return found
+
+    def set_rule_enabled(self, rule_id: str, enabled: bool) -> bool:  # noqa: FBT001 - what it sets
+        """Switch a rule on or off; return whether there is one."""
+        found = any(one.id == rule_id for one in self._config.rules)
+        self._change(changing.with_rule_enabled(self._config, rule_id, enabled=enabled))
+        return found
+
+    def set_session_config(
+        self,
+        session_id: str,
+        *,
+        exempt: bool | None = None,
+        rules: Iterable[PruningRule] | None = None,
+        thresholds: SessionThresholds | None = None,
+    ) -> SessionPruningConfig:
+        """Change what is different for a session; None leaves it as it is.
+
+        Raises:
+            PruningConfigError: it is not usable; nothing was changed.
+        """
+        changed = changing.with_session(self._config, session_id, exempt, rules, thresholds)
+        return self._change(changed).session_configs[session_id]
+
+    def remove_session_config(self, session_id: str) -> bool:
+        """Let a session be like all others; return whether it was not."""
+        found = session_id in self._config.session_configs
+        self._change(changing.without_session(self._config, session_id))
+        return found
+
+    def register_evaluator(self, name: str, evaluator: Evaluator) -> None:
+        """Give custom conditions a function by name; one of the same name is replaced."""
+        self._engine.evaluators[name] = evaluator
+        self._engine.look_again()
+
+    def on(self, event: Event | str, handler: Handler) -> Callable[[], None]:
+        """Call a handler at each event of a kind; the function returned ends that.
+
+        Raises:
+            BadRequestError: there is no such event.
+        """
+        return self._engine.listeners.on(event, handler)
+
+    # Plans and runs.
+
+    async def plan(self, *, force: bool = False, session_id: str | None = None) -> Plan:
+        """Return what a run would do now; changes nothing, and may run beside a run.
+
+        Args:
+            force: Whether exempt sessions are not protected.
+            session_id: The one session to look at; None: all.
+        """
+        rulebook = self._engine.rulebook
+        return await self._engine.plan(rulebook, force=force, session_id=session_id)
+
+    async def prune(
+        self,
+        force: bool = False,  # noqa: FBT001, FBT002 - by contract
+        dry_run: bool | None = None,  # noqa: FBT001 - by contract
+        session_id: str | None = None,
+        *,
+        confirmed: bool = False,
+    ) -> PruningResult:
+        """Make a plan and carry it out; return what was done.
+
+        Whoever asks for the same while it runs gets the same result.
+
+        Args:
+            force: Whether exempt sessions are not protected; nothing else is overridden.
+            dry_run: Whether nothing is changed; None: as configured.
+            session_id: The one session to look at; None: all.
+            confirmed: Whether it may take more than `max_share`.
+
+        Raises:
+            ConflictError: another run is in progress, or the manager is being stopped.
+            StorageError: the storage failed; what was done until then is done.
+
+        Cancellation: what was done is done, each unit whole or not at all.
+        """
+        dry = self._config.dry_run if dry_run is None else dry_run
+        return await self._fly(
+            Request("call", dry, force=force, session_id=session_id, confirmed=confirmed)
+        )
+
+    async def apply(
+        self, plan: Plan, *, dry_run: bool | None = None, confirmed: bool = False
+    ) -> PruningResult:
+        """Carry out a plan; what is not as it was when the plan was made stays.
+
+        Raises:
+            ConflictError: it was made under other rules, another run is in progress, or the manager
+                is being stopped.
+            StorageError: the storage failed; what was done until then is done.
+        """
+        if plan.config_version != self._engine.rulebook.version:
+            raise ConflictError("the plan was made under other rules; make a new one")
+
+        dry = self._config.dry_run if dry_run is None else dry_run
+        return await self._fly(Request("apply", dry, plan.force, plan.session_id, confirmed, plan))
+
+    async def prune_if_due(self) -> PruningResult | None:
+        """Prune if something is due; None where nothing is, or it is too soon, or switched off."""
+        config = self._config
+        if not config.enabled or self._flight is not None or self._stopping:
+            return None
+        if self._soonest_s() > 0:
+            return None
+
+        due_at = await self.next_due()
+        if due_at is None or due_at > self._clock.now():
+            return None
+
+        return await self._fly(Request("due", config.dry_run))
+
+    async def next_due(self) -> datetime | None:
+        """Return when something is due; None where nobody can say, or nothing will be.
+
+        It may be too early, where only protected items are concerned; it is never too late.
+        """
+        return await self._engine.next_due()
+
+    async def explain(self, item_id: str, *, force: bool = False) -> Explanation:
+        """Explain what becomes of an item: every rule, every protection, and when it is due.
+
+        Raises:
+            NotFoundError: there is none of this id.
+        """
+        return await self._engine.explain(item_id, force=force)
+
+    def get_stats(self) -> ManagerStatistics:
+        """Return what there is, what was done and what comes next; waits for nothing."""
+        return statistics_of(
+            self._counts,
+            self._engine.store.statistics(),
+            next_due_at=self._engine.next_due_at,
+            is_running=self._flight is not None,
+            quarantined=len(self._engine.quarantine.ids()),
+            handler_failures=self._engine.listeners.failures,
+        )
+
+    def get_failing(self) -> Mapping[str, Failing]:
+        """Return the items that failed, those that are left alone among them, by id."""
+        return self._engine.quarantine.all()
+
+    def retry(self, item_id: str | None = None) -> int:
+        """Try items again that failed: one, or all; return how many were counted out."""
+        self._engine.look_again()
+        if item_id is None:
+            return self._engine.quarantine.clear()
+
+        return int(self._engine.quarantine.forget(item_id))
+
+    # Its life.
+
+    def start(self, group: TaskGroup) -> None:
+        """Run in a task group until `stop`; a manager that runs already goes on as it does."""
+        if self._loop_over is None:
+            self._loop_over = anyio.Event()
+            group.start_soon(self.run)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Prune when it is due, until `stop` or cancelled; the first look comes at once.
+
+        Raises:
+            StorageError: the storage failed.
+        """
+        over = self._loop_over = self._loop_over or anyio.Event()
+        task_status.started()
+        try:
+            while not self._stopping:
+                self._wake = anyio.Event()
+                result = await self._look()
+                with self._clock.move_on_after(self._wait_s(result)):
+                    await self._wake.wait()
+        finally:
+            self._loop_over = None
+            over.set()
+
+    async def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
+        """Begin nothing any more, and return once the run in progress is over.
+
+        Args:
+            grace_s: How long it may go on; then it ends after the unit it is at.
+        """
+        self._stopping = True
+        self._wake.set()
+        try:
+            flight = self._flight
+            if flight is not None:
+                with self._clock.move_on_after(grace_s):
+                    await flight.done.wait()
+                self._halting = True
+                await flight.done.wait()
+            if self._loop_over is not None:
+                await self._loop_over.wait()
+        finally:
+            self._stopping = self._halting = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `run` or `start` has it running."""
+        return self._loop_over is not None
+
+    @property
+    def _memory(self) -> MemoryItemStore:
+        if isinstance(self._engine.store, MemoryItemStore):
+            return self._engine.store
+
+        raise ConflictError("the items are in a store of their own; ask that")
+
+    @property
+    def _config(self) -> PruningConfig:
+        return self._engine.rulebook.config
+
+    def _change(self, config: PruningConfig) -> PruningConfig:
+        self._engine.configure(config)
+        self._wake.set()
+        return self._config
+
+    async def _fly(self, request: Request) -> PruningResult:
+        """Run alone: join whoever asks for the same, refuse whoever asks for something else."""
+        while (flight := self._flight) is not None:
+            if flight.request != request:
+                raise ConflictError("another run is in progress; try again when it is over")
+            await flight.done.wait()
+            if flight.result is not None:
+                return flight.result
+            if flight.error is not None:
+                raise flight.error
+            # It was cancelled, which is no matter of those who joined it.
+        if self._stopping:
+            raise ConflictError("the manager is being stopped")
+
+        flight = self._flight = _Flight(request)
+        try:
+            flight.result = await self._engine.perform(request, lambda: self._halting)
+            self._counts.add(flight.result)
+        except Exception as error:
+            flight.error = error
+            self._counts.failures += 1
+            raise
+        finally:
+            self._flight = None
+            self._last_at = self._clock.monotonic()
+            flight.done.set()
+        return flight.result
+
+    async def _look(self) -> PruningResult | None:
+        """Prune if it is due; what goes wrong is counted, and tried again at the next look."""
+        failures, result = self._counts.failures, None
+        try:
+            result = await self.prune_if_due()
+            if result is not None:
+                await self.next_due()
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001 - boundary of the loop: counted, the next look comes
+            self._counts.failures = failures + 1
+        return result
+
+    def _soonest_s(self) -> float:
+        """Return how long until the next run that is due may begin."""
+        if self._last_at is None:
+            return 0.0
+
+        since_s = self._clock.monotonic() - self._last_at
+        return max(0.0, self._config.min_prune_interval_s - since_s)
+
+    def _wait_s(self, result: PruningResult | None) -> float:
+        """Return how long until the next look, after what came of this one."""
+        check_s, due_at = self._config.check_interval_s, self._engine.next_due_at
+        if due_at is None or not self._config.enabled or self._flight is not None:
+            return check_s
+
+        until_s = (due_at - self._clock.now()).total_seconds()
+        if until_s <= 0 and result is not None and not result.pruned_items:
+            return check_s  # What is due may not be taken for now.
+
+        return min(check_s, max(until_s, self._soonest_s(), SHORTEST_WAIT_S))
+
+
+def _is_store(items: ItemStore | Iterable[PrunableItem]) -> TypeIs[ItemStore]:
+    return hasattr(items, "commit")
+
+
+class _Shared:
+    """The manager that the whole process shares."""
+
+    manager: PruningManager | None = None
+
+
+def get_pruning_manager(config: PruningConfig | None = None) -> PruningManager:
+    """Return the manager that the process shares, made at the first call.
+
+    Raises:
+        ConflictError: there is one already, and it goes by another configuration than is asked for.
+    """
+    if _Shared.manager is None:
+        _Shared.manager = PruningManager(config or DEFAULT_PRUNING_CONFIG)
+    elif config is not None and config != _Shared.manager.get_config():
+        raise ConflictError("there is a manager already, with another configuration")
+
+    return _Shared.manager
+
+
+def reset_pruning_manager() -> None:
+    """Let the next call of `get_pruning_manager` make a new one.
+
+    Raises:
+        ConflictError: the manager is running; stop it first.
+    """
+    if _Shared.manager is not None and _Shared.manager.is_started:
+        raise ConflictError("the manager is running; stop it first")
+
+    _Shared.manager = None

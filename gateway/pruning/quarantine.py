@@ -1,0 +1,64 @@
+"""Items that fail again and again: after three tries they are left alone until somebody asks.
+
+Pure; forgotten when the manager is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.pruning.plan import PruningFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TRIES: Final = 3
+"""Failures after which an item is left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """An item that failed."""
+
+    tries: int
+    last: PruningFailure
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it is left alone."""
+        return self.tries >= TRIES
+
+
+class Quarantine:
+    """Counts failures by item."""
+
+    def __init__(self) -> None:
+        self._failing: dict[str, Failing] = {}
+
+    def fail(self, failure: PruningFailure) -> None:
+        """Count a failure."""
+        known = self._failing.get(failure.item_id)
+        self._failing[failure.item_id] = Failing((known.tries if known else 0) + 1, failure)
+
+    def forget(self, item_id: str) -> bool:
+        """Count from the beginning; return whether anything was counted."""
+        return self._failing.pop(item_id, None) is not None
+
+    def clear(self) -> int:
+        """Count all from the beginning; return how many were left alone."""
+        number = len(self.ids())
+        self._failing.clear()
+        return number
+
+    def of(self, item_id: str) -> Failing | None:
+        """Return the failures of an item, if there are any."""
+        return self._failing.get(item_id)
+
+    def ids(self) -> frozenset[str]:
+        """Return the ids of the items that are left alone."""
+        return frozenset(name for name, one in self._failing.items() if one.is_quarantined)
+
+    def all(self) -> Mapping[str, Failing]:
+        """Return what failed, by item id."""
+        return dict(self._failing)
