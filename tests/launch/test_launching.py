@@ -76,7 +76,9 @@ def test_a_program_holds_the_three_standard_streams_and_no_file_of_ours(
 def test_a_program_ignores_no_signal_because_python_does(uvloop: bool) -> None:  # noqa: FBT001 - a column
     status = run(["/bin/grep", "SigIgn", "/proc/self/status"], uvloop=uvloop)
 
-    assert int(status.split()[1], 16) == 0
+    # What whoever started us ignores, as nohup does, is not ours to change.
+    ignored = int(status.split()[1], 16)
+    assert not any(ignored >> (number - 1) & 1 for number in (signal.SIGPIPE, signal.SIGXFSZ))
 
 
 async def test_words_stay_as_they_are_in_every_locale() -> None:
