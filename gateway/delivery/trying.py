@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import anyio.lowlevel
+
 from gateway.channels.base import Channel, NotConnectedError, SendError
 from gateway.delivery.desk import Desk
 from gateway.delivery.planning import Bury, Send, Skip, after_failure, plan
@@ -60,6 +62,8 @@ class Attempt:
 
         Cancellation: where the platform was asked, it counts as a try of unknown outcome.
         """
+        # A try that is noted and never made would count as one of unknown outcome.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         now = self.desk.clock.now()
         begun = await self.desk.stored(lambda tx: self._begin(tx, now))
         if isinstance(begun, _Dead):
