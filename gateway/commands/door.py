@@ -156,7 +156,9 @@ class Door:
     async def _command(self, typed: Typed, inbound: Inbound, standing: Standing) -> Ticket:
         inbound, agent, key = self._turns.place(inbound)
         ticket = Ticket(self._turns.new_turn_id(), Progress())
-        place = (key, inbound.message_id or ticket.turn_id)
+        # A summary takes a turn, which is found by its message like any other.
+        named = inbound.message_id if typed.name is not Name.COMPACT else ""
+        place = (key, named or ticket.turn_id)
         if place in self._under_way:
             return replace(self._under_way[place], duplicate=True)
 

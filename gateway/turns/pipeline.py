@@ -76,7 +76,6 @@ class Turns:
         self._settings = settings
         self._draining = False
         self.answering = Answering(agents, Breakers(clock))
-        """Who answers, and who stands in where one cannot."""
         self.hooks = Hooks()
         self._runner = TurnRunner(database, store, self.answering, clock, settings, self.hooks)
         self._owed = Owed(self._runner, clock, settings, self.hooks)
@@ -125,7 +124,7 @@ class Turns:
     async def drain(self) -> None:
         """Take no message and ask nothing any more; return once no turn runs or waits.
 
-        That a turn had begun is stored since it did: what a kill amid this cuts off is found.
+        That a turn has begun is stored since: what a kill cuts off now is found.
         """
         self._draining = True
         self.approvals.stop()

@@ -99,6 +99,24 @@ async def test_the_same_command_twice_at_once_is_done_once(tmp_path: Path) -> No
         assert await bench.turns.count("sessions") == 2
 
 
+async def test_the_same_summary_twice_at_once_is_made_once(tmp_path: Path) -> None:
+    agent = PlayedAgent(echo, summarise=lambda _: "They talked.")
+    async with open_door(tmp_path / "state", agent) as bench:
+        for letter in "abcde":
+            await bench.say(letter * 2_000)
+        texts = []
+
+        async def say() -> None:
+            texts.append((await bench.say("/compact", message_id="m1")).text)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(say)
+
+        assert len(set(texts)) == len(agent.asked) == 1
+        assert texts[0].startswith("2 turns are summarised")
+
+
 async def test_stop_works_while_a_turn_runs_and_pauses(tmp_path: Path) -> None:
     gate = Gate()
     async with open_door(tmp_path / "state", PlayedAgent(gate.play)) as bench:
