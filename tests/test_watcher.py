@@ -17,7 +17,7 @@ from gateway.clock import FakeClock
 from gateway.durable.database import Database
 from gateway.errors import StorageError, StorageFullError
 from gateway.model import ContextSource, SessionId
-from gateway.retention import discard_old
+from gateway.retention.discarding import discard_old
 from gateway.sessions.entry import encode_member
 from gateway.watcher import PROBE_S, PRUNE_INTERVAL_S, RETRY_S, ExpiryWatcher, RetentionLimits
 from tests.support.state import (

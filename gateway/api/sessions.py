@@ -20,7 +20,7 @@ from gateway.api.form import query_form
 from gateway.errors import BadRequestError, ConflictError, NotFoundError
 from gateway.log import get_logger
 from gateway.model import SessionId, SessionKey
-from gateway.retention import erase, is_erasure_unfinished
+from gateway.retention.erasing import erase, is_erasure_unfinished
 from gateway.sessions.entry import entry_to_dict
 from gateway.sessions.key import parse_key
 from gateway.transcripts import accounts

@@ -30,7 +30,7 @@ from gateway.log import set_level
 from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
 from gateway.processes.toolbox import of_servers, with_processes
-from gateway.retention import discard_old
+from gateway.retention.discarding import discard_old
 from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
 from gateway.sessions.store import SessionStore
 from gateway.tools.toolbox import McpServers, open_servers

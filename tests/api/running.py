@@ -37,7 +37,7 @@ from gateway.errors import AgentError
 from gateway.model import AgentId, Message, ModelCall, Role, Usage
 from gateway.processes.registry import ProcessRegistry
 from gateway.processes.settings import ProcessSettings
-from gateway.retention import discard_old
+from gateway.retention.discarding import discard_old
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings

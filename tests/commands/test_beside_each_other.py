@@ -14,7 +14,7 @@ from gateway.clock import FakeClock
 from gateway.errors import AgentError, BusyError
 from gateway.model import Inbound, Usage
 from gateway.processes.settings import ProcessSettings
-from gateway.retention import erase
+from gateway.retention.erasing import erase
 from gateway.sessions.key import session_key
 from gateway.sessions.settings import ResetMode, ResetSettings, SessionSettings
 from gateway.turns.budgets import BudgetSettings

@@ -15,7 +15,7 @@ from gateway.agents.settings import EchoSettings
 from gateway.clock import SystemClock
 from gateway.model import Inbound, SessionKey
 from gateway.processes.active import ActiveProcesses
-from gateway.retention import discard_old
+from gateway.retention.discarding import discard_old
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings

@@ -10,7 +10,8 @@ import pytest
 from gateway.access.pairing import Pairing
 from gateway.clock import FakeClock
 from gateway.errors import DamagedDataError
-from gateway.retention import DEAD_DAYS, DELIVERED_DAYS, discard_old, erase
+from gateway.retention.discarding import DEAD_DAYS, DELIVERED_DAYS, discard_old
+from gateway.retention.erasing import erase
 from gateway.transcripts import outbox, outbox_changes, outbox_rows
 from gateway.transcripts.inbox import Origin
 from gateway.transcripts.outbox_rows import OutboxState

@@ -17,7 +17,7 @@ from gateway.durable.database import Database
 from gateway.durable.directory import hold
 from gateway.errors import ExitCode
 from gateway.model import Message, Projection, ProjectionMode, Usage
-from gateway.retention import erase
+from gateway.retention.erasing import erase
 from gateway.sessions.adopting import adopt
 from gateway.transcripts import projections
 from gateway.upkeep.checking import check_store

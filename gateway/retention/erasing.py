@@ -1,34 +1,22 @@
-"""How long stored messages live beside the transcript, and how all of a session is erased."""
+"""How all of a session is erased."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.durable.batch import PASSING
 from gateway.errors import ConflictError, UnavailableError
 from gateway.processes import records as processes
-from gateway.processes.registry import KEPT_DAYS
-from gateway.sessions.history import stamp
-from gateway.transcripts import outbox, outbox_changes, usage
+from gateway.transcripts import outbox_changes, usage
 
 if TYPE_CHECKING:
-    from gateway.access.pairing import Pairing
-    from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
     from gateway.model import SessionKey
     from gateway.sessions.store import SessionStore
 
-DELIVERED_DAYS: Final = 7
-"""How long sent replies stay: the time in which a message id that comes again is recognised.
-Platforms repeat for at most a day."""
-DEAD_DAYS: Final = 30
-"""How long replies stay that were given up, unless the operator drops them."""
 COMPACT_BYTES: Final = 268_435_456
 """The largest database that an erasure rewrites; all writing waits meanwhile, about 3 s."""
-_CHUNK: Final = 1_000
 _SESSIONS: Final = "(SELECT session_id FROM sessions WHERE session_key = ?)"
 _USERS_OF_NO_OTHER: Final = (
     f'SELECT "user" FROM session_users WHERE session_id IN {_SESSIONS} '  # noqa: S608 - a text of ours
@@ -51,26 +39,6 @@ _OF_KEY: Final = (
 
 _ERASING: Final = "INSERT OR REPLACE INTO store_state (name, value) VALUES ('erasing', 1)"
 _ERASED: Final = "DELETE FROM store_state WHERE name = 'erasing'"
-
-
-async def discard_old(database: Database, clock: Clock, pairing: Pairing) -> int:
-    """Delete what nobody needs any more beside transcripts; return how many rows went.
-
-    These are replies that were delivered, or given up, long ago, processes whose end was told long
-    ago, and requests to be paired that have expired.
-    """
-    now, gone = clock.now(), await pairing.discard_expired()
-    for discard, days in (
-        (outbox.discard_sent, DELIVERED_DAYS),
-        (outbox.discard_dead, DEAD_DAYS),
-        (processes.discard_reported, KEPT_DAYS),
-    ):
-        work = partial(discard, before=stamp(now - timedelta(days=days)), limit=_CHUNK)
-        count = _CHUNK
-        while count == _CHUNK:
-            count = await database.write(work)
-            gone += count
-    return gone
 
 
 async def erase(database: Database, store: SessionStore, key: SessionKey) -> bool:

@@ -13,7 +13,8 @@ from gateway.access.pairing import Pairing
 from gateway.clock import FakeClock
 from gateway.errors import ConflictError
 from gateway.model import AgentId, ModelCall, Summary, TurnId, Usage
-from gateway.retention import DELIVERED_DAYS, discard_old, erase
+from gateway.retention.discarding import DELIVERED_DAYS, discard_old
+from gateway.retention.erasing import erase
 from gateway.transcripts import inbox, summaries, usage
 from gateway.transcripts.reading import read_transcript, sessions_of
 from gateway.transcripts.usage import UsageBy
