@@ -155,8 +155,8 @@ lock: ## pin the dependencies anew in requirements/ (UPGRADE=--upgrade for newer
 	  "$$dir/bin/uv" pip compile --quiet --no-config --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --universal --python-version 3.11 $(UPGRADE) "$$@"
 	}
-	compile --extra anthropic --extra mcp --extra openai --output-file requirements/runtime.txt pyproject.toml
-	compile --extra anthropic --extra mcp --extra openai --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml
+	compile --extra anthropic --extra mcp --extra openai --extra telegram --output-file requirements/runtime.txt pyproject.toml
+	compile --extra anthropic --extra mcp --extra openai --extra telegram --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml
 	compile --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 .PHONY: clean

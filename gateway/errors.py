@@ -154,6 +154,8 @@ class AgentFailure(StrEnum):
     """The provider is overloaded, silent, out of order or cannot be reached."""
     OVERFLOW = "overflow"
     """The request does not fit the window."""
+    BUDGET = "budget"
+    """A budget of the gateway's own is used up."""
 
 
 class AgentError(GatewayError):

@@ -88,14 +88,53 @@ class SessionSource:
     chat_name: str = ""
 
 
+class AttachmentKind(StrEnum):
+    """What somebody sent beside a text."""
+
+    IMAGE = "image"
+    AUDIO = "audio"
+    VOICE = "voice"
+    """A spoken message."""
+    VIDEO = "video"
+    STICKER = "sticker"
+    FILE = "file"
+    OTHER = "other"
+    """A place, a contact, a poll, ...: its name says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Something sent beside a text, as the platform describes it. It is never fetched."""
+
+    kind: AttachmentKind
+    media_type: str = ""
+    """`image/png`, ...; empty: the platform does not say."""
+    name: str = ""
+    """As its sender called it; empty: not at all."""
+    size_bytes: int | None = None
+    """None: the platform does not say."""
+
+
+class Change(StrEnum):
+    """What a message is to what its sender wrote before."""
+
+    NEW = "new"
+    EDITED = "edited"
+    """The message of that id, as it reads now."""
+    RETRACTED = "retracted"
+    """Its sender took the message of that id back; there is no text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inbound:
-    """One message as a channel hands it over, its sender authorised."""
+    """One message as a channel hands it over, or what became of one."""
 
     source: SessionSource
     text: str
+    """What its sender wrote; may be empty where there are attachments."""
     message_id: str = ""
-    """The platform's id of the message, unique in its session; empty: never a duplicate."""
+    """The platform's id of the message, unique in its session; empty: never a duplicate. Of a
+    change, the id of the message that is changed."""
     agent: AgentId | None = None
     """An agent asked for by name; None lets the routes choose."""
     typed: bool = True
@@ -103,6 +142,10 @@ class Inbound:
     is forwarded, quoted, or told by the gateway."""
     bot_name: str = ""
     """Our own name on the platform, as people put it behind a command; empty: it has none."""
+    attachments: tuple[Attachment, ...] = ()
+    """What came beside the text. Whose turn it is gets a line of each after it."""
+    change: Change = Change.NEW
+    """A change never begins a turn: it is told of a message that waits, and of no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +179,10 @@ class ToolSpec:
     description: str
     schema: Mapping[str, Any]
     """The JSON Schema of its arguments, an object."""
+    strict: bool | None = None
+    """Whether a provider that can shall hold the model to the schema; None leaves it open."""
+    verbatim: bool = False
+    """Whether it goes to the model as it is written, neither cut nor put in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +247,8 @@ class Projection:
     tail_chars: int = 0
     placeholder: str = ""
     """Of a clearing: what stands in place of the text."""
+    through: int | None = None
+    """Of turns left out: the position of their last message; None where nobody noted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +319,8 @@ class CallPurpose(StrEnum):
     """To answer."""
     COMPACTION = "compaction"
     """To summarise old turns; its size says nothing of the session's context."""
+    SUMMARY = "summary"
+    """To summarise one stored item; nor does this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +351,5 @@ class Summary:
     tokens_before: int
     """The size of the request, estimated, had there been no summary."""
     tokens_after: int
+    through: int | None = None
+    """The position of the last message it covers; None where nobody noted it."""

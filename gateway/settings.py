@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PLACEHOLDER_SECRETS: Final = frozenset(
     {"undefined", "changeme", "change-me", "null", "none", "secret", "your-api-key", "xxx"}
@@ -38,9 +42,21 @@ def broken_rule(key: str, text: str, *more: str | int) -> ValidationError:
         key: The key, seen from the class that validates itself; `more` leads further down.
         text: What is wrong and what is accepted, in one sentence of ours.
     """
-    error = PydanticCustomError("broken_rule", "{text}", {"text": text})
+    return broken_rules([((key, *more), text)])
+
+
+def broken_rules(found: Iterable[tuple[tuple[str | int, ...], str]]) -> ValidationError:
+    """Make one error of several; each has its path, seen from what validates itself, and text."""
     return ValidationError.from_exception_data(
-        "settings", [InitErrorDetails(type=error, loc=(key, *more), input=None)]
+        "settings",
+        [
+            InitErrorDetails(
+                type=PydanticCustomError("broken_rule", "{text}", {"text": text}),
+                loc=path,
+                input=None,
+            )
+            for path, text in found
+        ],
     )
 
 
@@ -128,3 +144,32 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_url(url: str, *, such_as: str) -> str:
+    """Return an address that can be used; raise `ValueError` where it cannot."""
+    if not _is_plain_http_url(url):
+        raise ValueError(
+            "not a usable address; accepted is http:// or https://, a host, a port if any "
+            f"and a path, without user, query and fragment, such as {such_as}"
+        )
+
+    return url
+
+
+def _is_plain_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port_is_sound = parts.port != 0
+    except ValueError:
+        return False
+
+    extras = (parts.username, parts.password, parts.query, parts.fragment)
+    printable = url.isascii() and url.isprintable() and " " not in url
+    return bool(
+        printable
+        and port_is_sound
+        and parts.scheme in {"http", "https"}
+        and parts.hostname
+        and not any(extras)
+    )

@@ -1,4 +1,4 @@
-"""The one background loop: context tokens made durable, old entries pruned, snapshots written.
+"""The one background loop: context tokens made durable, entries and items pruned, snapshots made.
 
 It wakes for whichever comes first and does what is due. Each duty is isolated: one that fails is
 logged, counted and tried again at its next time, the others go on. Intervals go by the monotonic
@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 PRUNE_INTERVAL_S: Final = 3600.0
 RETRY_S: Final = 5.0
-"""How long a failed write of measurements waits before it is tried again."""
+"""How long a failed write of measurements, or work on items, waits before it is tried again."""
 CLOCK_STEP_S: Final = 3600.0
 """A wall clock that moved this much against the monotonic one puts the prune off by one tick."""
 PROBE_S: Final = 5.0
@@ -55,6 +55,18 @@ class RetentionLimits:
     """0 keeps any number of entries."""
 
 
+class TimedWork(Protocol):
+    """Work that knows itself when it is due."""
+
+    def next_in_s(self) -> float:
+        """Return how long until it is due, in seconds; 0: now."""
+        ...
+
+    async def work(self, between: Callable[[], Awaitable[None]]) -> None:
+        """Do what is due, and call `between` again and again: what must not wait is done there."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class WatcherStatistics:
     """What the watcher did since the start."""
@@ -67,7 +79,7 @@ class WatcherStatistics:
     measurements_dropped: int
     """Refused because too many sessions waited."""
     failures: dict[str, int]
-    """Failed duties by name: `prune`, `snapshot`, `context`, `retention`, `space`."""
+    """Failed duties by name: `prune`, `snapshot`, `context`, `retention`, `space`, `items`."""
     clock_steps: int
     next_prune_in_s: float
     last_prune_at: datetime | None
@@ -85,6 +97,7 @@ class ExpiryWatcher:
         clock: Clock,
         limits: RetentionLimits,
         discard_old: Callable[[], Awaitable[int]],
+        items: TimedWork | None = None,
     ) -> None:
         """Wire the parts; nothing runs before `run`.
 
@@ -95,6 +108,7 @@ class ExpiryWatcher:
             limits: What the store may keep.
             discard_old: Run after each prune: deletes what nobody needs any more beside
                 transcripts, and returns how many rows went.
+            items: The rules over what sessions store; None: there are none.
         """
         self._store = store
         self._database = database
@@ -102,6 +116,8 @@ class ExpiryWatcher:
         self.limits = limits
         """What the store may keep; may be replaced at any time."""
         self._discard_old = discard_old
+        self._items = items
+        self._items_at = 0.0
         self._mailbox = ContextMailbox()
         self._wake = anyio.Event()
         self._prune_at = clock.monotonic()
@@ -184,6 +200,16 @@ class ExpiryWatcher:
             if not self._clock_stepped():
                 await self._duty("prune", self._prune)
                 await self._duty("retention", self._discard)
+        await self._write_snapshot()
+        items = self._items
+        if items is not None and self._items_in_s(items) <= 0:
+            done = await self._duty("items", lambda: items.work(self._write_snapshot))
+            self._items_at = self._clock.monotonic() + (0.0 if done else RETRY_S)
+
+    def _items_in_s(self, items: TimedWork) -> float:
+        return max(items.next_in_s(), self._items_at - self._clock.monotonic())
+
+    async def _write_snapshot(self) -> None:
         if self._store.snapshots.due_in_s() == 0:
             await self._duty("snapshot", self._store.snapshots.write)
 
@@ -197,18 +223,26 @@ class ExpiryWatcher:
         snapshot_in_s = self._store.snapshots.due_in_s()
         if snapshot_in_s is not None:
             waits.append(snapshot_in_s)
+        if self._items is not None:
+            waits.append(self._items_in_s(self._items))
         return max(0.0, min(waits))
 
-    async def _duty(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a duty; whatever it raises ends neither the watcher nor another duty."""
-        self._duty_since = self._clock.monotonic()
+    async def _duty(self, name: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Run a duty; whatever it raises ends neither the watcher nor another duty.
+
+        Returns whether it was done.
+        """
+        before, self._duty_since = self._duty_since, self._clock.monotonic()
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - supervisor boundary: a duty that fails is tried again
             self._failures[name] += 1
             get_logger().warning("watcher.duty_failed", duty=name, error=repr(error))
+            return False
         finally:
-            self._duty_since = None
+            # A snapshot amid another duty shows that this one goes on.
+            self._duty_since = None if before is None else self._clock.monotonic()
+        return True
 
     async def _probe(self) -> None:
         """Find out whether a full disk has space again: only a write can tell."""

@@ -55,13 +55,17 @@ FLOORS: Final = {
 """The floor of each room: a module or package directly under gateway/."""
 
 SDKS: Final = {
+    "aiogram": {f"gateway.channels.{name}" for name in ("telegram", "telegram_api")},
     "anthropic": {"gateway.agents.anthropic"},
     "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
     "openai": {"gateway.agents.openai"},
 }
 """The modules that may import each vendor's SDK; they load it, so nobody else loads them early."""
 
-SDK_TYPES: Final = {"gateway.tools.results": "mcp"}
+SDK_TYPES: Final = {
+    "gateway.channels.telegram_inbound": "aiogram",
+    "gateway.tools.results": "mcp",
+}
 """Modules that may name an SDK's types, and never load it."""
 
 STAND_ALONE: Final = frozenset({"gateway.processes.keeper"})
@@ -250,11 +254,16 @@ def sdk_outside_its_place(uses: list[Use]) -> Iterator[str]:
                 yield f"{use.place}: {use.target} loads the SDK of {sdk}; import it in a function"
 
 
+MANAGING: Final = ("manager", "flights", "shared")
+"""The modules of `pruning` that run tasks; all others are pure."""
+
+
 def impure_rooms(uses: list[Use]) -> Iterator[str]:
     """Yield a fault where a pure room imports I/O, by itself or through a module it imports."""
     banned = {"anyio", "asyncio", "apsw", "sqlite3", "structlog"}
     modules = {use.module for use in uses}
-    for module in sorted(modules - {"gateway.pruning", "gateway.pruning.manager"}):
+    managing = {"gateway.pruning", *(f"gateway.pruning.{one}" for one in MANAGING)}
+    for module in sorted(modules - managing):
         if _room(module) in {"context", "pruning"}:
             yield from _reaches(module, banned, uses, modules)
 

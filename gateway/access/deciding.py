@@ -9,7 +9,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from gateway.access.settings import EVERYBODY, OPEN_PLATFORMS, Unknown, usable_id
+from gateway.access.settings import (
+    EVERYBODY,
+    OPEN_PLATFORMS,
+    WITHOUT_COMMANDS,
+    Unknown,
+    usable_id,
+)
 from gateway.model import ChatType
 
 if TYPE_CHECKING:
@@ -79,7 +85,10 @@ def commands_allowed(inbound: Inbound, standing: Standing) -> bool:
 
     In a chat where everybody may talk, a sender without an id may talk and not command.
     """
-    return inbound.typed and standing is not Standing.STRANGER and _is_known(inbound.source)
+    if not inbound.typed or inbound.source.platform in WITHOUT_COMMANDS:
+        return False
+
+    return standing is not Standing.STRANGER and _is_known(inbound.source)
 
 
 def may_command(standing: Standing, surface: ChatType, scope: CommandScope) -> bool:

@@ -73,6 +73,11 @@ class Access:
         self._admitted = 0
         self._strangers: Counter[str] = Counter()
 
+    def standing(self, source: SessionSource) -> Standing:
+        """Return who somebody is, without any trace of the question."""
+        paired = self.pairing.is_paired(source)
+        return deciding.standing(source, self.settings, is_paired=paired)
+
     async def admit(self, inbound: Inbound) -> Admission:
         """Return who the sender of a message is, and what to tell a stranger.
 
@@ -82,9 +87,7 @@ class Access:
         Raises:
             StorageError: the storage failed.
         """
-        source = inbound.source
-        paired = self.pairing.is_paired(source)
-        standing = deciding.standing(source, self.settings, is_paired=paired)
+        source, standing = inbound.source, self.standing(inbound.source)
         if standing is not Standing.STRANGER:
             self._admitted += 1
             return Admission(standing)

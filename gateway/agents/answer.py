@@ -79,6 +79,11 @@ class Answer:
     """The newest call of each index."""
     _chars: int = 0
 
+    @property
+    def cut(self) -> bool:
+        """Whether it has reached a limit of its length."""
+        return self.finish_reason in self.reasons.cut
+
     @contextmanager
     def reading(self) -> Generator[None]:
         """Read one piece of the stream.
@@ -148,9 +153,8 @@ class Answer:
         Raises:
             AgentError: The stream ended early, or what it brought is not an answer.
         """
-        cut = self.finish_reason in self.reasons.cut
         calls = [_whole(call) for call in self._calls]
-        if cut and calls and not calls[-1].arguments.strip():
+        if self.cut and calls and not calls[-1].arguments.strip():
             # Nobody knows with what the model was going to call it.
             calls.pop()
         message = Message(Role.ASSISTANT, "".join(self._texts), tuple(calls), turn_id=turn_id)
@@ -158,7 +162,7 @@ class Answer:
             reason, fault = problem
             raise fault.error(f"{self.model}: {reason}")
 
-        if cut:
+        if self.cut:
             log.warning("agent.answer_cut", model=self.model, text_chars=len(message.text))
 
         return message

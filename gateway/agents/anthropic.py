@@ -14,9 +14,15 @@ import anthropic
 import httpx2
 
 from gateway.agents.answer import Answer, FinishReasons
-from gateway.agents.anthropic_wire import read_usage, request_parts, wire_tools
+from gateway.agents.anthropic_wire import (
+    ANTHROPIC_TAKES,
+    read_usage,
+    request_parts,
+    wire_tools,
+)
 from gateway.agents.attempts import stamp
 from gateway.agents.calls import wire_chars
+from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.agents.failures import (
     ABOUT_LENGTH,
     BROKEN_OFF,
@@ -68,6 +74,7 @@ class AnthropicModel:
     def __init__(self, settings: AnthropicSettings, api_key: str, clock: Clock) -> None:
         """Make a client; an empty key is for an endpoint that asks for none."""
         self.facts = settings.facts()
+        self.takes = ANTHROPIC_TAKES
         self._settings = settings
         self._clock = clock
         self._wire = Wire(
@@ -110,11 +117,21 @@ class AnthropicModel:
         *,
         cache_key: str,
         may_call: bool,
+        wishes: Wishes = NO_WISHES,
     ) -> AsyncGenerator[AgentEvent]:
         """Send one request; see `gateway.agents.loop.Model`."""
         settings = self._settings
         parts = request_parts(
-            settings.system_prompt, messages, settings.cache_ttl, tools, may_call=may_call
+            settings.system_prompt,
+            messages,
+            settings.cache_ttl,
+            tools,
+            may_call=may_call,
+            wishes=wishes,
+        )
+        # What the operator allows is the most that anybody can wish for.
+        parts["max_tokens"] = min(
+            settings.max_output_tokens, wishes.max_output_tokens or settings.max_output_tokens
         )
         return streamed(self._wire, messages[-1].turn_id, partial(self._open_stream, parts))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gateway.agents.answer import Counted
 from gateway.agents.calls import fit_name, hashed_id, is_fit, schema_of, sent_arguments
+from gateway.agents.direct import NO_WISHES, Takes, Wishes
 from gateway.model import Message, Role, Usage
 
 if TYPE_CHECKING:
@@ -30,6 +31,14 @@ CacheTtl = Literal["5m", "1h", "off"]
 _IMAGE_TYPES: Final = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
 _MAX_ID_CHARS: Final = 64
 _CACHE_FIELDS: Final = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens"})
+_WISHES: Final = {"stop_sequences": "stop", "temperature": "temperature", "top_p": "top_p"}
+"""Parameters of the wire, and the wish that each is."""
+ANTHROPIC_TAKES: Final = Takes(
+    tools=True,
+    wishes=frozenset(_WISHES.values())
+    | {"max_output_tokens", "named_tool", "parallel_calls", "tool_choice"},
+    max_temperature=1.0,
+)
 _PAST_TOOL: Final = {
     "name": "past_tool",
     "description": "Stands for the tools of earlier turns. It cannot be called.",
@@ -76,6 +85,7 @@ def request_parts(
     tools: Sequence[ToolSpec] = (),
     *,
     may_call: bool = True,
+    wishes: Wishes = NO_WISHES,
 ) -> dict[str, Any]:
     """Return `messages` of a request and, where there is something in them, `system` and `tools`.
 
@@ -91,6 +101,7 @@ def request_parts(
         cache_ttl: How long the provider keeps the prompt; `off` sets no marks.
         tools: What the model is offered.
         may_call: Whether it may use them in its answer.
+        wishes: Of those in `ANTHROPIC_TAKES`, the length aside.
     """
     blocks = _blocks(system_prompt, messages)
     blocks.tools += wire_tools(tools)
@@ -105,9 +116,12 @@ def request_parts(
     }
     if blocks.system:
         parts["system"] = blocks.system
+    for name, wish in _WISHES.items():
+        if (wanted := getattr(wishes, wish)) is not None:
+            parts[name] = wanted
     if blocks.tools:
-        choice = "auto" if may_call else "none"
-        parts |= {"tools": blocks.tools, "tool_choice": {"type": choice}}
+        choice = _choice(wishes) if may_call else {"type": "none"}
+        parts |= {"tools": blocks.tools, "tool_choice": choice}
     elif blocks.with_calls:
         parts |= {"tools": [_PAST_TOOL], "tool_choice": {"type": "none"}}
     return parts
@@ -117,6 +131,7 @@ def wire_tools(tools: Sequence[ToolSpec]) -> list[Block]:
     """Return the definitions of tools, by name."""
     return [
         {"name": tool.name, "description": tool.description, "input_schema": schema_of(tool)}
+        | ({} if tool.strict is None else {"strict": tool.strict})
         for tool in sorted(tools, key=attrgetter("name"))
     ]
 
@@ -153,6 +168,17 @@ def read_usage(counted: Sequence[Any], *, cache_on: bool) -> Counted:
     )
     told = any(_CACHE_FIELDS & numbers.keys() for numbers in seen)
     return Counted(usage, cache_counted=cache_on and told)
+
+
+def _choice(wishes: Wishes) -> dict[str, Any]:
+    """Return which tools an answer may or must call."""
+    if wishes.named_tool is not None:
+        choice: dict[str, Any] = {"type": "tool", "name": wishes.named_tool}
+    else:
+        choice = {"type": "any" if wishes.tool_choice == "required" else "auto"}
+    if wishes.parallel_calls is not None:
+        choice["disable_parallel_tool_use"] = not wishes.parallel_calls
+    return choice
 
 
 def _blocks(system_prompt: str, messages: Sequence[Message]) -> _Blocks:

@@ -53,6 +53,8 @@ class MessageFinished:
     """
 
     message: Message
+    cut: bool = False
+    """Whether it is an answer that has reached a limit of its length."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,11 +75,11 @@ def with_unique_ids(message: Message, taken: Iterable[str]) -> Message:
 
 
 def schema_of(tool: ToolSpec) -> dict[str, Any]:
-    """Return the schema of a tool's arguments with its keys sorted.
+    """Return the schema of a tool's arguments, its keys sorted unless it is verbatim.
 
     Some servers list them in another order after each start, and the prompt cache begins here.
     """
-    return {"type": "object", **_sorted(tool.schema)}
+    return {"type": "object", **(tool.schema if tool.verbatim else _sorted(tool.schema))}
 
 
 def wire_chars(definitions: Sequence[dict[str, Any]]) -> int:

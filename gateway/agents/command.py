@@ -15,6 +15,7 @@ import anyio
 
 from gateway.agents.command_process import Command, Program, running
 from gateway.agents.command_wire import Answer, turn_line
+from gateway.agents.direct import Alone, DirectRequest, Takes
 from gateway.errors import AgentError, AgentFailure, ConfigurationError
 from gateway.variables import environment
 
@@ -71,6 +72,14 @@ class CommandAgent:
                 for event in answer.unfinished():
                     yield event
                 raise
+
+    def takes(self) -> Takes:
+        """Return nothing: the line that a program is given has no place for it."""
+        return Takes()
+
+    def ask(self, request: DirectRequest) -> AsyncGenerator[AgentEvent]:
+        """Let the program answer, with an empty session; see `gateway.agents.direct.Direct`."""
+        return self.run(Alone(request.messages))
 
     async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
         """Refuse: a program answers turns alone.

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.direct import Alone, DirectRequest, Takes
 from gateway.errors import AgentError
 from gateway.model import Message, ModelCall, Role, ToolCall
 
@@ -73,6 +74,14 @@ class EchoAgent:
             yield TextDelta(piece)
         yield self._call_finished(started_at)
         yield MessageFinished(Message(Role.ASSISTANT, answer, turn_id=asked.turn_id))
+
+    def takes(self) -> Takes:
+        """Return nothing: there is no model that would heed it."""
+        return Takes()
+
+    def ask(self, request: DirectRequest) -> AsyncGenerator[AgentEvent]:
+        """Answer the last user message; see `gateway.agents.direct.Direct`."""
+        return self.run(Alone(request.messages))
 
     async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
         """Refuse: what it was asked is no answer to a question of the gateway's own.

@@ -15,6 +15,7 @@ import anyio
 
 from gateway.agents.base import Completion, MessageFinished, ModelCallFinished
 from gateway.agents.calls import parse_arguments, with_unique_ids
+from gateway.agents.direct import NO_WISHES
 from gateway.errors import AgentError
 from gateway.log import get_logger
 from gateway.model import Message, Role, ToolCall, ToolResult, ToolSpec, clean_text
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from gateway.agents.base import AgentEvent, AgentFacts, Conversation
+    from gateway.agents.direct import DirectRequest, Takes, Wishes
     from gateway.agents.settings import AgentToolSettings
     from gateway.agents.tools import Toolbox
     from gateway.model import ModelCall
@@ -48,6 +50,11 @@ class Model(Protocol):
         """What is known of it without tools."""
         ...
 
+    @property
+    def takes(self) -> Takes:
+        """What can be asked of it beside an answer."""
+        ...
+
     def overhead_chars(self, tools: Sequence[ToolSpec]) -> int:
         """Return how many characters a request with these tools carries beside the messages."""
         ...
@@ -59,6 +66,7 @@ class Model(Protocol):
         *,
         cache_key: str,
         may_call: bool,
+        wishes: Wishes = NO_WISHES,
     ) -> AsyncGenerator[AgentEvent]:
         """Send one request and yield its text as it comes, what it cost, and the whole answer.
 
@@ -69,6 +77,7 @@ class Model(Protocol):
             tools: What the request defines.
             cache_key: See `gateway.agents.base.Conversation`.
             may_call: False: the model is told not to use them. It may do so nevertheless.
+            wishes: Of those that it takes.
 
         Raises:
             AgentError: There is no whole answer; deltas may have been yielded before.
@@ -198,6 +207,30 @@ class ToolLoop:
 
         return Completion(text, call)
 
+    def takes(self) -> Takes:
+        """Return what of a caller the model takes."""
+        return self._model.takes
+
+    async def ask(self, request: DirectRequest) -> AsyncGenerator[AgentEvent]:
+        """Answer once with a caller's own tools; see `gateway.agents.direct.Direct`."""
+        tools, choice = request.tools, request.wishes.tool_choice
+        may_call = bool(tools) and choice != "none"
+        asked = self._model.ask(
+            request.messages,
+            tools,
+            cache_key=request.cache_key,
+            may_call=may_call,
+            wishes=request.wishes,
+        )
+        async with aclosing(asked) as events:
+            async for event in events:
+                if isinstance(event, MessageFinished):
+                    if not may_call:
+                        self._refuse_calls(event.message, NO_SUCH_TOOL)
+                    yield replace(event, message=with_unique_ids(event.message, ()))
+                else:
+                    yield event
+
     async def aclose(self) -> None:
         """Close the model's connections; the agent is not used afterwards."""
         await self._model.aclose()
@@ -213,7 +246,7 @@ class ToolLoop:
                     answer = with_unique_ids(event.message, request.call_ids())
                     if not request.may_call:
                         self._refuse_calls(answer, TOO_MUCH if request.bound else NO_SUCH_TOOL)
-                    yield MessageFinished(answer)
+                    yield replace(event, message=answer)
                 else:
                     yield event
 

@@ -16,6 +16,7 @@ import openai
 from gateway.agents.answer import Answer, FinishReasons
 from gateway.agents.attempts import stamp
 from gateway.agents.calls import wire_chars
+from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.agents.failures import (
     ABOUT_LENGTH,
     BUSY,
@@ -26,7 +27,14 @@ from gateway.agents.failures import (
     SdkErrors,
     fault_of_status,
 )
-from gateway.agents.openai_wire import read_usage, wire_messages, wire_tools
+from gateway.agents.openai_wire import (
+    OPENAI_TAKES,
+    read_usage,
+    wire_choice,
+    wire_messages,
+    wire_tools,
+    wire_wishes,
+)
 from gateway.agents.streaming import Wire, streamed
 
 if TYPE_CHECKING:
@@ -59,6 +67,7 @@ class OpenAIModel:
     def __init__(self, settings: OpenAISettings, api_key: str, clock: Clock) -> None:
         """Make a client; an empty key is for an endpoint that asks for none."""
         self.facts = settings.facts()
+        self.takes = OPENAI_TAKES
         self._settings = settings
         self._wire = Wire(settings.model, _REASONS, _ERRORS, _take, read_usage, clock)
         self._client = openai.AsyncOpenAI(
@@ -87,10 +96,11 @@ class OpenAIModel:
         *,
         cache_key: str,
         may_call: bool,
+        wishes: Wishes = NO_WISHES,
     ) -> AsyncGenerator[AgentEvent]:
         """Send one request; see `gateway.agents.loop.Model`."""
         settings = self._settings
-        parameters = extra_parameters(settings, cache_key, tools, may_call=may_call)
+        parameters = extra_parameters(settings, cache_key, tools, may_call=may_call, wishes=wishes)
         wire = wire_messages(settings.system_prompt, messages)
         open_stream = partial(self._open_stream, wire, parameters)
         return streamed(self._wire, messages[-1].turn_id, open_stream)
@@ -119,21 +129,26 @@ def extra_parameters(
     tools: Sequence[ToolSpec] = (),
     *,
     may_call: bool = True,
+    wishes: Wishes = NO_WISHES,
 ) -> dict[str, object]:
     """Return the parameters that not every endpoint knows by one name, or at all.
 
     The official endpoint's newer models refuse `max_tokens`; many others know nothing else, and
     some refuse `prompt_cache_key`, or a choice of tools where there are none.
     """
-    parameters: dict[str, object] = {}
-    if settings.max_output_tokens:
+    parameters: dict[str, object] = wire_wishes(wishes)
+    # What the operator allows is the most that anybody can wish for.
+    lengths = [most for most in (settings.max_output_tokens, wishes.max_output_tokens) if most]
+    if lengths:
         name = "max_completion_tokens" if settings.official else "max_tokens"
-        parameters[name] = settings.max_output_tokens
+        parameters[name] = min(lengths)
     if cache_key and (settings.official or settings.prompt_cache_key):
         parameters["prompt_cache_key"] = cache_key
     if tools:
         parameters["tools"] = wire_tools(tools, official=settings.official)
-        parameters["tool_choice"] = "auto" if may_call else "none"
+        parameters["tool_choice"] = wire_choice(wishes) if may_call else "none"
+        if wishes.parallel_calls is not None:
+            parameters["parallel_tool_calls"] = wishes.parallel_calls
     return parameters
 
 

@@ -13,11 +13,13 @@ import orjson
 
 from gateway.agents.answer import Counted
 from gateway.agents.calls import fit_name, hashed_id, parse_arguments, schema_of, sent_arguments
+from gateway.agents.direct import Takes
 from gateway.model import Message, Role, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.agents.direct import Wishes
     from gateway.model import Image, ToolCall, ToolSpec
 
 WireMessage = dict[str, Any]
@@ -26,6 +28,24 @@ MAX_CALL_ID_CHARS: Final = 40
 """The longest id of a call that the official endpoint takes."""
 MAX_DESCRIPTION_CHARS: Final = 1_024
 """The longest description of a tool that the official endpoint takes."""
+
+_AS_NAMED: Final = frozenset(
+    {
+        "frequency_penalty",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "temperature",
+        "top_p",
+    }
+)
+"""Wishes that the wire has under the same name."""
+OPENAI_TAKES: Final = Takes(
+    tools=True,
+    wishes=_AS_NAMED | {"max_output_tokens", "named_tool", "parallel_calls", "tool_choice"},
+)
 
 
 def wire_messages(system_prompt: str, messages: Sequence[Message]) -> list[WireMessage]:
@@ -45,16 +65,22 @@ def wire_tools(tools: Sequence[ToolSpec], *, official: bool = False) -> list[dic
         official: Whether descriptions are cut to what OpenAI's own endpoint takes.
     """
     return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": _cut(tool.description) if official else tool.description,
-                "parameters": schema_of(tool),
-            },
-        }
+        {"type": "function", "function": _function(tool, official=official)}
         for tool in sorted(tools, key=attrgetter("name"))
     ]
+
+
+def wire_wishes(wishes: Wishes) -> dict[str, Any]:
+    """Return the parameters that wishes become, those about tools and length aside."""
+    return {name: getattr(wishes, name) for name in sorted(wishes.named() & _AS_NAMED)}
+
+
+def wire_choice(wishes: Wishes) -> str | dict[str, Any]:
+    """Return which tools an answer may or must call, where there are tools."""
+    if wishes.named_tool is not None:
+        return {"type": "function", "function": {"name": wishes.named_tool}}
+
+    return wishes.tool_choice or "auto"
 
 
 def image_marker(image: Image) -> str:
@@ -137,6 +163,16 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _call_id(call_id: str) -> str:
     return call_id if 0 < len(call_id) <= MAX_CALL_ID_CHARS else hashed_id(call_id)
+
+
+def _function(tool: ToolSpec, *, official: bool) -> dict[str, Any]:
+    cut = official and not tool.verbatim
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "description": _cut(tool.description) if cut else tool.description,
+        "parameters": schema_of(tool),
+    }
+    return function if tool.strict is None else function | {"strict": tool.strict}
 
 
 def _cut(text: str) -> str:

@@ -6,7 +6,6 @@ Each rule raises `ValueError` with what is wrong and what is accepted.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from gateway.agents.windows import reserve_of, window_of
 
@@ -88,32 +87,3 @@ def check_endpoint(settings: Endpoint) -> None:
             f"max_output_tokens ({settings.max_output_tokens}) is above reserve_tokens "
             f"({settings.reserve_tokens}); accepted is at most that"
         )
-
-
-def check_url(url: str, *, such_as: str) -> str:
-    """Return an address that can be used; raise `ValueError` where it cannot."""
-    if not _is_plain_http_url(url):
-        raise ValueError(
-            "not a usable address; accepted is http:// or https://, a host, a port if any "
-            f"and a path, without user, query and fragment, such as {such_as}"
-        )
-
-    return url
-
-
-def _is_plain_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port_is_sound = parts.port != 0
-    except ValueError:
-        return False
-
-    extras = (parts.username, parts.password, parts.query, parts.fragment)
-    printable = url.isascii() and url.isprintable() and " " not in url
-    return bool(
-        printable
-        and port_is_sound
-        and parts.scheme in {"http", "https"}
-        and parts.hostname
-        and not any(extras)
-    )

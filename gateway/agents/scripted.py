@@ -17,6 +17,7 @@ import anyio.lowlevel
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.calls import is_fit, parse_arguments
+from gateway.agents.direct import NO_WISHES, Takes, Wishes
 from gateway.errors import AgentError
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
 
@@ -69,6 +70,7 @@ class ScriptedModel:
 
     def __init__(self, steps: Sequence[Step | ReplyTo], facts: AgentFacts, clock: Clock) -> None:
         self.facts = facts
+        self.takes = Takes(tools=True, wishes=frozenset({"tool_choice", "parallel_calls"}))
         self._steps = cycle(steps)
         self._clock = clock
 
@@ -83,6 +85,7 @@ class ScriptedModel:
         *,
         cache_key: str,
         may_call: bool,
+        wishes: Wishes = NO_WISHES,
     ) -> AsyncGenerator[AgentEvent]:
         """Play the next step.
 

@@ -11,13 +11,19 @@ from pydantic import Field, field_validator, model_validator
 from gateway.agents.base import AgentFacts
 from gateway.agents.rules import (
     check_endpoint,
-    check_url,
     check_window,
     with_reserve,
     with_window,
 )
 from gateway.agents.scripted import parse_script
-from gateway.settings import PathSetting, SecretSource, Settings, broken_rule, is_loopback
+from gateway.settings import (
+    PathSetting,
+    SecretSource,
+    Settings,
+    broken_rule,
+    check_url,
+    is_loopback,
+)
 from gateway.variables import INHERITED_VARIABLES, Argument, VariableName, check_variables
 
 OFFICIAL_ANTHROPIC_URL: Final = "https://api.anthropic.com"

@@ -72,7 +72,7 @@ async def streamed(
 
     if answer.finish_reason:
         yield ModelCallFinished(_model_call(wire, answer, attempts))
-    yield MessageFinished(answer.message(turn_id))
+    yield MessageFinished(answer.message(turn_id), cut=answer.cut)
 
 
 async def _next_piece(wire: Wire, stream: Stream, answer: Answer) -> Any:  # noqa: ANN401 - a vendor's own type

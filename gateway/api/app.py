@@ -12,12 +12,15 @@ from starlette.routing import Router
 
 from gateway.api.guard import Guard
 from gateway.api.messages import message_routes
+from gateway.api.openai.routes import openai_routes
 from gateway.api.operations import operation_routes
 from gateway.api.outbox import outbox_routes
 from gateway.api.pairing import pairing_routes
 from gateway.api.processes import process_routes
+from gateway.api.pruning import pruning_routes
 from gateway.api.session_context import session_context_routes
 from gateway.api.sessions import session_routes
+from gateway.api.tokens import token_routes
 from gateway.api.usage import usage_routes
 
 if TYPE_CHECKING:
@@ -34,9 +37,12 @@ def build_app(context: ApiContext) -> ASGIApp:
         *session_context_routes(context),
         *usage_routes(context),
         *process_routes(context),
+        *pruning_routes(context),
         *pairing_routes(context),
         *outbox_routes(context),
         *operation_routes(context),
+        *token_routes(context),
+        *openai_routes(context),
     ]
     router = Router(routes, redirect_slashes=False)
-    return Guard(router, context.settings, context.token, context.clock)
+    return Guard(router, context.settings, context.token, context.clock, context.tokens.owner)

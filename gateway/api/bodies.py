@@ -46,10 +46,19 @@ async def read_form(scope: Scope, receive: Receive, settings: HttpSettings, cloc
     Raises:
         ProblemError: it is not JSON, too large, too slow, or not an object.
     """
+    return Form(await read_object(scope, receive, settings, clock), "field")
+
+
+async def read_object(
+    scope: Scope, receive: Receive, settings: HttpSettings, clock: Clock
+) -> dict[str, object]:
+    """Return the request's JSON object as it is; see `read_form`."""
     body = await _body(scope, receive, settings, clock)
-    if body:
-        _check_type(scope)
-    return Form(parse_object(body) if body else {}, "field")
+    if not body:
+        return {}
+
+    _check_type(scope)
+    return parse_object(body)
 
 
 def header_of(scope: Scope, name: bytes) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 import anyio
 
 from gateway.access.pairing import Pairing
+from gateway.access.tokens import ClientTokens
 from gateway.agents.base import AgentFacts
 from gateway.api.settings import HttpSettings
 from gateway.channels.running import ChannelStatistics
@@ -18,9 +19,11 @@ from gateway.delivery.delivery import Delivery
 from gateway.durable.database import Database
 from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
+from gateway.retention.pruning import ItemPruning
 from gateway.sessions.store import SessionStore
 from gateway.tools.server import ServerStatistics
 from gateway.turns.pipeline import Turns
+from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 
 
@@ -35,12 +38,15 @@ class ApiContext:
     database: Database
     watcher: ExpiryWatcher
     processes: ProcessRegistry
+    pruning: ItemPruning
     pairing: Pairing
     delivery: Delivery
     clock: Clock
     settings: HttpSettings
     token: str
-    """The bearer token."""
+    """The gateway's own bearer token."""
+    tokens: ClientTokens
+    """Those of OpenAI-compatible clients."""
     version: str
     started_at: datetime
     stop: anyio.Event
@@ -51,6 +57,8 @@ class ApiContext:
     """The channels, as they are now."""
     servers: Callable[[], Sequence[ServerStatistics]]
     """The tool servers, as they are now."""
+    turn_settings: Callable[[], TurnSettings]
+    """The bounds on turns now; calls without a session keep to them too."""
     live: Callable[[], RetentionLimits]
     """What the store may keep now."""
     extra_status: Callable[[], Mapping[str, object]]

@@ -51,16 +51,25 @@ class Form:
         An id is never mended: two different ones could become the same.
         """
         value = self._string(name, required=required)
-        if len(value) > MAX_ID_CHARS:
-            self._problems.append(
-                f"{name}: has {len(value)} characters, accepted are up to {MAX_ID_CHARS}"
-            )
-        elif any(map(_is_unfit, value)):
-            self._problems.append(
-                f"{name}: holds control characters, lone surrogates or U+FFFD, "
-                "accepted is a string without them"
-            )
+        fault = _fault_of_id(value)
+        if fault:
+            self._problems.append(f"{name}: {fault}")
         return value
+
+    def identifiers(self, name: str, *, most: int) -> list[str]:
+        """Return a list of up to `most` ids; empty where it is not there."""
+        values = self._take(name)
+        if values is None:
+            return []
+        if not isinstance(values, list) or not 1 <= len(values) <= most:
+            self._refuse(name, values, f"a list of 1 to {most} ids")
+            return []
+
+        for value in values:
+            fault = _fault_of_id(value) if isinstance(value, str) and value else "is no id"
+            if fault:
+                self._problems.append(f"{name}: {_describe(value)}: {fault}")
+        return values
 
     def choice(self, name: str, default: Choice) -> Choice:
         """Return one of the values of the default's type."""
@@ -191,6 +200,17 @@ def _is_day(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+def _fault_of_id(value: str) -> str:
+    if len(value) > MAX_ID_CHARS:
+        return f"has {len(value)} characters, accepted are up to {MAX_ID_CHARS}"
+    if any(map(_is_unfit, value)):
+        return (
+            "holds control characters, lone surrogates or U+FFFD, accepted is a string without them"
+        )
+
+    return ""
 
 
 def _is_unfit(char: str) -> bool:

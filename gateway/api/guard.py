@@ -15,6 +15,7 @@ import anyio
 
 from gateway.api.bodies import check_length
 from gateway.api.lockout import LOCKOUT_S, Lockout
+from gateway.api.openai.errors import error_response, is_openai
 from gateway.api.problems import (
     Problem,
     ProblemError,
@@ -27,8 +28,9 @@ from gateway.api.problems import (
 from gateway.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from gateway.api.settings import HttpSettings
@@ -40,6 +42,8 @@ MAX_HEAD_BYTES: Final = 16_384
 """The largest head of a request: names and values of all headers."""
 PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz"})
 """What needs no token."""
+CLIENT: Final = "gateway.client"
+"""Where a scope's `state` names the client token that a request came with; empty: our own."""
 
 _SINGLE: Final = frozenset(
     {b"host", b"origin", b"authorization", b"content-length", b"content-type"}
@@ -51,11 +55,28 @@ _HTTP_PORT: Final = 80
 class Guard:
     """Lets requests in that may come in; pure ASGI, HTTP only."""
 
-    def __init__(self, app: ASGIApp, settings: HttpSettings, token: str, clock: Clock) -> None:
-        """Guard an app with a bearer token."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: HttpSettings,
+        token: str,
+        clock: Clock,
+        owner: Callable[[bytes], str] = lambda _: "",
+    ) -> None:
+        """Guard an app with a bearer token.
+
+        Args:
+            app: What is guarded.
+            settings: Which hosts and how large bodies.
+            token: Opens everything.
+            clock: Both clocks.
+            owner: Names the client that has another token, which opens the OpenAI-compatible routes
+                alone; empty: nobody has it. Asked for each request.
+        """
         self._app = app
         self._settings = settings
         self._token = _digest(token.encode())
+        self._owner = owner
         self._clock = clock
         self._lockout = Lockout()
         self._names = frozenset(name.lower() for name in settings.allowed_hosts)
@@ -80,7 +101,7 @@ class Guard:
                 raise
             # The server ends what is left when it stops, and nothing runs above this task: it may
             # end with an answer instead.
-            await stopping().response()(scope, receive, send)
+            await _response(stopping(), scope)(scope, receive, send)
         except Exception as error:
             # Boundary of a request: whatever it raised, the client gets an answer.
             if started:
@@ -89,7 +110,7 @@ class Guard:
             if problem is None:
                 get_logger().exception("api.request_failed", method=scope["method"])
                 problem = unexpected()
-            await problem.response()(scope, receive, send)
+            await _response(problem, scope)(scope, receive, send)
 
     def _admit(self, scope: Scope) -> None:
         """Let a request pass.
@@ -108,11 +129,16 @@ class Guard:
             return
 
         client = scope["client"]
-        self._check_token(
+        name = self._check_token(
             headers.get(b"authorization", b""),
             client[0] if client else "",
             from_page=origin is not None,
         )
+        if name and not is_openai(scope["path"]):
+            detail = "This token opens /v1/models and /v1/chat/completions alone."
+            raise ProblemError(Problem(403, "forbidden", "Forbidden", detail))
+
+        scope.setdefault("state", {})[CLIENT] = name
         length = headers.get(b"content-length")
         check_length(None if length is None else length.decode(), self._settings.max_body_bytes)
 
@@ -151,8 +177,10 @@ class Guard:
             detail = "Pages of other origins may not use this gateway."
             raise ProblemError(Problem(403, "origin", "Forbidden", detail))
 
-    def _check_token(self, authorization: bytes, address: str, *, from_page: bool) -> None:
+    def _check_token(self, authorization: bytes, address: str, *, from_page: bool) -> str:
         """Compare in constant time, and lock out who keeps failing.
+
+        Returns the name of the client's token; empty for the gateway's own.
 
         On loopback the right token always opens, except to pages: a broken local script, or
         strangers behind a proxy on this machine, must not lock the operator out.
@@ -160,10 +188,11 @@ class Guard:
         now = self._clock.monotonic()
         locked_s = self._lockout.remaining_s(address, now)
         scheme, _, token = authorization.partition(b" ")
-        right = hmac.compare_digest(_digest(token.strip()), self._token)
-        if scheme.lower() == b"bearer" and right:
+        ours = hmac.compare_digest(_digest(token.strip()), self._token)
+        name = "" if ours else self._owner(token.strip())
+        if scheme.lower() == b"bearer" and (ours or name):
             if not locked_s or (address in _LOOPBACK and not from_page):
-                return
+                return name
         elif not locked_s:
             if self._lockout.note_failure(address, now):
                 get_logger().warning("api.client_locked_out", client=address, lockout_s=LOCKOUT_S)
@@ -204,6 +233,11 @@ def head_too_large() -> Problem:
     """Return the problem of a request whose head breaks a bound."""
     detail = f"Accepted are up to {MAX_HEADERS} headers and {MAX_HEAD_BYTES} bytes of them."
     return Problem(431, "head-too-large", "Request header fields too large", detail)
+
+
+def _response(problem: Problem, scope: Scope) -> Response:
+    """Return a problem as the clients of a path read it."""
+    return error_response(problem) if is_openai(scope["path"]) else problem.response()
 
 
 def _unauthorized(*, present: bool) -> Problem:

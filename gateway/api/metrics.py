@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from gateway.api.answers import shown_usd
 from gateway.channels.running import ChannelState
 from gateway.context.cache import CacheVerdict
+from gateway.pruning.records import RunStatus
 from gateway.tools.server import ServerState
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class StatisticsCollector:
         yield from self._of_store()
         yield from self._of_turns()
         yield from self._of_contexts()
+        yield from self._of_pruning()
         yield from self._of_tools()
         yield from self._of_processes()
         yield from self._of_channels()
@@ -138,11 +140,16 @@ class StatisticsCollector:
         restarts = CounterMetricFamily(
             "gateway_channel_restarts", "How often it was run again.", labels=names
         )
+        states = GaugeMetricFamily(
+            "gateway_channel_state", "1 for the state it is in.", labels=[*names, "state"]
+        )
         for one in self._context.channels():
             of_one = [one.platform, one.account]
+            for state in ChannelState:
+                states.add_metric([*of_one, state.value], int(one.state is state))
             running.add_metric(of_one, int(one.state is ChannelState.RUNNING))
             restarts.add_metric(of_one, one.restarts)
-        yield from (running, restarts)
+        yield from (running, restarts, states)
         outbox = self._context.delivery.statistics()
         yield _gauge("outbox_owed", "Replies to channels that are not sent.", outbox.owed)
         yield _gauge("outbox_dead", "Dead letters that are kept.", outbox.dead)
@@ -192,6 +199,43 @@ class StatisticsCollector:
         for verdict, count in contexts.model_calls.items():
             calls.add_metric([verdict], count)
         yield calls
+
+    def _of_pruning(self) -> Iterator[Metric]:
+        told = self._context.pruning.statistics()
+        stored, manager = told.stored, told.manager
+        yield _gauge("items", "Stored messages and tool results.", stored.totals.items)
+        yield _gauge("items_size_bytes", "Size of their contents.", stored.totals.size_bytes)
+        yield _gauge("items_tokens", "Their tokens, estimated.", stored.totals.tokens)
+        yield _gauge("items_held", "Originals of pruned items, in their grace.", stored.held)
+        yield _gauge("items_archived", "Items in archive files.", stored.archived)
+        yield _gauge("archive_files", "Archive files.", told.archive.files)
+        yield _gauge("archive_size_bytes", "Their size on disk.", told.archive.file_bytes)
+        yield _gauge("items_unreadable", "Stored items that no rule can see.", stored.unreadable)
+        yield _gauge(
+            "items_quarantined", "Items that pruning left alone for failures.", manager.quarantined
+        )
+        pruned = CounterMetricFamily(
+            "gateway_items_pruned", "Items that rules took, by action.", labels=["action"]
+        )
+        for action in ("delete", "archive", "summarize", "compact"):
+            pruned.add_metric([action], manager.pruned_by_action.get(action, 0))
+        yield pruned
+        yield _counter("items_freed_bytes", "Bytes that pruning freed.", manager.freed_bytes)
+        runs = CounterMetricFamily(
+            "gateway_pruning_runs",
+            "Pruning runs, by how they ended; refused: they would have taken too much.",
+            labels=["status"],
+        )
+        for status in RunStatus:
+            runs.add_metric([status], manager.runs_by_status.get(status, 0))
+        runs.add_metric(["failed"], manager.failures)
+        yield runs
+        if manager.last_run is not None:
+            at = manager.last_run.completed_at.timestamp()
+            yield _gauge("pruning_last_run_timestamp_seconds", "End of the last run.", at)
+        if manager.next_due_at is not None:
+            at = manager.next_due_at.timestamp()
+            yield _gauge("pruning_next_due_timestamp_seconds", "When something is due.", at)
 
     def _of_database(self) -> Iterator[Metric]:
         database = self._context.database.statistics()

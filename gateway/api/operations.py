@@ -13,6 +13,7 @@ from gateway.api.answers import json_response
 from gateway.api.bodies import read_form
 from gateway.api.form import query_form
 from gateway.api.metrics import StatisticsCollector, context_statistics
+from gateway.api.pruning_shown import shown_statistics
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -69,6 +70,7 @@ class Operations:
         query_form(request).finish()
         context = self._context
         await context.delivery.count()
+        await context.pruning.count()
         status: dict[str, object] = {
             "version": context.version,
             "started_at": context.started_at,
@@ -80,6 +82,7 @@ class Operations:
             "channels": context.channels(),
             "delivery": context.delivery.statistics(),
             "contexts": context_statistics(context.turns.contexts),
+            "pruning": shown_statistics(context.pruning.statistics()),
             "database": context.database.statistics(),
             "watcher": context.watcher.statistics(),
         }
@@ -88,6 +91,7 @@ class Operations:
     async def metrics(self, _request: Request) -> Response:
         """Answer with counters and gauges in the Prometheus text format."""
         await self._context.delivery.count()
+        await self._context.pruning.count()
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def alive(self, _request: Request) -> Response:

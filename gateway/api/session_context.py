@@ -139,6 +139,7 @@ def _size(shown: ShownContext, agent: AgentFacts | None) -> dict[str, object]:
         "sent_chars": shown.sent_chars,
         "said_messages": shown.said_messages,
         "said_chars": shown.said_chars,
+        "pruned_messages": shown.pruned_messages,
         "summarised_turns": shown.summarised_turns,
         "left_out_turns": shown.left_out_turns,
         "agent_chars": None if agent is None else agent.overhead_chars,

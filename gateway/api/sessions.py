@@ -24,7 +24,7 @@ from gateway.retention.erasing import erase, is_erasure_unfinished
 from gateway.sessions.entry import entry_to_dict
 from gateway.sessions.key import parse_key
 from gateway.transcripts import accounts
-from gateway.transcripts.reading import read_transcript, sessions_of
+from gateway.transcripts.reading import count_gone, read_transcript, sessions_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -109,11 +109,13 @@ class Sessions:
         session_id = await self._conversation(key, wanted)
         rows = await read_transcript(self._database, session_id, after=after, limit=limit + 1)
         more, rows = len(rows) > limit, rows[:limit]
+        pruned = await self._database.read(lambda conn: count_gone(conn, session_id))
         return json_response(
             {
                 "session_key": key,
                 "session_id": session_id,
                 "messages": [_said(row) for row in rows],
+                "pruned_messages": pruned,
                 "next_after": rows[-1].position if more else None,
             }
         )
@@ -249,7 +251,9 @@ def not_found() -> NotFoundError:
 
 def _said(row: TranscriptRow) -> dict[str, object]:
     message = asdict(row.message)
-    return {"position": row.position, **message, "created_at": row.created_at}
+    shortened = row.shortened or None
+    at = row.created_at
+    return {"position": row.position, **message, "created_at": at, "shortened": shortened}
 
 
 def _cursor_of_key(key: str) -> str | None:

@@ -2,7 +2,9 @@
 
 A channel is one account on one platform. Messages in: each is acknowledged to the platform only
 once the gateway has stored or refused it. Messages out: `send` shows one, or says as exactly as the
-platform allows what became of it.
+platform allows what became of it; where the platform can, `edit` changes what is shown.
+
+`tests/contract` holds the laws that every channel keeps, whatever the platform.
 """
 
 from __future__ import annotations
@@ -64,13 +66,19 @@ class Outbound:
     target: SessionSource
     """Where: chat, thread and, of a direct chat without an id of its own, the user."""
     text: str
-    """Never blank, at most `max_text_chars` of the channel."""
+    """Never blank, at most `max_text_chars` of the channel; CommonMark, as models write it. The
+    channel renders it for its platform and escapes all else. Nothing in it notifies a whole
+    room, and only links that stand in it are links."""
     delivery_id: str
-    """Stays the same however often this message is sent."""
+    """Stays the same however often this message is sent; each edit of a message has its own."""
     reply_to: str = ""
-    """The platform's id of the message that it answers; empty: of none."""
+    """The platform's id of the message that it answers; empty: of none. Where that one is gone,
+    the text is shown all the same."""
     repeat: bool = False
     """Whether it may have been sent before; unless the channel is idempotent, the text says so."""
+    plain: bool = False
+    """Whether the text is shown as it stands, no mark in it rendered: questions about tools must
+    read as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class Receipt:
     accepted: bool = True
     """Whether it is stored; False: it was refused, and left no trace."""
     text: str = ""
-    """What the channel tells the sender at once; empty: nothing."""
+    """What the channel tells the sender at once, as it stands; empty: nothing."""
 
 
 Receive = Callable[["Inbound"], Awaitable[Receipt]]
@@ -111,11 +119,26 @@ class Channel(Protocol):
 
     @property
     def max_text_chars(self) -> int:
-        """The longest text that `send` takes, in code points; at least 256."""
+        """The longest text that `send` and `edit` take, in code points; at least 256."""
+        ...
+
+    @property
+    def edits(self) -> bool:
+        """Whether answers grow in the chat: `edit` may be called."""
+        ...
+
+    @property
+    def edit_interval_s(self) -> float:
+        """The shortest time between two edits in one chat, in seconds, whatever they edit."""
+        ...
+
+    @property
+    def typing_s(self) -> float:
+        """For how long one call of `show_typing` is seen, in seconds; 0: it does nothing."""
         ...
 
     async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
-        """Hand over messages until cancelled; of one chat in their order.
+        """Hand over messages until cancelled; of one chat in their order, changes among them.
 
         Args:
             receive: Takes a message. Only once it has returned is the platform told.
@@ -135,5 +158,29 @@ class Channel(Protocol):
             SendError: it was not shown, or may not have been.
 
         Cancellation: whether it was shown is not known then.
+        """
+        ...
+
+    async def edit(self, outbound: Outbound, shown_id: str) -> None:
+        """Let a message that `send` has shown read otherwise; that it reads so already is well.
+
+        Never called where `edits` is false, nor twice at once for one message.
+
+        Args:
+            outbound: How it is to read, in the chat it was sent to.
+            shown_id: What `send` returned.
+
+        Raises:
+            SendError: it reads as before, or may. Not `retryable`: it cannot be edited any more.
+
+        Cancellation: whether it reads otherwise is not known then.
+        """
+        ...
+
+    async def show_typing(self, target: SessionSource) -> None:
+        """Show that an answer is being made, until the next `send` there or for `typing_s`.
+
+        Raises:
+            SendError: it could not be shown; that harms nothing.
         """
         ...

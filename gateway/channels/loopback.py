@@ -25,11 +25,13 @@ from gateway.channels.loopback_wire import (
     Serve,
     WireError,
     delivery_line,
+    edit_line,
     error_line,
     message_id_of,
     read_line,
     receipt_line,
     retry_line,
+    typing_line,
 )
 from gateway.errors import GatewayError
 from gateway.log import get_logger
@@ -46,10 +48,13 @@ if TYPE_CHECKING:
     from gateway.channels.loopback_wire import Line
     from gateway.channels.settings import LoopbackSettings
     from gateway.clock import Clock
+    from gateway.model import SessionSource
 
 PLATFORM: Final = "loopback"
 MAX_PATH_BYTES: Final = 107
 """The longest path that Linux takes for a socket."""
+TYPING_S: Final = 5.0
+"""For how long a client shows that an answer is being made."""
 MAX_WAITING: Final = 32
 """Messages of a client that wait to be handed over; while there are as many, none is read."""
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -97,10 +102,10 @@ class _Client:
                     with anyio.CancelScope(shield=True):
                         await anyio.aclose_forcefully(self._stream)
 
-    async def deliver(self, outbound: Outbound) -> _Answer:
-        """Hand over a delivery."""
-        answer = self.answers[outbound.delivery_id] = _Answer()
-        await self.write(delivery_line(outbound))
+    async def deliver(self, delivery_id: str, line: bytes) -> _Answer:
+        """Hand over a delivery, or a change of one."""
+        answer = self.answers[delivery_id] = _Answer()
+        await self.write(line)
         return answer
 
     def gone(self) -> None:
@@ -136,6 +141,21 @@ class LoopbackChannel:
         """The longest text of one delivery."""
         return self._settings.max_text_chars
 
+    @property
+    def edits(self) -> bool:
+        """Whether its client changes what it shows."""
+        return self._settings.edits
+
+    @property
+    def edit_interval_s(self) -> float:
+        """The shortest time between two changes in one chat."""
+        return self._settings.edit_interval_s
+
+    @property
+    def typing_s(self) -> float:
+        """For how long its client is to show that an answer is being made."""
+        return TYPING_S if self._settings.typing else 0.0
+
     async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
         """Take messages from clients until cancelled; see `Channel.run`."""
         async with _listening(self.path) as listener:
@@ -144,6 +164,21 @@ class LoopbackChannel:
 
     async def send(self, outbound: Outbound) -> str:
         """Have the serving client show a message; see `Channel.send`."""
+        return await self._delivered(outbound.delivery_id, delivery_line(outbound))
+
+    async def edit(self, outbound: Outbound, shown_id: str) -> None:
+        """Have the serving client change what it shows; see `Channel.edit`."""
+        await self._delivered(outbound.delivery_id, edit_line(outbound, shown_id))
+
+    async def show_typing(self, target: SessionSource) -> None:
+        """Tell the serving client, if there is one; see `Channel.show_typing`."""
+        client = self._server
+        if client is not None and self._settings.typing:
+            with suppress(*_GONE), self._clock.move_on_after(self._settings.answer_timeout_s):
+                await client.write(typing_line(target))
+
+    async def _delivered(self, delivery_id: str, line: bytes) -> str:
+        """Hand a line to the serving client; return the id it answers with."""
         client = self._server
         if client is None:
             raise NotConnectedError("no client serves")
@@ -151,14 +186,14 @@ class LoopbackChannel:
         try:
             with self._clock.move_on_after(self._settings.answer_timeout_s):
                 try:
-                    answer = await client.deliver(outbound)
+                    answer = await client.deliver(delivery_id, line)
                 except _GONE:
                     # Its line has not got its end: it was not read.
                     raise NotConnectedError("the client is gone") from None
                 await answer.came.wait()
                 return _platform_id(answer)
         finally:
-            client.answers.pop(outbound.delivery_id, None)
+            client.answers.pop(delivery_id, None)
         raise SendError(
             f"the client gave no answer within {self._settings.answer_timeout_s:g} seconds",
             retryable=True,

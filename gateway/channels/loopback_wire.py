@@ -8,29 +8,45 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import orjson
 
-from gateway.model import ChatType, Inbound, SessionSource, clean_name, clean_text
+from gateway.model import (
+    Attachment,
+    AttachmentKind,
+    Change,
+    ChatType,
+    Inbound,
+    SessionSource,
+    clean_name,
+    clean_text,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gateway.channels.base import Outbound, Receipt
 
 MAX_ID_CHARS: Final = 512
 """The longest id of a chat, a user, a thread or a message."""
-_KINDS: Final = ("text", "serve", "delivered", "failed")
+MAX_ATTACHMENTS: Final = 100
+_KINDS: Final = ("text", "retracted", "serve", "delivered", "failed")
+_SOURCE: Final = (
+    *("message_id", "chat_id", "chat_type", "thread_id", "user_id", "user_name", "chat_name"),
+)
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "text": (
-        *("message_id", "chat_id", "chat_type", "thread_id", "user_id", "user_name", "chat_name"),
-        *("text", "forwarded"),
-    ),
+    "text": (*_SOURCE, "text", "forwarded", "attachments", "edited"),
+    "retracted": (*_SOURCE, "retracted"),
     "serve": ("serve",),
     "delivered": ("delivered", "id"),
     "failed": ("failed", "retryable", "retry_after_s", "error"),
 }
+
+
+_ATTACHMENT: Final = ("kind", "media_type", "name", "size_bytes")
+E = TypeVar("E", bound=StrEnum)
 
 
 class WireError(ValueError):
@@ -93,6 +109,8 @@ def read_line(line: bytes, *, platform: str, account: str) -> Line:
             return Delivered(reader.identifier("delivered", required=True), reader.identifier("id"))
         case "failed":
             return _failed(reader)
+        case "retracted":
+            return _retraction(reader, platform, account)
         case _:
             return _message(reader, platform, account)
 
@@ -123,19 +141,34 @@ def error_line(why: str, message_id: str = "") -> bytes:
 
 def delivery_line(outbound: Outbound) -> bytes:
     """Return a delivery."""
-    target = outbound.target
     return _line(
         {
             "deliver": outbound.delivery_id,
-            "chat_id": target.chat_id,
-            "chat_type": target.chat_type,
-            "thread_id": target.thread_id,
-            "user_id": target.user_id,
+            **_place(outbound.target),
             "reply_to": outbound.reply_to,
             "text": outbound.text,
             "repeat": outbound.repeat,
+            "plain": outbound.plain,
         }
     )
+
+
+def edit_line(outbound: Outbound, shown_id: str) -> bytes:
+    """Return how something that was delivered is to read now."""
+    return _line(
+        {
+            "edit": outbound.delivery_id,
+            "of": shown_id,
+            **_place(outbound.target),
+            "text": outbound.text,
+            "plain": outbound.plain,
+        }
+    )
+
+
+def typing_line(target: SessionSource) -> bytes:
+    """Return that an answer is being made, which is not answered."""
+    return _line({"typing": True, **_place(target)})
 
 
 class _Reader:
@@ -182,30 +215,69 @@ class _Reader:
 
         return float(value)
 
-    def chat_type(self) -> ChatType:
-        value = self._fields.get("chat_type", ChatType.DM)
-        if not isinstance(value, str) or value not in list(ChatType):
-            raise WireError(f"chat_type: accepted is one of {', '.join(ChatType)}")
+    def choice(self, name: str, kinds: type[E], default: E) -> E:
+        value = self._fields.get(name, default)
+        if not isinstance(value, str) or value not in list(kinds):
+            raise WireError(f"{name}: accepted is one of {', '.join(kinds)}")
 
-        return ChatType(value)
+        return kinds(value)
+
+    def objects(self, name: str, accepted: Sequence[str]) -> list[_Reader]:
+        """Return what reads each object of a list; none where it is left out."""
+        values = self._fields.get(name, [])
+        if not isinstance(values, list) or len(values) > MAX_ATTACHMENTS:
+            raise WireError(f"{name}: accepted is a list of up to {MAX_ATTACHMENTS} objects")
+
+        for one in values:
+            if not isinstance(one, dict) or not one or set(one) - set(accepted):
+                raise WireError(f"{name}: accepted are objects with {', '.join(accepted)}")
+        return [_Reader(one) for one in values]
 
 
 def _message(reader: _Reader, platform: str, account: str) -> Inbound:
-    source = SessionSource(
+    attachments = tuple(map(_attachment, reader.objects("attachments", _ATTACHMENT)))
+    return Inbound(
+        source=_source(reader, platform, account),
+        text=reader.text("text", required=not attachments),
+        message_id=reader.identifier("message_id", required=True),
+        typed=not reader.flag("forwarded"),
+        attachments=attachments,
+        change=Change.EDITED if reader.flag("edited") else Change.NEW,
+    )
+
+
+def _retraction(reader: _Reader, platform: str, account: str) -> Inbound:
+    if not reader.flag("retracted", required=True):
+        raise WireError("retracted: accepted is true")
+
+    return Inbound(
+        source=_source(reader, platform, account),
+        text="",
+        message_id=reader.identifier("message_id", required=True),
+        change=Change.RETRACTED,
+    )
+
+
+def _attachment(reader: _Reader) -> Attachment:
+    size = reader.number("size_bytes")
+    return Attachment(
+        kind=reader.choice("kind", AttachmentKind, AttachmentKind.FILE),
+        media_type=reader.text("media_type"),
+        name=reader.text("name"),
+        size_bytes=None if size is None else int(size),
+    )
+
+
+def _source(reader: _Reader, platform: str, account: str) -> SessionSource:
+    return SessionSource(
         platform=platform,
         account=account,
         chat_id=reader.identifier("chat_id", required=True),
-        chat_type=reader.chat_type(),
+        chat_type=reader.choice("chat_type", ChatType, ChatType.DM),
         thread_id=reader.identifier("thread_id"),
         user_id=reader.identifier("user_id"),
         user_name=clean_name(reader.text("user_name")),
         chat_name=clean_name(reader.text("chat_name")),
-    )
-    return Inbound(
-        source=source,
-        text=reader.text("text", required=True),
-        message_id=reader.identifier("message_id", required=True),
-        typed=not reader.flag("forwarded"),
     )
 
 
@@ -216,6 +288,15 @@ def _failed(reader: _Reader) -> Failed:
         retry_after_s=reader.number("retry_after_s"),
         error=reader.text("error"),
     )
+
+
+def _place(target: SessionSource) -> dict[str, str]:
+    return {
+        "chat_id": target.chat_id,
+        "chat_type": target.chat_type,
+        "thread_id": target.thread_id,
+        "user_id": target.user_id,
+    }
 
 
 def _line(fields: Mapping[str, object]) -> bytes:

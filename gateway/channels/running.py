@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from gateway.channels.base import Channel, ChannelError
-from gateway.channels.loopback import LoopbackChannel
+from gateway.channels.registry import open_channel
 from gateway.log import get_logger
 
 if TYPE_CHECKING:
@@ -69,10 +69,13 @@ def longest_pause_s(failures: int) -> float:
 def open_channels(
     settings: Mapping[str, ChannelSettings], state_dir: Path, clock: Clock
 ) -> Channels:
-    """Return the configured channels, by account; they begin with `run`."""
+    """Return the configured channels, by account; they begin with `run`.
+
+    Raises:
+        ConfigurationError: the library of a platform is not installed.
+    """
     return Channels(
-        [LoopbackChannel(account, one, state_dir, clock) for account, one in settings.items()],
-        clock,
+        [open_channel(account, one, state_dir, clock) for account, one in settings.items()], clock
     )
 
 
@@ -177,10 +180,14 @@ class ChannelRunner:
         now = self._clock.monotonic()
         ran_s = 0.0 if self._up_at is None else now - self._up_at
         self._failures = 1 if ran_s >= STEADY_S else self._failures + 1
-        self._last_error = error[:_MAX_ERROR_CHARS]
+        error = error[:_MAX_ERROR_CHARS]
+        # Once is enough, as long as nothing has changed: statistics tell of each time.
+        told_before = self._up_at is None and error == self._last_error
+        self._last_error = error
         pause_s = self._share() * longest_pause_s(self._failures)
         self._enter(ChannelState.BACKING_OFF)
-        get_logger().warning(
+        log = get_logger().debug if told_before else get_logger().warning
+        log(
             "channel.lost",
             **self._name(),
             reason=self._last_error,

@@ -1,4 +1,7 @@
-"""Settings of the channels: a table of the configuration for each account, told apart by `kind`."""
+"""Settings of the channels: a table of the configuration for each account, told apart by `kind`.
+
+The class of a platform with an SDK stands in `<platform>_settings.py`, and in the union here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from gateway.channels.telegram_settings import TelegramSettings
 from gateway.settings import PathSetting, Settings
 
 ACCEPTED_ACCOUNT: Final = "a name of 1 to 32 characters a-z 0-9 _ - that begins with a-z or 0-9"
@@ -22,7 +26,7 @@ class LoopbackSettings(Settings):
     """A Unix socket that speaks JSON lines: a bridge or a script of one's own is the platform."""
 
     kind: Literal["loopback"]
-    """The platform: `loopback`; it decides which keys the table takes."""
+    """The platform: `loopback` or `telegram`; it decides which keys the table takes."""
     path: PathSetting | None = None
     """The socket, of at most 107 bytes; left out: `NAME.sock` in the state directory."""
     idempotent: bool = False
@@ -38,7 +42,14 @@ class LoopbackSettings(Settings):
     answer_timeout_s: Annotated[float, Field(gt=0, le=3_600)] = 30.0
     """How long the client may take to say what became of a delivery, in seconds; then it is sent
     again later."""
+    edits: bool = False
+    """Whether the client can change what it shows: answers then grow in the chat while they are
+    made."""
+    edit_interval_s: Annotated[float, Field(ge=0.1, le=3_600)] = 1.0
+    """The shortest time between two changes in one chat, in seconds."""
+    typing: bool = False
+    """Whether the client is told that an answer is being made."""
 
 
-ChannelSettings = LoopbackSettings
-"""One `[channels.NAME]` table; `kind` says which."""
+ChannelSettings = Annotated[LoopbackSettings | TelegramSettings, Field(discriminator="kind")]
+"""One `[channels.NAME]` table; `kind` says which. Further classes join by `|`."""

@@ -14,10 +14,12 @@ from gateway.cli.outbox import app as outbox
 from gateway.cli.pairing import app as pairing
 from gateway.cli.processes import app as processes
 from gateway.cli.processes import runner
+from gateway.cli.prune import app as prune
 from gateway.cli.run import run
 from gateway.cli.sessions import app as sessions
 from gateway.cli.status import status
 from gateway.cli.store import app as store
+from gateway.cli.token import app as token
 from gateway.cli.transcript import app as transcript
 from gateway.cli.usage import usage
 
@@ -62,6 +64,8 @@ app.add_typer(sessions, name="sessions")
 app.add_typer(transcript, name="transcript")
 app.add_typer(context, name="context")
 app.add_typer(pairing, name="pairing")
+app.add_typer(token, name="token")
 app.add_typer(outbox, name="outbox")
 app.add_typer(processes, name="processes")
+app.add_typer(prune, name="prune")
 app.add_typer(store, name="store")

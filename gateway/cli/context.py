@@ -159,6 +159,7 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("session", f"{shown['session_id']}{', busy' if shown['busy'] else ''}"),
         ("agent", f"{agent['id']}{model}"),
         ("sent", sent),
+        ("pruned", _pruned(size["pruned_messages"])),
         ("left out", _left_out(size)),
         ("estimated", f"{estimated}, measured overhead of {overhead:+d} included"),
         ("window", _window(size)),
@@ -168,6 +169,10 @@ def _facts(shown: dict[str, Any]) -> list[tuple[str, str]]:
         ("pruned so far", _account(shown["account"])),
         ("next round", _next_round(shown["next_round"], shown["account"])),
     ]
+
+
+def _pruned(messages: int) -> str:
+    return f"{_counted(messages, 'message')}, not in the transcript any more" if messages else ""
 
 
 def _left_out(size: dict[str, Any]) -> str:

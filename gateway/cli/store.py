@@ -31,6 +31,10 @@ _ROWS: Final = {
     "pairing_requests": "people who wait to be paired",
     "pairing_locks": "counts of wrong pairing codes",
     "paired_users": "paired users",
+    "pruning_runs": "runs of pruning",
+    "pruned_items": "items that pruning took",
+    "archives": "files of the archive",
+    "api_tokens": "tokens of clients",
 }
 app = typer.Typer(
     help="Check and mend a state directory.",

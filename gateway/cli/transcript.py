@@ -92,7 +92,9 @@ async def _latest(api: Api, *, key: str, session_id: str | None, limit: int) -> 
     read = 0
     head: dict[str, Any] = {}
     async for page in _pages(api, key, session_id):
-        head = head or {"session_key": page["session_key"], "session_id": page["session_id"]}
+        head = head or {
+            name: page[name] for name in ("session_key", "session_id", "pruned_messages")
+        }
         messages.extend(page["messages"])
         read += len(page["messages"])
     return {**head, "messages": list(messages), "earlier_messages": read - len(messages)}
@@ -128,9 +130,12 @@ async def _pages(api: Api, key: str, session_id: str | None) -> AsyncGenerator[d
 def _show(screen: Screen, transcript: dict[str, Any]) -> None:
     if transcript["earlier_messages"]:
         screen.note(f"{transcript['earlier_messages']} earlier messages are left out (--limit)")
+    if transcript["pruned_messages"]:
+        screen.note(f"{transcript['pruned_messages']} messages were pruned: gateway prune history")
     for message in transcript["messages"]:
         who = safe_name(" ".join(filter(None, (message["role"], message.get("tool_name")))))
-        write(f"{local_time(message['created_at'])}  {who}\n")
+        shortened = f"  [{message['shortened']}]" if message["shortened"] else ""
+        write(f"{local_time(message['created_at'])}  {who}{shortened}\n")
         for call in message.get("tool_calls") or ():
             write(f"  calls {safe_name(call['name'])} {safe_name(call['arguments'])}\n")
         for line in safe(message["text"]).splitlines():

@@ -21,12 +21,12 @@ from gateway.errors import (
     UnavailableError,
 )
 from gateway.log import get_logger
-from gateway.model import AgentId, Inbound, SessionKey, TurnId
+from gateway.model import AgentId, Change, Inbound, SessionKey, TurnId
 from gateway.sessions.history import stamp
 from gateway.sessions.key import parse_key
 from gateway.sessions.store import SessionStore
 from gateway.transcripts import outbox
-from gateway.transcripts.inbox import InboxRow, Origin
+from gateway.transcripts.inbox import OWN_ID, InboxRow, Origin
 from gateway.transcripts.outbox import COMMAND
 from gateway.turns.acceptance import before
 from gateway.turns.records import PAUSED, encode_reply, reply_without_turn
@@ -127,9 +127,14 @@ class Door:
     async def receive(self, inbound: Inbound) -> Receipt:
         """Take a message of a channel, which sends the reply from the outbox; see `submit`.
 
+        A change of one begins nothing: it is for a message that waits, and else refused in silence.
+
         Raises:
             GatewayError: it could be neither stored nor refused; it has to come again.
         """
+        if inbound.change is not Change.NEW:
+            return Receipt(accepted=await self._change(inbound))
+
         admission = await self.access.admit(inbound)
         if admission.standing is Standing.STRANGER:
             return Receipt(accepted=False, text=admission.text or "")
@@ -146,18 +151,31 @@ class Door:
         before = "" if ticket.duplicate or not ticket.ahead else waiting_text(ticket.ahead)
         return Receipt(text=before)
 
+    async def _change(self, inbound: Inbound) -> bool:
+        """Change a message that waits; return whether there is one. What it reads is no command."""
+        if self.access.standing(inbound.source) is Standing.STRANGER:
+            return False
+
+        try:
+            placed, _, key = self._turns.place(inbound)
+            return await self._turns.editing.change(placed, key)
+        except RefusedError:
+            return False
+
     async def _take(self, inbound: Inbound, standing: Standing) -> Ticket:
-        typed = parse(inbound) if commands_allowed(inbound, standing) else None
+        # A caption is no command: it was written for a picture, and may be somebody else's.
+        allowed = commands_allowed(inbound, standing) and not inbound.attachments
+        typed = parse(inbound) if allowed else None
         if typed is None:
             return await self._turns.submit(inbound)
 
         return await self._command(typed, inbound, standing)
 
     async def _command(self, typed: Typed, inbound: Inbound, standing: Standing) -> Ticket:
-        inbound, agent, key = self._turns.place(inbound)
+        placed, agent, key = self._turns.place(inbound)
         ticket = Ticket(self._turns.new_turn_id(), Progress())
         # A summary takes a turn, which is found by its message like any other.
-        named = inbound.message_id if typed.name is not Name.COMPACT else ""
+        named = placed.message_id if typed.name is not Name.COMPACT else ""
         place = (key, named or ticket.turn_id)
         if place in self._under_way:
             return replace(self._under_way[place], duplicate=True)
@@ -166,7 +184,7 @@ class Door:
         try:
             # What is done must be told to who runs turns, also where the caller has left.
             with anyio.CancelScope(shield=True):
-                answered = await self._carried_out(typed, inbound, standing, agent, key, ticket)
+                answered = await self._carried_out(typed, placed, standing, agent, key, ticket)
         except GatewayError as error:
             ticket.progress.fail(error)
             raise
@@ -194,7 +212,9 @@ class Door:
             else:
                 if self._is_summary(typed, target):
                     self._note(typed, key, standing)
-                    return await self._turns.submit(inbound, origin=Origin.COMPACT, key=target)
+                    given = inbound.message_id.rpartition(OWN_ID)[2]
+                    said = replace(inbound, message_id=given)
+                    return await self._turns.submit(said, origin=Origin.COMPACT, key=target)
 
                 if typed.name is not Name.STOP:
                     # Who has written too much can stop what came of it all the same.

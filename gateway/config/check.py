@@ -34,6 +34,7 @@ MAX_SENTENCE_CHARS: Final = 400
 _COMPARED_CHARS: Final = 64
 _LIKENESS: Final = 0.7
 
+_UNIONS: Final = (("agents",), ("channels",))
 _RULES: Final = frozenset({"value_error", "broken_rule"})
 _RANGES: Final = frozenset(
     {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
@@ -109,12 +110,12 @@ def _replace(tree: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def _path(error: ErrorDetails) -> KeyPath:
-    """Return the key of an error: pydantic adds the kind of an agent, and a mark for names."""
+    """Return the key of an error: pydantic adds the kind of a table, and a mark for names."""
     loc = error["loc"]
     if _is_name(error):
         loc = loc[:-1]
-    # The agents are the only union; their kind stands behind their name.
-    return (*loc[:2], *loc[3:]) if loc[:1] == ("agents",) and len(loc) > 2 else loc  # noqa: PLR2004
+    # Agents and channels are the unions; the kind stands behind the name.
+    return (*loc[:2], *loc[3:]) if loc[:1] in _UNIONS and len(loc) > 2 else loc  # noqa: PLR2004
 
 
 def _is_name(error: ErrorDetails) -> bool:

@@ -14,7 +14,7 @@ from gateway.config.places import NO_PLACES
 from gateway.settings import SecretError, SecretSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
@@ -46,7 +46,18 @@ def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[
         if path != _TOKEN and value == token:
             text = f"is the same secret as {dotted(_TOKEN)}, accepted is one of its own for each"
             problems.append(places.problem(path, text))
+    problems += [places.problem(path, text) for path, text in _shared_tokens(values)]
     return tuple(problems)
+
+
+def _shared_tokens(values: Mapping[KeyPath, str]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each account of a platform that another table has as well: it has one client only."""
+    first: dict[str, KeyPath] = {}
+    for path, value in values.items():
+        if path[0] == "channels" and path[2:] == ("token",):
+            other = first.setdefault(value, path)
+            if other is not path:
+                yield path, f"is the same as {dotted(other)}, accepted is one table for each token"
 
 
 def _exposed(source: SecretSource) -> Iterator[str]:

@@ -78,6 +78,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
             problems.append(Places(texts={key: label}).problem(key, wrong))
         else:
             texts[key] = label
+            lines = _not_below(key, lines)
     return _checked(tree, Places(_name(path) if path else "", lines, texts), problems)
 
 
@@ -209,7 +210,12 @@ def _without(
         return lines
 
     holder.clear()
-    return {key: line for key, line in lines.items() if key[: len(secret)] != secret}
+    return _not_below(secret, lines)
+
+
+def _not_below(path: KeyPath, lines: dict[KeyPath, int]) -> dict[KeyPath, int]:
+    """Return the lines of the file without those of a key that holds something else now."""
+    return {key: line for key, line in lines.items() if key[: len(path)] != path}
 
 
 def _default_agents() -> dict[str, Any]:

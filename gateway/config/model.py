@@ -17,6 +17,7 @@ from gateway.api.settings import HttpSettings, problem_of_bind
 from gateway.channels.settings import ACCEPTED_ACCOUNT, AccountName, ChannelSettings
 from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
+from gateway.config.identities import strange_members
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.config.prices import unpriced_agents
@@ -27,6 +28,7 @@ from gateway.errors import ConfigurationError
 from gateway.log import LogSettings, get_logger
 from gateway.model import ChatType
 from gateway.processes.settings import ProcessSettings
+from gateway.retention.settings import ItemPruningSettings
 from gateway.sessions.settings import SessionSettings, StoreSettings
 from gateway.settings import PathSetting, Settings, broken_rule
 from gateway.tools.settings import ToolsSettings
@@ -50,19 +52,24 @@ class RouteSettings(Settings):
 
     platform: str | None = None
     """The channel's name, such as `telegram` or `http`."""
+    account: str | None = None
+    """Our account on the platform: the name of a `[channels]` table."""
     chat_type: Annotated[ChatType, Field(strict=False)] | None = None
     """`dm`, `group`, `channel` or `thread`."""
     chat_id: str | None = None
     """The platform's own id of the chat."""
+    user_id: Annotated[str, Field(min_length=1)] | None = None
+    """The platform's own id of who writes."""
     agent: AgentName
     """The agent that answers: one of the `[agents]` tables."""
 
     @model_validator(mode="after")
     def _matches_something(self) -> Self:
-        if self.platform is None and self.chat_type is None and self.chat_id is None:
+        given = (self.platform, self.account, self.chat_type, self.chat_id, self.user_id)
+        if all(value is None for value in given):
             raise ValueError(
-                "would match every message, accepted is at least one of platform, chat_type, "
-                "chat_id (the agent of all other messages is default_agent)"
+                "would match every message, accepted is at least one of platform, account, "
+                "chat_type, chat_id, user_id (the agent of all other messages is default_agent)"
             )
 
         return self
@@ -89,6 +96,7 @@ class GatewayConfig(Settings):
     sessions: SessionSettings = Field(default_factory=SessionSettings)
     turns: TurnSettings = Field(default_factory=TurnSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
+    pruning: ItemPruningSettings = Field(default_factory=ItemPruningSettings)
     budgets: BudgetSettings = Field(default_factory=BudgetSettings)
     access: AccessSettings = Field(default_factory=AccessSettings)
     channels: dict[AccountName, ChannelSettings] = Field(
@@ -132,6 +140,13 @@ class GatewayConfig(Settings):
 
         return self
 
+    @model_validator(mode="after")
+    def _links_accounts_there_are(self) -> Self:
+        for path, text in strange_members(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Make a configuration from what `to_dict` returns, or from any part of it.
@@ -166,6 +181,7 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from dangling_agents(data)
     yield from unpriced_agents(data)
     yield from endless_questions(data)
+    yield from strange_members(data)
     http = data.get("http")
     host = http.get("host") if isinstance(http, dict) else None
     if isinstance(http, dict) and isinstance(host, str):

@@ -28,6 +28,9 @@ _HEAD: Final = """\
 """
 _EXAMPLES: Final[dict[KeyPath, str]] = {
     ("http", "token"): 'token = { file = "/path/of/a/file" }',
+    ("sessions", "identities"): (
+        '[[sessions.identities]]\nname = "anna"\nmembers = ["loopback/loopback/anna"]'
+    ),
     ("sessions", "reset", "by_platform"): (
         '[sessions.reset.by_platform.telegram]\nmode = "daily"\ntimezone = "Europe/Berlin"'
     ),
@@ -35,6 +38,15 @@ _EXAMPLES: Final[dict[KeyPath, str]] = {
         '[sessions.reset.by_chat_type.group]\nmode = "idle"\nidle_minutes = 120'
     ),
     ("context", "cache"): '[[context.cache]]\nmodel = "claude-*"\nttl_s = 3600.0',
+    ("pruning", "budgets", "max_size"): 'max_size = "1GiB"',
+    ("pruning", "rules"): (
+        '[[pruning.rules]]\nid = "old-tool-results"\nconditions = [{ type = "type", '
+        'include = ["tool_result"] }, { type = "age", max_age = "30d" }]\n'
+        'action = { type = "archive" }'
+    ),
+    ("pruning", "sessions"): (
+        '[pruning.sessions."agent:main:telegram::dm:12345::"]\nexempt = true'
+    ),
     ("access", "platforms"): (
         '[access.platforms.telegram]\nallow_users = ["12345"]\nunknown = "ignore"'
     ),

@@ -33,6 +33,8 @@ class Routes:
 def _matches(route: RouteSettings, source: SessionSource) -> bool:
     return (
         route.platform in {None, source.platform}
+        and route.account in {None, source.account}
         and route.chat_type in {None, source.chat_type}
         and route.chat_id in {None, source.chat_id}
+        and route.user_id in {None, source.user_id}
     )

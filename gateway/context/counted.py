@@ -155,6 +155,18 @@ class CountedContext:
         """Send a message that will be added as this makes it, or not at all."""
         self._projections[projection.item] = projection
 
+    def drop_unused(self, live_turn: TurnId | None) -> None:
+        """Note what was made of messages that are gone in `dropped`, once all were added.
+
+        Args:
+            live_turn: Its messages are still to come; None: no turn runs.
+        """
+        used = {*self._items.values(), *self._skipped}
+        for item in [*self._projections]:
+            if item not in used and item.partition("/")[0] != live_turn:
+                del self._projections[item]
+                self.dropped.append(item)
+
     def leave_out(self, count: int, turns: int) -> list[str]:
         """Drop the first messages, which are those of the first turns; a summary stays in front.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.context.counted import image_chars
 from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
-from gateway.model import TurnId
+from gateway.model import Role, TurnId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,9 @@ def _oldest(
     last: TurnId | None = None
     for message, own in zip(context.messages[first:], weights[first:], strict=True):
         if message.turn_id != last:
-            if weight <= (most if message.turn_id == newest else FILL * most):
+            fits = weight <= (most if message.turn_id == newest else FILL * most)
+            # Where rules took a question, its answer must not be what a request begins with.
+            if fits and (first or message.role not in {Role.ASSISTANT, Role.TOOL}):
                 break
             last = message.turn_id
             turns += 1

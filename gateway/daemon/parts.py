@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from gateway import __version__
 from gateway.access.gate import Access
 from gateway.access.pairing import Pairing
+from gateway.access.tokens import ClientTokens
 from gateway.agents.base import Agent
 from gateway.agents.registry import open_agents
 from gateway.api.agents import facts_of
@@ -31,9 +32,12 @@ from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
 from gateway.processes.toolbox import of_servers, with_processes
 from gateway.retention.discarding import discard_old
+from gateway.retention.pruning import ItemPruning
+from gateway.retention.surroundings import TurnHooks
 from gateway.sessions.snapshots import dashboard_group_id, discard_leftovers
 from gateway.sessions.store import SessionStore
 from gateway.tools.toolbox import McpServers, open_servers
+from gateway.turns.item_summaries import ItemSummaries
 from gateway.turns.pipeline import Turns
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.agents.tools import Toolbox
 
 DATABASE: Final = "gateway.db"
+ARCHIVE: Final = "archive"
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class Parts:
     store: SessionStore
     processes: ProcessRegistry
     access: Access
+    tokens: ClientTokens
     channels: Channels
     delivery: Delivery
     servers: McpServers
@@ -68,6 +74,7 @@ class Parts:
     agents: Mapping[AgentId, Agent]
     """Those that are open."""
     turns: Turns
+    pruning: ItemPruning
     watcher: ExpiryWatcher
     door: Door
     followers: Followers
@@ -84,6 +91,7 @@ class Parts:
         self.turns.budgets.settings = config.budgets
         self.access.settings = config.access
         self.delivery.settings = config.delivery
+        self.pruning.reconfigure(config.pruning)
         self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
 
 
@@ -117,6 +125,7 @@ async def open_parts(
     )
     processes = ProcessRegistry(database, clock, config.processes, directory.path)
     access = Access(config.access, await Pairing.load(database, clock), clock)
+    tokens = await ClientTokens.load(database, clock)
     channels = open_channels(config.channels, config.state_dir, clock)
     delivery = Delivery(database, clock, config.delivery, channels)
     servers, agents = McpServers(()), dict[AgentId, Agent]()
@@ -131,14 +140,24 @@ async def open_parts(
     routes = Routes(config.routes, config.default_agent)
     turns = Turns(database, store, agents, routes.agent_for, clock, config.turns, config.sessions)
     discard = partial(discard_old, database, clock, access.pairing)
-    watcher = ExpiryWatcher(store, database, clock, limits_of(config), discard)
+    summaries = ItemSummaries(database, store, turns.answering, turns.budgets, turns.contexts)
+    pruning = ItemPruning(
+        database,
+        clock,
+        config.pruning,
+        directory.path / ARCHIVE,
+        summarizer=summaries if answers else None,
+        turns=TurnHooks(turns.live_session_ids, turns.items_changed, turns.changed.measure),
+    )
+    watcher = ExpiryWatcher(store, database, clock, limits_of(config), discard, pruning)
     backgrounds = Backgrounds(processes, store, turns, clock)
     commands = Commands(database, store, turns, backgrounds, clock)
-    followers = Followers(channels, clock)
+    followers = Followers(channels, clock, delivery)
     door = Door(database, store, turns, access, commands, clock)
 
     turns.contexts.settings = config.context
     turns.contexts.telling.post = watcher.post_context
+    turns.contexts.telling.view = watcher.view
     turns.budgets.settings = config.budgets
     turns.answering.fallbacks = {
         AgentId(name): [AgentId(other) for other in agent.fallback]
@@ -150,6 +169,7 @@ async def open_parts(
     store.has_active_processes = processes.has_active_for_session
     processes.on_ended = backgrounds.tell_end
     turns.hooks.on_begun = followers.follow
+    pruning.on_due = watcher.wake
     return Parts(
         config=config,
         clock=clock,
@@ -159,11 +179,13 @@ async def open_parts(
         store=store,
         processes=processes,
         access=access,
+        tokens=tokens,
         channels=channels,
         delivery=delivery,
         servers=servers,
         agents=agents,
         turns=turns,
+        pruning=pruning,
         watcher=watcher,
         door=door,
         followers=followers,
@@ -185,11 +207,14 @@ def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
             database=parts.database,
             watcher=parts.watcher,
             processes=parts.processes,
+            pruning=parts.pruning,
             pairing=parts.access.pairing,
             delivery=parts.delivery,
             clock=parts.clock,
             settings=parts.config.http,
             token=parts.token,
+            tokens=parts.tokens,
+            turn_settings=lambda: parts.config.turns,
             started_at=parts.clock.now(),
             version=__version__,
             stop=stop,

@@ -171,6 +171,7 @@ async def _wind_down(
     )
     with parts.clock.move_on_after(grace_s):
         await parts.turns.drain()
+    await parts.pruning.stop()
     # Channels take no message any more, and still send what is answered by now.
     await parts.delivery.drain()
     parts.turns.stop()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.channels.base import Channel
     from gateway.clock import Clock
     from gateway.delivery.settings import DeliverySettings
+    from gateway.delivery.streams import Streams
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
     from gateway.model import SessionSource
@@ -82,6 +83,16 @@ class Delivery:
     def settings(self, settings: DeliverySettings) -> None:
         self._desk.settings = settings
         self.wake_all()
+
+    @property
+    def streams(self) -> Streams:
+        """Answers that are shown while they are made."""
+        return self._desk.streams
+
+    async def owes(self, chat: str) -> bool:
+        """Return whether anything waits to be sent to a chat, as the outbox names it."""
+        owed = await self._desk.database.read(lambda place: outbox_rows.first_owed(place, chat))
+        return owed is not None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled; what an earlier run owes comes first.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from gateway.clock import Clock
 from gateway.delivery.settings import DeliverySettings
+from gateway.delivery.streams import Streams
 from gateway.durable.batch import PASSING
 from gateway.durable.database import Database
 from gateway.log import get_logger
@@ -37,6 +38,12 @@ class Desk:
     """Returns random numbers from 0 to 1."""
     counts: Counter[str] = field(default_factory=Counter)
     """What was done since the start: `sent`, `retried`, `given_up`."""
+    streams: Streams = field(init=False)
+    """Answers that are shown while they are made."""
+
+    def __post_init__(self) -> None:
+        """Begin without a stream."""
+        self.streams = Streams(self.clock)
 
     async def stored(self, work: Callable[[Transaction], T]) -> T:
         """Store something, as often as it takes while the storage refuses for a time.
@@ -53,6 +60,7 @@ class Desk:
     def note_dead(self, row: OutboxRow, why: Bury) -> None:
         """Tell of a reply that was given up; of what it says nothing, nor of what others say."""
         self.counts["given_up"] += 1
+        self.streams.forget(row.delivery_id)
         get_logger().warning(
             "outbox.dead",
             reason=why.reason,

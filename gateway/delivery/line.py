@@ -98,13 +98,14 @@ class Line:
             self._queued = True
         now = desk.clock.now()
         horizon = now + timedelta(seconds=LONGEST_WISH_S)
-        # Chats that are being sent to are due as well.
-        limit = desk.settings.max_parallel + len(self._active)
+        # Chats that are being sent to are due as well, also one whose try ends while this is read.
+        busy = frozenset(self._active)
+        limit = desk.settings.max_parallel + len(busy)
         due = await desk.database.read(
             lambda place: outbox_rows.due(place, self.name, now=now, limit=limit, horizon=horizon)
         )
         expires_at = await self._give_up_expired(due.oldest_since, now)
-        waiting = [chat for chat in due.chats if chat not in self._active]
+        waiting = [chat for chat in due.chats if chat not in busy and chat not in self._active]
         rest_s = self._rests_until - desk.clock.monotonic()
         if self._channel is not None:
             for chat in waiting[: self._places(rest_s)]:

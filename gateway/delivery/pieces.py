@@ -1,29 +1,160 @@
-"""Where a reply is cut that is longer than a platform takes at once. Pure."""
+"""Where a reply is cut that is longer than a platform takes at once, and what a cut adds. Pure.
+
+A block of code that is open at a cut is closed in the piece and opened again in the next, so that
+each piece reads well alone. What is added for that is no part of the text: the pieces without it,
+one behind the other, are the text.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.text import whole
 
 _ENDS: Final = ("\n\n", "\n", ". ", " ")
 """Where a text is best cut, the best first."""
+_FENCE: Final = re.compile(r"^([ \t]*)(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
+_DEEPER: Final = 3
+"""So much deeper than its opening a closing fence may stand.
+
+Source: CommonMark 0.31.2, 4.5."""
+_SHARE: Final = 4
+"""The marks that a piece repeats take at most this part of its room; else they are left out."""
 
 
-def piece_end(text: str, start: int, max_chars: int) -> int:
-    """Return where the piece ends that begins at a place: at the end of a paragraph, line, word.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text, as it is shown."""
 
-    White space at a cut belongs to the piece before it. The pieces together are the text, and the
-    same places come out each time.
+    start: int
+    end: int
+    before: str = ""
+    """Opens the block of code again that the cut at its start has divided."""
+    after: str = ""
+    """Closes the block of code that the cut at its end divides."""
+
+    def shown(self, text: str) -> str:
+        """Return the piece of this text as it is shown."""
+        return self.before + text[self.start : self.end] + self.after
+
+
+@dataclass(frozen=True, slots=True)
+class _Fence:
+    """The line that opens a block of code."""
+
+    start: int
+    indent: str
+    mark: str
+    info: str
+
+    @property
+    def end(self) -> int:
+        """Where the line ends."""
+        return self.start + len(self.indent) + len(self.mark) + len(self.info)
+
+    def is_closed_by(self, indent: str, mark: str, info: str) -> bool:
+        """Return whether a line closes the block."""
+        deeper = len(indent) - len(self.indent)
+        return mark.startswith(self.mark) and not info.strip() and deeper <= _DEEPER
+
+
+def cut(text: str, start: int, max_chars: int) -> Piece:
+    """Return the piece that begins at a place: it ends with a paragraph, a line or a word.
+
+    White space at a cut belongs to the piece before it. The same pieces come out each time.
+
+    Args:
+        text: The whole text.
+        start: Where the piece before has ended.
+        max_chars: The most that is shown of a piece, in code points.
     """
+    before = _opening(_open_at(text, start), max_chars)
+    end = _end(text, start, max_chars - len(before))
+    while True:
+        end = _out_of_fences(text, start, end)
+        after = _closing(text, end, max_chars)
+        excess = len(before) + end - start + len(after) - max_chars
+        if excess <= 0:
+            break
+
+        end = _end(text, start, max(1, end - start - excess))
+    closed = _closed_at(text, end)
+    if after and closed and len(before) + closed - start <= max_chars:
+        # The block ends here by itself; the next piece would begin with an empty one.
+        return Piece(start, closed, before)
+
+    return Piece(start, end, before, after)
+
+
+def _end(text: str, start: int, max_chars: int) -> int:
     most = start + max_chars
     if len(text) <= most:
         return len(text)
 
     # A piece of less than half the room would only make more of them.
     least = start + max_chars // 2
-    for end in _ENDS:
-        found = text.rfind(end, least, most)
+    for ending in _ENDS:
+        found = text.rfind(ending, least, most)
         if found >= 0:
-            return found + len(end)
+            return found + len(ending)
     return max(whole(text, most), start + 1)
+
+
+def _out_of_fences(text: str, start: int, end: int) -> int:
+    """Move a cut that stands in a line of marks, or right behind an opening one, before it."""
+    if end >= len(text):
+        return end
+
+    line = text.rfind("\n", 0, end) + 1
+    stop = text.find("\n", line)
+    if line < end and _FENCE.match(text[line : len(text) if stop < 0 else stop]):
+        return line if line > start else end
+
+    fence = _open_at(text, end)
+    if fence is not None and start < fence.start and not text[fence.end : end].strip():
+        return fence.start
+    return end
+
+
+def _open_at(text: str, place: int) -> _Fence | None:
+    """Return the line that opens the block of code that a place stands in; None outside of any."""
+    fence: _Fence | None = None
+    for found in _FENCE.finditer(text, 0, place):
+        indent, mark, info = found.groups()
+        if fence is None:
+            # A line with a back-tick further on is code within a line.
+            if mark[0] == "~" or "`" not in info:
+                fence = _Fence(found.start(), indent, mark, info)
+        elif fence.is_closed_by(indent, mark, info):
+            fence = None
+    return fence
+
+
+def _closed_at(text: str, place: int) -> int:
+    """Return where the line ends that closes a block of code right at a place; 0: none does."""
+    fence, found = _open_at(text, place), _FENCE.match(text, place)
+    if fence is None or found is None or not fence.is_closed_by(*found.groups()):
+        return 0
+
+    return min(found.end() + 1, len(text))
+
+
+def _opening(fence: _Fence | None, max_chars: int) -> str:
+    if fence is None or len(fence.indent + fence.mark) * _SHARE > max_chars:
+        return ""
+
+    line = fence.indent + fence.mark + fence.info
+    if len(line) * _SHARE > max_chars:
+        line = fence.indent + fence.mark
+    return f"{line}\n"
+
+
+def _closing(text: str, end: int, max_chars: int) -> str:
+    fence = _open_at(text, end)
+    if end >= len(text) or fence is None or len(fence.indent + fence.mark) * _SHARE > max_chars:
+        return ""
+
+    gap = "" if text[end - 1] == "\n" else "\n"
+    return f"{gap}{fence.indent}{fence.mark}"

@@ -7,13 +7,13 @@ platform is idempotent, else marked as a repeat, and never a third time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from gateway.channels.base import Outbound
-from gateway.delivery.pieces import piece_end
+from gateway.delivery.pieces import cut
 from gateway.model import clean_name
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Send:
     """Where the piece ends in the text."""
     repeat: bool
     """Whether the piece is, or stays, marked as a repeat."""
+    shown_id: str = ""
+    """The message that reads as the piece from now on; empty: a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,12 @@ class Again:
 
 
 def plan(
-    row: OutboxRow, channel: Channel, settings: DeliverySettings, now: datetime
+    row: OutboxRow,
+    channel: Channel,
+    settings: DeliverySettings,
+    now: datetime,
+    *,
+    shown_id: str = "",
 ) -> Send | Skip | Bury:
     """Decide about the reply that is next of its chat.
 
@@ -98,6 +105,8 @@ def plan(
         channel: Where it goes.
         settings: How long it may wait, and how often it may be tried.
         now: The wall clock.
+        shown_id: The message in which it grew while it was made; empty: there is none. To edit it
+            once more does no harm.
     """
     if now >= row.owed_since + lifetime(settings, configured=True):
         return expired(row, configured=True)
@@ -105,12 +114,13 @@ def plan(
         return _worn_out(row.error, row.attempts)
 
     unknown = row.sending_at is not None
-    if unknown and row.repeated and not channel.idempotent:
+    if unknown and row.repeated and not (channel.idempotent or shown_id):
         return _unknown(row.error)
     if not row.text[row.sent_chars :].strip():
         return Skip()
 
-    return _send(row, channel, settings, now, repeat=unknown or row.repeated)
+    sent = _send(row, channel, settings, now, repeat=not shown_id and (unknown or row.repeated))
+    return replace(sent, shown_id=shown_id, repeat=row.repeated) if shown_id else sent
 
 
 def lifetime(settings: DeliverySettings, *, configured: bool) -> timedelta:
@@ -145,7 +155,7 @@ def after_failure(
     said, attempts = clean_name(str(error)), row.attempts + 1
     if not error.retryable:
         return Bury(Reason.REFUSED, _joined(Reason.REFUSED, said))
-    if error.ambiguous and sent.repeat and not channel.idempotent:
+    if error.ambiguous and sent.repeat and not (channel.idempotent or sent.shown_id):
         return _unknown(said)
     if attempts >= settings.max_attempts:
         return _worn_out(said, attempts)
@@ -164,10 +174,10 @@ def _send(
 ) -> Send:
     # The room of the notes is kept free always: the same pieces come out with and without them.
     room = channel.max_text_chars - NOTE_CHARS
-    start, end = row.sent_chars, piece_end(row.text, row.sent_chars, room)
-    while not row.text[start:end].strip():
-        start, end = end, piece_end(row.text, end, room)
-    text = row.text[start:end]
+    piece = cut(row.text, row.sent_chars, room)
+    while not row.text[piece.start : piece.end].strip():
+        piece = cut(row.text, piece.end, room)
+    text, end = piece.shown(row.text), piece.end
     if not row.text[end:].strip():
         end = len(row.text)
     notes = ""
@@ -181,6 +191,7 @@ def _send(
         delivery_id=f"{row.delivery_id}.{row.sent_chars}" if row.sent_chars else row.delivery_id,
         reply_to="" if row.sent_chars else row.reply_to,
         repeat=repeat,
+        plain=row.plain,
     )
     return Send(outbound, end, repeat)
 

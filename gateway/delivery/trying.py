@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from gateway.durable.batch import Transaction
 
+LONGEST_WAIT_S: Final = 5.0
+"""How long a place of the channel is held by a chat that may not be edited yet."""
 _MAX_ID_CHARS: Final = 512
 
 
@@ -35,6 +37,14 @@ class _Begun:
     row: OutboxRow
     """As it was before."""
     send: Send
+
+
+@dataclass(frozen=True, slots=True)
+class _Grown:
+    """A reply of which a part is shown."""
+
+    row: OutboxRow
+    shown_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +74,12 @@ class Attempt:
         """
         # A try that is noted and never made would count as one of unknown outcome.
         await anyio.lowlevel.checkpoint_if_cancelled()
+        grown = await self._grown()
+        if grown is not None and await self._is_put_off(grown):
+            return None
+
         now = self.desk.clock.now()
-        begun = await self.desk.stored(lambda tx: self._begin(tx, now))
+        begun = await self.desk.stored(lambda tx: self._begin(tx, now, grown))
         if isinstance(begun, _Dead):
             self.desk.note_dead(begun.row, begun.why)
         if not isinstance(begun, _Begun):
@@ -73,27 +87,63 @@ class Attempt:
 
         self.desk.counts["retried"] += begun.row.attempts > 0
         outcome = await self._send(begun.send)
-        if isinstance(outcome, NotConnectedError):
-            now = self.desk.clock.now()
-            await self.desk.stored(
-                lambda tx: outbox_changes.note_not_tried(tx, begun.row, due_at=now)
-            )
-            return False
-
-        if isinstance(outcome, SendError):
+        reached = not isinstance(outcome, NotConnectedError)
+        if isinstance(outcome, SendError) and begun.send.shown_id and not outcome.retryable:
+            # The message can be edited no more, and does not hold the reply: that is sent anew.
+            self.desk.streams.forget(begun.row.delivery_id)
+            await self._take_back(begun)
+        elif not reached:
+            await self._take_back(begun)
+        elif isinstance(outcome, SendError):
             await self._note_failed(begun, outcome)
         else:
             await self._note_sent(begun, outcome)
-        return True
+        return reached
 
-    def _begin(self, transaction: Transaction, now: datetime) -> _Begun | _Dead | None:
+    async def _grown(self) -> _Grown | None:
+        """Return what is shown already of the reply that is next, which grows no more from now."""
+        desk = self.desk
+        if not len(desk.streams):
+            return None
+
+        row = await desk.database.read(lambda place: outbox_rows.first_owed(place, self.chat))
+        stream = None if row is None or row.sent_chars else desk.streams.find(row.delivery_id)
+        if row is None or stream is None:
+            return None
+
+        shown_id = await stream.close()
+        return _Grown(row, shown_id) if shown_id else None
+
+    async def _is_put_off(self, grown: _Grown) -> bool:
+        """Wait until the chat may be edited; True: that takes long, and the chat is put off."""
+        desk = self.desk
+        wait_s = desk.streams.wait_s(self.chat)
+        if wait_s > LONGEST_WAIT_S:
+            due_at = desk.clock.now() + timedelta(seconds=wait_s)
+            await desk.stored(lambda tx: outbox_changes.put_off(tx, grown.row, due_at=due_at))
+            return True
+
+        wait_s = desk.streams.take(self.chat, self.channel.edit_interval_s)
+        if wait_s > 0:
+            await desk.clock.sleep(wait_s)
+        return False
+
+    async def _take_back(self, begun: _Begun) -> None:
+        now = self.desk.clock.now()
+        await self.desk.stored(lambda tx: outbox_changes.note_not_tried(tx, begun.row, due_at=now))
+
+    def _begin(
+        self, transaction: Transaction, now: datetime, grown: _Grown | None
+    ) -> _Begun | _Dead | None:
         """Note a try of what is next, in the writer thread; None where there is none to make."""
         row = outbox_rows.first_owed(transaction, self.chat)
         if row is None:
             outbox_changes.leave(transaction, self.chat)
             return None
 
-        match plan(row, self.channel, self.desk.settings, now):
+        same = grown is not None and grown.row.delivery_id == row.delivery_id
+        shown_id = grown.shown_id if grown is not None and same else ""
+        match plan(row, self.channel, self.desk.settings, now, shown_id=shown_id):
             case Send() as send:
                 outbox_changes.note_sending(transaction, row, repeat=send.repeat, at=now)
                 return _Begun(row, send)
@@ -112,8 +162,14 @@ class Attempt:
         limit_s = self.desk.settings.send_timeout_s
         try:
             with self.desk.clock.move_on_after(limit_s):
-                return await self.channel.send(send.outbound)
+                if not send.shown_id:
+                    return await self.channel.send(send.outbound)
+
+                await self.channel.edit(send.outbound, send.shown_id)
+                return send.shown_id
         except SendError as error:
+            if error.retry_after_s:
+                self.desk.streams.hold(self.chat, error.retry_after_s)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
             get_logger().exception("outbox.channel_crashed", channel=self.channel.platform)
@@ -126,6 +182,7 @@ class Attempt:
         await self.desk.stored(
             lambda tx: outbox_changes.note_sent(tx, row, chars=end, platform_id=shown_as, at=now)
         )
+        self.desk.streams.forget(row.delivery_id)
         self.desk.counts["sent"] += end == len(row.text)
 
     async def _note_failed(self, begun: _Begun, error: SendError) -> None:

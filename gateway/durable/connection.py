@@ -16,10 +16,11 @@ import apsw
 from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import storage_errors, write_whole
 from gateway.durable.pages import (
-    CHECK_SUM_BYTES,
-    add_check_sums,
+    gives_pages_back,
     has_check_sums,
     open_checked,
+    rewrite_pages,
+    set_up_pages,
     with_check_sum,
 )
 from gateway.durable.schema import APPLICATION_ID, CHECKED_FROM, MIGRATIONS
@@ -114,7 +115,8 @@ def as_ours(path: Path, error: Exception) -> GatewayError:
 def open_writer(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
     """Open or create the database for writing, migrated to the newest version.
 
-    One of an older gateway is rewritten once, for the check sums of its pages.
+    One of an older gateway is rewritten once, for the check sums of its pages and for giving free
+    ones back; about 10 s for each GB, and as much space again.
     """
     check_room(path)
     check_not_emptied(path, disk)
@@ -122,9 +124,9 @@ def open_writer(path: Path, disk: Disk = SYSTEM_DISK) -> apsw.Connection:
     create_private(path, disk)
     with translated(path):
         connection = _opened(path, counted, disk)
-        if not has_check_sums(connection):
+        if not (has_check_sums(connection) and gives_pages_back(connection)):
             with closing(connection):
-                add_check_sums(connection)
+                rewrite_pages(connection)
             connection = _opened(path, None, disk)
         try:
             _migrate(connection, path)
@@ -225,10 +227,10 @@ def create_private(path: Path, disk: Disk) -> None:
 
 
 def empty_database(application_id: int) -> bytes:
-    """Return the file of a database without tables whose pages have check sums."""
+    """Return the file of a database without tables; see `set_up_pages`."""
     connection = apsw.Connection(":memory:")
     try:
-        connection.reserve_bytes("main", CHECK_SUM_BYTES)
+        set_up_pages(connection)
         connection.pragma("application_id", application_id)
         return with_check_sum(connection.serialize("main"))
     finally:

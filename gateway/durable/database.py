@@ -23,6 +23,7 @@ from typing_extensions import override
 from gateway.durable.batch import PASSING, Job, Transaction, commit_batch, fail_all
 from gateway.durable.connection import open_reader, open_writer, translated
 from gateway.durable.disk import SYSTEM_DISK, Disk
+from gateway.durable.pages import give_back
 from gateway.errors import ConflictError, GatewayError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ IDLE_CHECKPOINT_PAGES: Final = 1_000
 """Pages in the WAL (4 KiB each) from which an idle writer checkpoints."""
 BUSY_CHECKPOINT_PAGES: Final = 4_000
 """Pages in the WAL from which a busy writer checkpoints as well; about 5 ms of work."""
+STEP_PAGES: Final = 200
+"""Free pages given back to the disk in one step; about 2 ms of work."""
 CLOSE_TIMEOUT_S: Final = 30.0
 """Longest wait for the writer thread at close."""
 
@@ -84,6 +87,7 @@ class Database:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._readers: queue.SimpleQueue[apsw.Connection] = queue.SimpleQueue()
         self._read_limiter = anyio.CapacityLimiter(READERS)
+        self._locks: dict[str, anyio.Lock] = {}
         self._failure: GatewayError | None = None
         self._failed = anyio.Event()
         self.on_full: Callable[[], None] = lambda: None
@@ -209,6 +213,31 @@ class Database:
             raise outcome[0]
 
         return small
+
+    async def give_back(self) -> int:
+        """Give a few free pages back to the disk; return how many bytes, 0 where none are left.
+
+        Between steps others write. A reserve of free pages stays; the file is cut by the checkpoint
+        that follows, at the latest after the last step.
+        """
+
+        def cut() -> None:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+        def step(transaction: Transaction) -> int:
+            given = give_back(transaction.connection, STEP_PAGES)
+            if not given and self._wal_pages:
+                transaction.on_commit(cut)
+            return given
+
+        return await self.write(step)
+
+    def lock(self, name: str) -> anyio.Lock:
+        """Return the lock of a name, for work of several transactions that must not meet its like.
+
+        The writer does not know of it: who needs it must take it.
+        """
+        return self._locks.setdefault(name, anyio.Lock())
 
     async def wait_failed(self) -> GatewayError:
         """Return the failure once the storage has failed."""

@@ -1,9 +1,11 @@
-"""The check sum that each page of a database ends with, so that no altered byte is ever served.
+"""Pages of a database: the check sum that each ends with, and how free ones are given back.
 
-SQLite's `cksumvfs` writes it with every page and looks at it with every page read; it comes with
-apsw. A page written by a program without it counts as damaged from then on. Pages in the WAL have
-check sums of their own. Knows no table; below is the `Disk`.
-Source: https://www.sqlite.org/cksumvfs.html
+By the check sum no altered byte is ever served. SQLite's `cksumvfs` writes it with every page and
+looks at it with every page read; it comes with apsw. A page written by a program without it counts
+as damaged from then on. Pages in the WAL have check sums of their own. So that free pages can be
+given back, every 800th page or so tells who points to the pages after it. Knows no table; below is
+the `Disk`.
+Source: https://www.sqlite.org/cksumvfs.html, https://www.sqlite.org/pragma.html#pragma_auto_vacuum
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 
 CHECK_SUM_BYTES: Final = 8
 """Room for it at the end of each page; a database of ours says so in its header."""
+RESERVE_PAGES: Final = 1_000
+"""Free pages that a database keeps for what is written next (4 KiB each)."""
+RESERVE_PART: Final = 20
+"""Of a larger database a page in so many is kept."""
+_INCREMENTAL: Final = 2
+"""SQLite's `auto_vacuum` by which free pages go when they are told to."""
 _PAGE_SIZE: Final = slice(16, 18)
 _RESERVED: Final = 20
 """Where the header says how large a page is, and how much of it is kept free."""
@@ -71,10 +79,53 @@ def has_check_sums(connection: apsw.Connection) -> bool:
     return connection.reserve_bytes("main", -1) == CHECK_SUM_BYTES
 
 
-def add_check_sums(connection: apsw.Connection) -> None:
-    """Rewrite a database so that its pages have them; it is to be opened anew after that."""
+def gives_pages_back(connection: apsw.Connection) -> bool:
+    """Return whether free pages of an open database can be given back to the disk."""
+    return connection.execute("PRAGMA auto_vacuum").fetchall() == [(_INCREMENTAL,)]
+
+
+def set_up_pages(connection: apsw.Connection) -> None:
+    """Let the pages of a database that has none yet have check sums, and be given back."""
     connection.reserve_bytes("main", CHECK_SUM_BYTES)
-    connection.execute("VACUUM")
+    connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+
+
+def rewrite_pages(connection: apsw.Connection) -> None:
+    """Rewrite a database as `set_up_pages` says; it is to be opened anew after that.
+
+    Where that only would let pages be given back and there is no space for it, it stays as it is.
+    """
+    checked = has_check_sums(connection)
+    set_up_pages(connection)
+    try:
+        connection.execute("VACUUM")
+    except apsw.FullError:
+        if not checked:
+            raise
+
+
+def give_back(connection: apsw.Connection, pages: int) -> int:
+    """Cut free pages off the end of a database, in the open transaction; return how many bytes.
+
+    What stands there is moved to free pages before. A reserve stays, so that the file does not
+    shrink and grow in turn. The next checkpoint cuts the file.
+
+    Args:
+        connection: The writer.
+        pages: How many at most.
+    """
+    before, size = _pragma(connection, "page_count"), _pragma(connection, "page_size")
+    spare = _pragma(connection, "freelist_count") - max(RESERVE_PAGES, before // RESERVE_PART)
+    if spare <= 0 or not gives_pages_back(connection):
+        return 0
+
+    # Each page is a step of the statement, which must be run to its end.
+    connection.execute(f"PRAGMA incremental_vacuum({min(spare, pages)})").fetchall()
+    return (before - _pragma(connection, "page_count")) * size
+
+
+def _pragma(connection: apsw.Connection, name: str) -> int:
+    return int(str(connection.pragma(name)))
 
 
 def with_check_sum(page: bytes) -> bytes:

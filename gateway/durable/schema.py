@@ -469,6 +469,23 @@ CREATE INDEX sessions_ended ON sessions (ended_at) WHERE ended_at IS NOT NULL;
 
 ALTER TABLE summaries ADD COLUMN through INTEGER;
 ALTER TABLE projections ADD COLUMN through INTEGER;
+UPDATE summaries SET through = (
+    SELECT max(position) FROM messages
+    WHERE session_id = summaries.session_id AND turn_id = summaries.through_turn
+);
+UPDATE projections SET through = (
+    SELECT max(position) FROM messages
+    WHERE session_id = projections.session_id AND turn_id = projections.item
+) WHERE mode = 'omit';
+
+CREATE TABLE api_tokens (
+    position INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    hash TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    last_used_at TEXT,
+    revoked_at TEXT
+) STRICT;
 """
 
 MIGRATIONS: Final[tuple[str, ...]] = (

@@ -22,7 +22,7 @@ from gateway.pruning.conditions import (
 from gateway.pruning.explain import Explanation
 from gateway.pruning.items import ItemType, PrunableItem
 from gateway.pruning.loading import plain_config, read_config
-from gateway.pruning.manager import PruningManager, get_pruning_manager, reset_pruning_manager
+from gateway.pruning.manager import PruningManager
 from gateway.pruning.memory import ArchivedItem, MemoryItemStore
 from gateway.pruning.outside import EvaluationContext, Evaluator, Summarizer
 from gateway.pruning.plan import (
@@ -57,6 +57,7 @@ from gateway.pruning.rules import (
     SessionThresholds,
     SummarizeAction,
 )
+from gateway.pruning.shared import get_pruning_manager, reset_pruning_manager
 from gateway.pruning.shrinking import ItemSummary
 from gateway.pruning.statistics import GlobalStats, ManagerStatistics
 from gateway.pruning.store import Change, ItemQuery, ItemStore, Page, StoreStatistics

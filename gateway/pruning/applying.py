@@ -1,44 +1,30 @@
-"""Carrying out a plan, unit by unit: each item is looked at again right before it is touched.
+"""Carrying out a plan: each item is looked at again right before it is touched.
 
-Pure but for what it is handed. A unit is one change of the store, records and all; between units
-others run, and the run may end. A summary is written outside of any change, and counts only if the
-item is still the same afterwards.
+Pure but for what it is handed. A unit is done whole or not at all, records and all. Many units are
+one change of the store, and single ones where it does not take them together, so that a bad one
+costs itself alone; between changes others run, and the run may end. A summary is written outside of
+any change, and counts only if the item is still the same afterwards.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
 from typing import Final
 
 from gateway.errors import StorageBusyError, StorageError, StorageFullError
-from gateway.pruning.budgets import Pause, Unit
+from gateway.pruning.budgets import Unit, cost_of
 from gateway.pruning.conditions import NO_TOTALS, Totals
 from gateway.pruning.items import PrunableItem
 from gateway.pruning.judging import describe, is_live
-from gateway.pruning.plan import (
-    MAX_LISTED,
-    Plan,
-    PlannedAction,
-    PruningFailure,
-    SkippedItem,
-    SkipReason,
-)
+from gateway.pruning.ledger import Ledger
+from gateway.pruning.plan import Plan, PlannedAction, PruningFailure, SkipReason
 from gateway.pruning.quarantine import Quarantine
-from gateway.pruning.records import (
-    DRY_RUN,
-    Event,
-    PrunedItem,
-    PruningProgress,
-    PruningStats,
-    RunStatus,
-    Tally,
-)
+from gateway.pruning.records import DRY_RUN, Event, PrunedItem, RunStatus
 from gateway.pruning.rulebook import Rulebook
 from gateway.pruning.rules import CompactAction, Protection, SummarizeAction
+from gateway.pruning.shards import Pause
 from gateway.pruning.shrinking import (
     ItemSummary,
     compacted,
@@ -51,6 +37,10 @@ from gateway.pruning.store import Change, ItemStore
 SUMMARIZER_TRIES: Final = 3
 """Failures in a row after which the summarizer is left alone for the rest of a run: it is more
 likely to be out of order than the items are."""
+BATCH: Final = 100
+"""Items that are changed together at most, but for a unit that has more."""
+BATCH_BYTES: Final = 2 * 1_024**2
+"""What they come to at most, for their contents are in memory, and shortening takes its time."""
 MAX_WAITING_SUMMARIES: Final = 100
 """Summaries that are kept for items whose change failed, so that none is made twice."""
 
@@ -75,7 +65,17 @@ class Means:
     exempt: Callable[[], frozenset[str]]
     """The sessions that are exempt now."""
     is_stopped: Callable[[], bool]
-    """Whether the run has to end between two units."""
+    """Whether the run has to end between two changes."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What becomes of a unit."""
+
+    unit: Unit
+    changes: list[Change] = field(default_factory=list)
+    skips: list[tuple[PlannedAction, SkipReason]] = field(default_factory=list)
+    """Why it stays; then there are no changes."""
 
 
 @dataclass(slots=True)
@@ -97,15 +97,14 @@ class Run:
     dry_run: bool
     halt: Halt | None = None
     """Set before the start where nothing is to be done."""
-    pruned: list[PrunedItem] = field(default_factory=list)
-    skipped: list[SkippedItem] = field(default_factory=list)
-    failures: list[PruningFailure] = field(default_factory=list)
-    _by_reason: Counter[str] = field(default_factory=Counter)
-    _by_rule: dict[str, Tally] = field(default_factory=dict)
-    _by_action: dict[str, Tally] = field(default_factory=dict)
-    _dealt_with: int = 0
+    ledger: Ledger = field(init=False)
+    """What was done so far."""
     _in_a_row: int = 0
     """Failures of the summarizer."""
+
+    def __post_init__(self) -> None:
+        """Begin with nothing done."""
+        self.ledger = Ledger(self.plan, self.means.tell)
 
     async def carry_out(self) -> None:
         """Do what the plan says.
@@ -113,24 +112,18 @@ class Run:
         Raises:
             StorageError: the storage failed; what was done until then is done.
 
-        Cancellation: units that were done are done; the one at hand is done whole or not at all.
+        Cancellation: units that were done are done; those at hand are done whole or not at all.
         """
         await self._take_over()
-        total = sum(map(len, self.plan.units))
-        for unit in self.plan.units:
-            await self.means.pause(2)
+        for units in _batches(self.plan.units):
+            await self.means.pause(2 * len(units))
             self._look_up()
-            if self.halt is not None:
-                await self._skip(unit, self.halt.reason)
-            elif self.dry_run:
-                self._pretend(unit)
+            if self.dry_run and self.halt is None:
+                for unit in units:
+                    self._pretend(unit)
+                    await self.ledger.progress(unit)
             else:
-                await self._unit(unit)
-            self._dealt_with += len(unit)
-            await self.means.tell(
-                Event.PROGRESS,
-                PruningProgress(self.plan.scanned.items, self._dealt_with, total),
-            )
+                await self._do(units)
 
     @property
     def status(self) -> RunStatus:
@@ -138,31 +131,11 @@ class Run:
         if self.halt is not None and self.halt.status is not RunStatus.OK:
             return self.halt.status
 
-        return RunStatus.PARTIAL if self.failures else RunStatus.OK
-
-    def stats(self) -> PruningStats:
-        """Return the sums so far."""
-        tallies = self._by_action.values()
-        return PruningStats(
-            scanned_count=self.plan.scanned.items,
-            pruned_count=len(self.pruned),
-            skipped_count=self._by_reason.total(),
-            error_count=len(self.failures),
-            freed_bytes=sum(one.freed_bytes for one in tallies),
-            freed_tokens=sum(one.freed_tokens for one in tallies),
-            duration_ms=round(self.means.elapsed_s() * 1_000, 3),
-            by_rule=MappingProxyType(self._by_rule),
-            by_action=MappingProxyType(self._by_action),
-            skipped_by_reason=MappingProxyType(dict(sorted(self._by_reason.items()))),
-        )
+        return RunStatus.PARTIAL if self.ledger.failures else RunStatus.OK
 
     async def _take_over(self) -> None:
         """Tell what the plan found: who stays, and what failed."""
-        self.skipped += self.plan.skipped
-        self._by_reason.update(self.plan.skipped_by_reason)
-        for skip in self.plan.skipped:
-            await self.means.pause(1)
-            await self.means.tell(Event.ITEM_SKIPPED, skip)
+        await self.ledger.take_over(self.means.pause)
         for failure in self.plan.failures:
             await self._fail(failure)
 
@@ -183,62 +156,86 @@ class Run:
     def _pretend(self, unit: Unit) -> None:
         at = self.means.now()
         for one in unit:
-            self._keep(self._record(one, one.before, one.after, at))
+            self.ledger.keep(self._record(one, one.before, one.after, at))
 
-    async def _unit(self, unit: Unit) -> None:
+    async def _do(self, units: Sequence[Unit]) -> None:
+        """Do units together, or else one by one."""
+        if self.halt is not None:
+            await self.ledger.skip_all(units, self.halt.reason)
+            return
+
         try:
-            changes = await self._changes(unit)
-            if not changes:
+            if await self._together(units):
                 return
-
-            stale = await self.means.store.commit(changes)
         except StorageError:
             raise
         except (StorageFullError, StorageBusyError) as error:
             self.halt = Halt(SkipReason.STOPPED, describe(error), RunStatus.PARTIAL)
-            await self._skip(unit, SkipReason.STOPPED)
+            await self.ledger.skip_all(units, SkipReason.STOPPED)
             return
         except Exception as error:  # noqa: BLE001 - boundary around summarizers, stores and bad data
-            for one in unit:
-                await self._fail(
-                    PruningFailure(one.item_id, one.session_id, one.rule_id, describe(error))
-                )
-            return
+            if len(units) == 1:
+                for one in units[0]:
+                    failed = PruningFailure(
+                        one.item_id, one.session_id, one.rule_id, describe(error)
+                    )
+                    await self._fail(failed)
+                await self.ledger.progress(units[0])
+                return
 
-        if stale:
-            await self._skip(unit, SkipReason.CHANGED)
-            return
+        for unit in units:
+            await self.means.pause(2)
+            self._look_up()
+            await self._do([unit])
 
-        for one, change in zip(unit, changes, strict=True):
+    async def _together(self, units: Sequence[Unit]) -> bool:
+        """Do units in one change; return whether that was possible, else nothing was done."""
+        items = await self.means.store.find([one.item_id for unit in units for one in unit])
+        outcomes = [await self._outcome(unit, items) for unit in units]
+        changes = [change for outcome in outcomes for change in outcome.changes]
+        stale = await self.means.store.commit(changes) if changes else frozenset[str]()
+        if stale and len(units) > 1:
+            return False
+
+        for outcome in outcomes:
+            if stale:
+                outcome.changes = []
+                outcome.skips = [(one, SkipReason.CHANGED) for one in outcome.unit]
+            await self._told(outcome)
+        return True
+
+    async def _told(self, outcome: Outcome) -> None:
+        """Keep and tell what became of a unit."""
+        for one, reason in outcome.skips:
+            if reason is SkipReason.GONE:
+                self.means.quarantine.forget(one.item_id)
+            await self.ledger.skip(one, reason)
+        for one, change in zip(outcome.unit, outcome.changes, strict=False):
             self.means.quarantine.forget(one.item_id)
             self.means.waiting.pop((one.item_id, one.version), None)
             if change.record is None:
-                await self._skip((one,), SkipReason.NO_GAIN)
+                await self.ledger.skip(one, SkipReason.NO_GAIN)
             else:
-                self._keep(change.record)
+                self.ledger.keep(change.record)
                 await self.means.tell(Event.ITEM_PRUNED, change.record)
+        await self.ledger.progress(outcome.unit)
 
-    async def _changes(self, unit: Unit) -> list[Change]:
-        """Return what becomes of the items of a unit; nothing where they stay, which is told."""
-        items = []
+    async def _outcome(self, unit: Unit, items: Mapping[str, PrunableItem]) -> Outcome:
+        """Return what is to become of a unit as its items are now; changes nothing."""
+        outcome = Outcome(unit)
         for one in unit:
-            item = await self.means.store.get(one.item_id)
+            item = items.get(one.item_id)
             reason = self._why_not(one, item)
-            if item is None or reason is not None:
-                if item is None:
-                    self.means.quarantine.forget(one.item_id)
-                await self._skip((one,), reason or SkipReason.GONE)
-                others = tuple(other for other in unit if other is not one)
-                await self._skip(others, SkipReason.CHANGED)
-                return []
-            items.append(item)
-        changes = []
-        for one, item in zip(unit, items, strict=True):
-            change = await self._change(one, item)
-            if change is None:
-                return []
-            changes.append(change)
-        return changes
+            if item is not None and reason is None:
+                found = await self._change(one, item)
+                if isinstance(found, Change):
+                    outcome.changes.append(found)
+                    continue
+                reason = found
+            others = [other for other in unit if other is not one]
+            skips = [(one, reason or SkipReason.GONE)]
+            return Outcome(unit, [], skips + [(other, SkipReason.CHANGED) for other in others])
+        return outcome
 
     def _why_not(self, one: PlannedAction, item: PrunableItem | None) -> SkipReason | None:
         """Return why an item that was planned for stays after all."""
@@ -247,34 +244,33 @@ class Run:
         if item.version != one.version:
             return SkipReason.CHANGED
 
-        ignored: frozenset[Protection] = frozenset()
         rule = self.means.rulebook.find(one.rule_id, one.session_id)
-        if rule is not None:
-            ignored = rule.ignore_protections
+        ignored = frozenset[Protection]() if rule is None else rule.ignore_protections
         failing = self.means.quarantine.of(one.item_id)
         is_exempt = item.session_id in self.means.exempt() and not self.plan.force
+        is_in_turn = is_live(self.means.live_turns(), item)
+        # Whatever else may protect it has not begun since, or has changed its version.
         checks = (
             (SkipReason.EXEMPT, is_exempt and Protection.EXEMPT not in ignored),
-            (SkipReason.PINNED, item.pinned and Protection.PINNED not in ignored),
-            (
-                SkipReason.LIVE_TURN,
-                Protection.LIVE_TURN not in ignored and is_live(self.means.live_turns(), item),
-            ),
+            (SkipReason.LIVE_TURN, is_in_turn and Protection.LIVE_TURN not in ignored),
             (SkipReason.QUARANTINED, failing is not None and failing.is_quarantined),
         )
         found = [reason for reason, holds in checks if holds]
         return found[0] if found else done_before(one.action, item)
 
-    async def _change(self, one: PlannedAction, item: PrunableItem) -> Change | None:
-        """Return what becomes of an item; None where it stays for now, which is told."""
+    async def _change(self, one: PlannedAction, item: PrunableItem) -> Change | SkipReason:
+        """Return what becomes of an item, or why it stays for now."""
         at = self.means.now()
         after: PrunableItem | None = None
         if isinstance(one.action, CompactAction):
             after = compacted(one.action, item, one.rule_id, at) if item.content else None
         elif isinstance(one.action, SummarizeAction) and item.content:
             summary = await self._summary(one, one.action, item)
-            if summary is None:
-                return None
+            if isinstance(summary, SkipReason):
+                return summary
+            reason = self._why_not(one, item)  # Much may have happened meanwhile.
+            if reason is not None:
+                return reason
             at = self.means.now()
             after = summarized(item, summary, one.rule_id, at)
         if not one.action.removes and (after is None or after.size_bytes >= item.size_bytes):
@@ -287,22 +283,20 @@ class Run:
 
     async def _summary(
         self, one: PlannedAction, action: SummarizeAction, item: PrunableItem
-    ) -> ItemSummary | None:
+    ) -> ItemSummary | SkipReason:
         waiting = self.means.waiting.get((item.id, item.version))
         if waiting is not None:
             return waiting
 
         if self._in_a_row >= SUMMARIZER_TRIES:
-            await self._skip((one,), SkipReason.SUMMARIZER)
-            return None
+            return SkipReason.SUMMARIZER
 
         self._in_a_row += 1
         summary = await self.means.summarize(item, action, one.reason)
         self._in_a_row -= 1
         if summary is None:
             self._out_of_time()
-            await self._skip((one,), SkipReason.BUDGET_SECONDS)
-            return None
+            return SkipReason.BUDGET_SECONDS
 
         self._in_a_row = 0
         if len(self.means.waiting) >= MAX_WAITING_SUMMARIES:
@@ -329,27 +323,30 @@ class Run:
             dry_run=self.dry_run,
         )
 
-    def _keep(self, record: PrunedItem) -> None:
-        self.pruned.append(record)
-        by_rule, by_action = self._by_rule, self._by_action
-        kind = record.action.kind
-        by_rule[record.rule_id] = by_rule.get(record.rule_id, Tally()).with_one(record)
-        by_action[kind] = by_action.get(kind, Tally()).with_one(record)
-
-    async def _skip(self, unit: Unit, reason: SkipReason) -> None:
-        for one in unit:
-            self._by_reason[reason.value] += 1
-            skip = SkippedItem(one.item_id, one.session_id, one.rule_id, reason)
-            if len(self.skipped) < MAX_LISTED:
-                self.skipped.append(skip)
-                await self.means.tell(Event.ITEM_SKIPPED, skip)
-
     async def _fail(self, failure: PruningFailure) -> None:
-        self.failures.append(failure)
         if not self.dry_run:
             self.means.quarantine.fail(failure)
-        await self.means.tell(Event.ERROR, failure)
+        await self.ledger.fail(failure)
 
 
 def _totals(item: PrunableItem) -> Totals:
     return Totals(1, item.size_bytes, item.token_count)
+
+
+def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
+    """Yield units that are changed together; one that needs a summary, by itself."""
+    batch: list[Unit] = []
+    items = size_bytes = 0
+    for unit in units:
+        more, more_bytes, summaries = cost_of(unit)
+        is_full = items + more > BATCH or size_bytes + more_bytes > BATCH_BYTES
+        if batch and (summaries or is_full):
+            yield batch
+            batch, items, size_bytes = [], 0, 0
+        if summaries:
+            yield [unit]
+        else:
+            batch.append(unit)
+            items, size_bytes = items + more, size_bytes + more_bytes
+    if batch:
+        yield batch

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.pruning.plan import PlannedAction, SkipReason
 from gateway.pruning.rules import PruningBudgets, SummarizeAction
+from gateway.pruning.shards import Pause, Shards
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Unit: TypeAlias = tuple[PlannedAction, ...]
 """Actions that are done together or not at all; all of one session."""
-Pause: TypeAlias = Callable[[int], Awaitable[None]]
-"""Lets others run, once so much work was done; a unit of work is a few microseconds."""
+Cost: TypeAlias = tuple[int, int, int]
+"""The items of a unit, the bytes that they take before, and the summaries to write."""
 
-_SLICE: Final = 1_000
-_SHARDS: Final = 256
+NO_BUDGETS: Final = PruningBudgets()
 
 
 @dataclass(slots=True)
@@ -32,7 +32,10 @@ class Chosen:
     """What is done in this run, and what is left for later ones."""
 
     units: list[Unit] = field(default_factory=list)
-    left: list[tuple[Unit, SkipReason]] = field(default_factory=list)
+    left: list[tuple[list[Unit], SkipReason]] = field(default_factory=list)
+    """What the budgets have no room for."""
+    beyond: list[list[Unit]] = field(default_factory=list)
+    """What a plan has no room for."""
     cursor: str = ""
 
 
@@ -45,10 +48,14 @@ class Spending:
     size_bytes: int = 0
     summaries: int = 0
 
-    def lacks(self, unit: Unit) -> SkipReason | None:
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no room for any unit."""
+        return self.budgets.max_items is not None and self.items >= self.budgets.max_items
+
+    def lacks(self, cost: Cost) -> SkipReason | None:
         """Return which budget a unit does not fit into any more."""
-        budgets = self.budgets
-        items, size_bytes, summaries = cost(unit)
+        budgets, (items, size_bytes, summaries) = self.budgets, cost
         if budgets.max_items is not None and self.items + items > budgets.max_items:
             return SkipReason.BUDGET_ITEMS
         if budgets.max_bytes is not None and self.size_bytes + size_bytes > budgets.max_bytes:
@@ -62,98 +69,67 @@ class Spending:
 
         return None
 
-    def spend(self, unit: Unit) -> None:
+    def spend(self, cost: Cost) -> None:
         """Use up what a unit takes."""
-        items, size_bytes, summaries = cost(unit)
+        items, size_bytes, summaries = cost
         self.items += items
         self.size_bytes += size_bytes
         self.summaries += summaries
 
 
-def cost(unit: Unit) -> tuple[int, int, int]:
-    """Return the items of a unit, the bytes that they take before, and the summaries to write."""
+def cost_of(unit: Unit) -> Cost:
+    """Return what a unit takes of the budgets."""
     return (
         len(unit),
-        sum(one.before.size_bytes for one in unit),
-        sum(isinstance(one.action, SummarizeAction) for one in unit),
+        sum([one.size_bytes for one in unit]),
+        sum([isinstance(one.cause.action, SummarizeAction) for one in unit]),
     )
 
 
-class _Queues:
-    """The units of each session, the last one to be served first in the list.
-
-    In many small tables: one large one would hold the loop up when it has to grow.
-    """
-
-    def __init__(self) -> None:
-        self._shards: list[dict[str, list[Unit]]] = [{} for _ in range(_SHARDS)]
-
-    def add(self, unit: Unit) -> None:
-        name = unit[0].session_id
-        shard = self._shards[hash(name) % _SHARDS]
-        queue = shard.get(name)
-        if queue is None:
-            shard[name] = [unit]
-        else:
-            queue.append(unit)
-
-    def of(self, name: str) -> list[Unit]:
-        return self._shards[hash(name) % _SHARDS][name]
-
-    async def turn(self, cursor: str, pause: Pause) -> deque[str]:
-        """Return the sessions in order, beginning after one of them."""
-        slices = []
-        for shard in self._shards:
-            slices.append(sorted(shard))
-            await pause(len(shard) // 10)
-        turn, rest = deque[str](), list[str]()
-        for name in heapq.merge(*slices):
-            (turn if name > cursor else rest).append(name)
-            await pause(1)
-        for name in rest:
-            turn.append(name)
-            await pause(1)
-        await let_go(rest, pause)
-        while slices:
-            slices.pop()
-            await pause(_SLICE // 10)
-        return turn
-
-    async def let_go(self, pause: Pause) -> None:
-        for shard in self._shards:
-            await let_go(shard, pause)
-
-
 async def choose(
-    units: Sequence[Unit], budgets: PruningBudgets, cursor: str, pause: Pause
+    units: Sequence[Unit], budgets: PruningBudgets, cursor: str, pause: Pause, *, most: int
 ) -> Chosen:
-    """Return what of the units, highest priority and oldest first, is done in this run."""
-    if not budgets.limited:
-        return Chosen(list(units), cursor=cursor)
+    """Return what of the units, highest priority and oldest first, is done in this run.
 
-    queues = _Queues()
+    Args:
+        units: What the rules take.
+        budgets: What a run may do.
+        cursor: The session that was served last.
+        pause: Lets others run.
+        most: How many units a plan has room for.
+    """
+    queues = Shards[list[Unit]]()
     for unit in reversed(units):
-        queues.add(unit)
+        name = unit[0].session_id
+        queues.part(name).setdefault(name, []).append(unit)
         await pause(1)
 
-    turn = await queues.turn(cursor, pause)
+    turn = await _turn(queues, cursor, pause)
     chosen, spending, nothing = Chosen(cursor=cursor), Spending(budgets), Spending(budgets)
     while turn:
         await pause(1)
         name = turn.popleft()
-        queue = queues.of(name)
+        queue = queues.part(name)[name]
+        if len(chosen.units) >= most:
+            chosen.beyond.append(queue)
+            continue
+        if spending.is_over:
+            chosen.left.append((queue[::-1], SkipReason.BUDGET_ITEMS))
+            continue
+
         unit = queue.pop()
-        lack = spending.lacks(unit)
+        cost = cost_of(unit)
+        lack = spending.lacks(cost)
         if lack is None:
-            spending.spend(unit)
+            spending.spend(cost)
             chosen.units.append(unit)
             chosen.cursor = name
         else:
-            chosen.left.append((unit, lack))
             # What no run has room for holds nobody up; what the next run has room for comes first
             # there, for nothing newer of its session goes before it.
-            if nothing.lacks(unit) is None and lack is not SkipReason.BUDGET_SUMMARIES:
-                chosen.left += [(one, lack) for one in reversed(queue)]
+            waits = nothing.lacks(cost) is None and lack is not SkipReason.BUDGET_SUMMARIES
+            chosen.left.append(([unit, *(reversed(queue) if waits else ())], lack))
+            if waits:
                 continue
         if queue:
             turn.append(name)
@@ -161,12 +137,20 @@ async def choose(
     return chosen
 
 
-async def let_go(container: list[T] | dict[str, T], pause: Pause) -> None:
-    """Empty what is large without holding up the loop: to free it at once takes long as well."""
-    while container:
-        if isinstance(container, list):
-            del container[-_SLICE // 5 :]
-        else:
-            for _ in range(min(len(container), _SLICE // 5)):
-                container.popitem()
-        await pause(_SLICE // 10)
+async def _turn(queues: Shards[list[Unit]], cursor: str, pause: Pause) -> deque[str]:
+    """Return the sessions in order, beginning after one of them."""
+    slices = []
+    for part in queues.parts:
+        slices.append(sorted(part))
+        await pause(len(part) // 10)
+    turn, rest = deque[str](), deque[str]()
+    for name in heapq.merge(*slices):
+        (turn if name > cursor else rest).append(name)
+        await pause(1)
+    while rest:
+        turn.append(rest.popleft())
+        await pause(1)
+    while slices:
+        slices.pop()
+        await pause(10)
+    return turn

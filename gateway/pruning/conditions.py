@@ -59,9 +59,14 @@ class AgeCondition:
     kind: ClassVar[str] = "age"
     max_age_s: float
 
-    def observe(self, item: PrunableItem, now: datetime) -> Observation:
+    @property
+    def threshold(self) -> float:
+        """What the age has to exceed, in seconds."""
+        return self.max_age_s
+
+    def seen(self, item: PrunableItem, now: datetime) -> float:
         """Return the item's age in seconds."""
-        return Observation(self.kind, (now - item.created_at).total_seconds(), self.max_age_s)
+        return (now - item.created_at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,14 @@ class SizeCondition:
     kind: ClassVar[str] = "size"
     max_size_bytes: int
 
-    def observe(self, item: PrunableItem, _now: datetime) -> Observation:
+    @property
+    def threshold(self) -> int:
+        """What the size has to exceed."""
+        return self.max_size_bytes
+
+    def seen(self, item: PrunableItem, _now: datetime) -> int:
         """Return the item's size in bytes."""
-        return Observation(self.kind, item.size_bytes, self.max_size_bytes)
+        return item.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +93,14 @@ class TokensCondition:
     kind: ClassVar[str] = "tokens"
     max_tokens: int
 
-    def observe(self, item: PrunableItem, _now: datetime) -> Observation:
+    @property
+    def threshold(self) -> int:
+        """What the tokens have to exceed."""
+        return self.max_tokens
+
+    def seen(self, item: PrunableItem, _now: datetime) -> int:
         """Return the item's tokens."""
-        return Observation(self.kind, item.token_count, self.max_tokens)
+        return item.tokens or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +116,15 @@ class TypeCondition:
         """The types for which it holds."""
         return (self.include or frozenset(ItemType)) - self.exclude
 
-    def observe(self, item: PrunableItem, _now: datetime) -> Observation:
-        """Return the item's type."""
+    @property
+    def threshold(self) -> str:
+        """What the type has to be among, or not to be among."""
         named = self.include or self.exclude
-        listed = ("one of " if self.include else "none of ") + ", ".join(sorted(named))
-        return Observation(self.kind, str(item.type), listed)
+        return ("one of " if self.include else "none of ") + ", ".join(sorted(named))
+
+    def seen(self, item: PrunableItem, _now: datetime) -> str:
+        """Return the item's type."""
+        return item.type.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +137,11 @@ class CustomCondition:
     params: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Handed to the function."""
 
-    def observe(self, _item: PrunableItem, _now: datetime) -> Observation:
-        """Return what the function says of every item that a rule takes."""
-        return Observation(self.kind, self.function, "yes")
+    threshold: ClassVar[str] = "yes"
+
+    def seen(self, _item: PrunableItem, _now: datetime) -> str:
+        """Return which function is asked; it says yes of every item that a rule takes."""
+        return self.function
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +257,9 @@ def surplus(condition: SetCondition, total: int) -> int:
     return total - int(condition.maximum * condition.low_water_ratio)
 
 
-def exceeds(observation: Observation) -> bool:
-    """Return whether what was observed is strictly more than the threshold."""
-    observed, threshold = observation.observed, observation.threshold
-    if isinstance(observed, str) or isinstance(threshold, str):
-        raise TypeError(f"{observation.condition} compares no numbers")
-
-    return observed > threshold
+def observe(condition: ItemCondition, item: PrunableItem, now: datetime) -> Observation:
+    """Return what a condition sees in an item, and what it compares that with."""
+    return Observation(condition.kind, condition.seen(item, now), condition.threshold)
 
 
 def holds(condition: ItemCondition, item: PrunableItem, now: datetime) -> bool:
@@ -253,4 +270,4 @@ def holds(condition: ItemCondition, item: PrunableItem, now: datetime) -> bool:
     if isinstance(condition, CustomCondition):
         raise TypeError("a custom condition is asked, not compared")
 
-    return exceeds(condition.observe(item, now))
+    return condition.seen(item, now) > condition.threshold

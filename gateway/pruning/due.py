@@ -5,20 +5,18 @@ Pure. It may be too early, where the only items in question are protected; it is
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from gateway.pruning.conditions import SizeCondition, TokensCondition
+from gateway.pruning.passes import items_of, set_of
 from gateway.pruning.planner import PAGE
 from gateway.pruning.rules import Protection, RuleScope
-from gateway.pruning.store import ItemQuery
 
 if TYPE_CHECKING:
-    from gateway.pruning.budgets import Pause
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.rulebook import Rulebook, ScopedRule
-    from gateway.pruning.store import ItemStore
+    from gateway.pruning.shards import Pause
+    from gateway.pruning.store import ItemQuery, ItemStore
 
 _MOMENT: Final = timedelta(microseconds=1)
 """At its greatest age an item is not yet older than that."""
@@ -58,28 +56,18 @@ async def _due(
     looked_at: datetime | None,
 ) -> datetime | None:
     rule = scoped.rule
-    query = ItemQuery(session_id=scoped.only, excluded=scoped.excluded, types=rule.types)
     if rule.set_conditions:
         if looked_at is not None and not rule.custom_conditions and rule.max_age_s is None:
             return None
 
-        return now if await _is_over(scoped, query, store, pause) else None
+        return now if await _is_over(scoped, set_of(scoped), store, pause) else None
 
     ages = [rule.max_age_s or 0.0]
     if Protection.YOUNG not in rule.ignore_protections:
         ages.append(rulebook.config.protections.min_age_s)
     age = timedelta(seconds=max(ages))
     since = None if looked_at is None or rule.custom_conditions else looked_at - age
-    sizes = [one.max_size_bytes for one in rule.conditions if isinstance(one, SizeCondition)]
-    tokens = [one.max_tokens for one in rule.conditions if isinstance(one, TokensCondition)]
-    found = await _oldest(
-        replace(
-            query, size_over_bytes=max(sizes, default=None), tokens_over=max(tokens, default=None)
-        ),
-        store,
-        since,
-        pause,
-    )
+    found = await _oldest(items_of(scoped), store, since, pause)
     if found is None:
         return None
 

@@ -1,12 +1,12 @@
 """What makes plans and carries them out, over one store: rules in, results out, one run at a time.
 
-Pure but for what it is handed: `Times` is the gateway's clock. Who may run when is the manager's.
+Pure but for what it is handed. Who may run when is the manager's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
 from gateway.errors import ConflictError
@@ -16,7 +16,7 @@ from gateway.pruning.events import Listeners
 from gateway.pruning.explain import explain
 from gateway.pruning.judging import Situation
 from gateway.pruning.loading import checked_config
-from gateway.pruning.outside import Scope, ask, checked_summary, within
+from gateway.pruning.outside import ask, checked_summary, within
 from gateway.pruning.plan import Plan, SkipReason
 from gateway.pruning.planner import Planner
 from gateway.pruning.quarantine import Quarantine
@@ -25,16 +25,15 @@ from gateway.pruning.rulebook import Rulebook
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from gateway.pruning.budgets import Pause
     from gateway.pruning.conditions import CustomCondition
     from gateway.pruning.explain import Explanation
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.judging import Evaluate
-    from gateway.pruning.outside import Evaluator, Summarizer
+    from gateway.pruning.outside import Evaluator, Summarizer, Times
     from gateway.pruning.rules import PruningConfig, SummarizeAction
+    from gateway.pruning.shards import Pause
     from gateway.pruning.shrinking import ItemSummary
     from gateway.pruning.store import ItemStore
 
@@ -55,26 +54,6 @@ _PASSING: Final = {
     *(one for one in SkipReason if one.value.startswith("budget_")),
 }
 """Reasons that end without any item having changed."""
-
-
-class Times(Protocol):
-    """Tells the time and waits, as `gateway.clock.Clock` does."""
-
-    def now(self) -> datetime:
-        """Return the wall-clock instant."""
-        ...
-
-    def monotonic(self) -> float:
-        """Return seconds that only grow."""
-        ...
-
-    async def sleep(self, duration_s: float) -> None:
-        """Wait; zero yields once."""
-        ...
-
-    def move_on_after(self, duration_s: float) -> AbstractContextManager[Scope]:
-        """End the body of a `with` after so many seconds."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +169,11 @@ class Engine:
             session_id=request.session_id,
             status=run.status,
             detail=run.halt.detail if run.halt else plan.breaker,
-            pruned_items=tuple(run.pruned),
-            skipped_items=tuple(run.skipped),
-            errors=tuple(run.failures),
-            stats=run.stats(),
+            pruned_items=tuple(run.ledger.pruned),
+            skipped_items=tuple(run.ledger.skipped),
+            errors=tuple(run.ledger.failures),
+            stats=run.ledger.stats(means.elapsed_s()),
+            more=plan.more,
         )
         self._note_quiet(request, plan, result)
         await self.listeners.tell(Event.COMPLETE, result)
@@ -266,7 +246,8 @@ class Engine:
         """Keep that there is nothing to do until an item changes or gets older."""
         stays = {SkipReason(one) for one in result.stats.skipped_by_reason}
         whole = request.session_id is None and not request.force and not request.dry_run
-        if whole and result.success and not result.pruned_items and not stays & _PASSING:
+        over = result.success and not result.pruned_items and not result.more
+        if whole and over and not stays & _PASSING:
             self._quiet = (self.store.revision(), self.rulebook.version, plan.made_at)
 
     def _evaluate_at(self, now: datetime) -> Evaluate:
@@ -282,7 +263,7 @@ class Engine:
         return evaluate
 
     async def _within(self, limit_s: float, awaitable: Awaitable[T]) -> T:
-        return await within(self._clock.move_on_after, limit_s, awaitable)
+        return await within(self._clock, limit_s, awaitable)
 
     def _pause(self) -> Pause:
         done = 0

@@ -17,6 +17,7 @@ from gateway.pruning.conditions import (
     CustomCondition,
     Observation,
     holds,
+    observe,
     surplus,
 )
 from gateway.pruning.judging import Judge, describe
@@ -27,12 +28,12 @@ from gateway.pruning.rules import Protection, RuleScope
 from gateway.pruning.store import ItemQuery
 
 if TYPE_CHECKING:
-    from gateway.pruning.budgets import Pause
     from gateway.pruning.conditions import Condition, SetCondition
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.judging import Evaluate, Situation
     from gateway.pruning.planner import Traced
     from gateway.pruning.rulebook import Rulebook, ScopedRule
+    from gateway.pruning.shards import Pause
     from gateway.pruning.store import ItemStore
 
 
@@ -110,12 +111,13 @@ async def explain(
     Raises:
         NotFoundError: there is none of this id.
     """
-    item = await store.get(item_id)
+    item = (await store.find([item_id])).get(item_id)
     if item is None:
         raise NotFoundError(f"there is no item {item_id!r}")
 
+    item_id = item.id  # Some stores know an item by more than one spelling.
     planner = Planner(rulebook, store, situation, evaluate, pause, watched=item_id)
-    await planner.plan()
+    await planner.select()
     explainer = _Explainer(rulebook, store, situation, planner.judge, evaluate, item)
     group = (await groups_of(store, [item])).get(item_id)
     explainer.paired = group is not None and (not group.complete or len(group.items) > 1)
@@ -194,7 +196,7 @@ class _Explainer:
     ) -> ConditionVerdict:
         item = self._item
         if isinstance(condition, CustomCondition):
-            seen = condition.observe(item, self._now)
+            seen = observe(condition, item, self._now)
             try:
                 answer = await self._evaluate(condition, item)
             except Exception as error:  # noqa: BLE001 - boundary around functions of others: told
@@ -206,7 +208,7 @@ class _Explainer:
             return await self._of_set(scoped, condition, trace)
 
         return ConditionVerdict(
-            condition.observe(item, self._now), holds(condition, item, self._now)
+            observe(condition, item, self._now), holds(condition, item, self._now)
         )
 
     async def _of_set(

@@ -6,7 +6,8 @@ takes the item in this run.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 Evaluate: TypeAlias = Callable[[CustomCondition, PrunableItem], Awaitable[bool]]
 """Asks a registered function; whatever it raises counts as its failure."""
 
+_Check: TypeAlias = tuple[Protection, Callable[[PrunableItem], bool]]
+_Checks: TypeAlias = tuple[tuple[_Check, ...], tuple[_Check, ...]]
+
+_BY_METADATA: Final = (Protection.SYSTEM, Protection.RESTORED)
+"""What nothing says of an item without metadata."""
+
 SYSTEM_ROLE: Final = "system"
+MAX_NEWEST: Final = 20_000
+"""Sessions of which the newest items are remembered at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +86,27 @@ class Judge:
         self._situation = situation
         self._evaluate = evaluate
         self._protections = rulebook.config.protections
-        self._young_after = _before(situation.now, self._protections.min_age_s)
+        self._young_after = situation.now - _span(self._protections.min_age_s)
         self._failed: set[str] = set()
-        self._newest: dict[str, frozenset[str]] = {}
-        self._calm = not (
-            situation.live_turns
-            or self._protections.min_age_s
-            or self._protections.keep_newest
-            or (rulebook.exempt and not situation.force)
-        )
-        """Whether an item without marks of its own is protected by nothing."""
+        self._newest: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._checks = tuple(self._in_force())
+        self._of_rule: dict[int, _Checks] = {}
 
-    async def prepare(self, scoped: ScopedRule, items: Sequence[PrunableItem]) -> None:
-        """Learn what is needed to judge these items."""
+    async def prepare(self, scoped: ScopedRule, items: Iterable[PrunableItem]) -> None:
+        """Learn what is needed to judge these items, until the next such call."""
         keep = self._protections.keep_newest
-        if keep and Protection.NEWEST not in scoped.rule.ignore_protections:
-            unknown = {one.session_id for one in items} - self._newest.keys()
-            if unknown:
-                self._newest.update(await self._store.newest(unknown, keep, until=self._now))
+        if not keep or Protection.NEWEST in scoped.rule.ignore_protections:
+            return
+
+        needed = {one.session_id for one in items}
+        for session_id in needed & self._newest.keys():
+            self._newest.move_to_end(session_id)
+        # Not a difference with the keys: that looks at each of thousands of them.
+        unknown = {one for one in needed if one not in self._newest}
+        if unknown:
+            self._newest.update(await self._store.newest(unknown, keep, until=self._now))
+        while len(self._newest) > max(MAX_NEWEST, len(needed)):
+            self._newest.popitem(last=False)
 
     async def judge(self, place: int, scoped: ScopedRule, item: PrunableItem) -> Verdict:
         """Return what the rule at a place may do with an item; functions are asked last."""
@@ -117,68 +129,72 @@ class Judge:
         """Return what the rule at a place may do with an item, if the functions it asks say yes.
 
         Args:
+            place: Where the rule stands in the rulebook.
+            scoped: The rule.
+            item: The item.
             known: Whether all other conditions of the item are known to hold.
         """
         if item.id in self._failed:
             return Verdict(meets=True, reason=SkipReason.FAILED)
 
+        bare, full = self._of_rule.get(place) or self._prepared(place, scoped)
         try:
             meets = known or all(holds(one, item, self._now) for one in scoped.compared)
-            protection = self.protection(scoped, item)
-            if protection is not None:
-                return Verdict(meets, SkipReason(protection.value), passes=True)
-
-            return self._by_state(place, scoped, item, meets=meets)
+            verdict = FREE if meets else MISS
+            for protection, protects in full if item.metadata else bare:
+                if protects(item):
+                    verdict = Verdict(meets, SkipReason(protection.value), passes=True)
+                    break
+            else:
+                if item.id in self._situation.quarantined:
+                    verdict = Verdict(meets, SkipReason.QUARANTINED)
+                elif item.metadata and self._is_settling(place, item):
+                    verdict = Verdict(meets, SkipReason.SETTLING, passes=True)
+                elif meets and not scoped.rule.action.removes:
+                    verdict = self._by_content(scoped, item)
         except (AttributeError, TypeError, ValueError) as error:  # data that is not ours to read
             return self._fail(scoped, item, error)
 
-    def protection(self, scoped: ScopedRule, item: PrunableItem) -> Protection | None:
-        """Return the first that protects an item from a rule; pairs are looked at elsewhere."""
-        if self._calm and not item.pinned and not item.metadata:
-            return None
-
-        ignored = scoped.rule.ignore_protections
-        for protection, holds_for in self._checks(item):
-            if holds_for and protection not in ignored:
-                return protection
-        return None
+        return verdict
 
     def protections(self, item: PrunableItem) -> list[Protection]:
         """Return everything that protects an item, but for pairs."""
-        return [protection for protection, holds_for in self._checks(item) if holds_for]
+        return [protection for protection, protects in self._checks if protects(item)]
 
-    def _checks(self, item: PrunableItem) -> tuple[tuple[Protection, bool], ...]:
-        exempt = item.session_id in self._rulebook.exempt and not self._situation.force
-        return (
-            (Protection.EXEMPT, exempt),
-            (Protection.PINNED, item.pinned),
-            (Protection.SYSTEM, bool(item.metadata) and item.metadata.get("role") == SYSTEM_ROLE),
-            (Protection.LIVE_TURN, is_live(self._situation.live_turns, item)),
-            (Protection.YOUNG, self._is_young(item)),
-            (Protection.NEWEST, item.id in self._newest.get(item.session_id, ())),
-            (Protection.RESTORED, self._is_restored(item)),
-        )
+    def restored_until(self, item: PrunableItem) -> datetime | None:
+        """Return until when an item is left alone because it was restored; None: it was not."""
+        at = marks_of(item).restored_at
+        return None if at is None else at + _span(self._protections.restored_s)
 
-    def _by_state(
-        self, place: int, scoped: ScopedRule, item: PrunableItem, *, meets: bool
-    ) -> Verdict:
-        if item.id in self._situation.quarantined:
-            return Verdict(meets, SkipReason.QUARANTINED)
+    def _in_force(self) -> Iterator[_Check]:
+        """Yield what may protect an item in this situation; each is asked of very many."""
+        situation, exempt = self._situation, self._rulebook.exempt
+        if exempt and not situation.force:
+            yield Protection.EXEMPT, lambda item: item.session_id in exempt
+        yield Protection.PINNED, lambda item: item.pinned
+        yield Protection.SYSTEM, _is_of_system
+        if situation.live_turns:
+            yield Protection.LIVE_TURN, lambda item: is_live(situation.live_turns, item)
+        if self._protections.min_age_s:
+            yield Protection.YOUNG, lambda item: item.created_at > self._young_after
+        if self._protections.keep_newest:
+            yield Protection.NEWEST, lambda item: item.id in self._newest.get(item.session_id, ())
+        yield Protection.RESTORED, self._is_restored
 
-        if not item.metadata and scoped.rule.action.removes:
-            return FREE if meets else MISS
+    def _prepared(self, place: int, scoped: ScopedRule) -> _Checks:
+        """Return what may protect an item from a rule: one without metadata, and one with it."""
+        ignored = scoped.rule.ignore_protections
+        checks = tuple(one for one in self._checks if one[0] not in ignored)
+        bare = tuple(one for one in checks if one[0] not in _BY_METADATA)
+        self._of_rule[place] = bare, checks
+        return bare, checks
 
-        if self._is_settling(place, item):
-            return Verdict(meets, SkipReason.SETTLING, passes=True)
-
-        if meets and not scoped.rule.action.removes:
-            reason = done_before(scoped.rule.action, item)
-            if reason is None and self._store.gives_content and not item.content:
-                reason = SkipReason.NO_CONTENT
-            if reason is not None:
-                return Verdict(meets, reason)
-
-        return FREE if meets else MISS
+    def _by_content(self, scoped: ScopedRule, item: PrunableItem) -> Verdict:
+        """Return whether an item can be made shorter."""
+        reason = done_before(scoped.rule.action, item)
+        if reason is None and self._store.gives_content and not item.content:
+            reason = SkipReason.NO_CONTENT
+        return FREE if reason is None else Verdict(meets=True, reason=reason)
 
     def _is_settling(self, place: int, item: PrunableItem) -> bool:
         """Return whether a rule that comes before has just made the item shorter."""
@@ -188,15 +204,6 @@ class Judge:
 
         by = self._rulebook.place_of(marks.rule_id, item.session_id)
         return by is not None and by < place
-
-    def _is_young(self, item: PrunableItem) -> bool:
-        floor = self._protections.min_age_s
-        return bool(floor) and item.created_at > self._young_after
-
-    def restored_until(self, item: PrunableItem) -> datetime | None:
-        """Return until when an item is left alone because it was restored; None: it was not."""
-        at = marks_of(item).restored_at if item.metadata else None
-        return None if at is None else at + _span(self._protections.restored_s)
 
     def _is_restored(self, item: PrunableItem) -> bool:
         until = self.restored_until(item)
@@ -208,6 +215,10 @@ class Judge:
             PruningFailure(item.id, item.session_id, scoped.rule.id, describe(error))
         )
         return Verdict(meets=True, reason=SkipReason.FAILED)
+
+
+def _is_of_system(item: PrunableItem) -> bool:
+    return bool(item.metadata.get("role") == SYSTEM_ROLE)
 
 
 def is_live(live_turns: Mapping[str, str], item: PrunableItem) -> bool:
@@ -222,10 +233,6 @@ def is_live(live_turns: Mapping[str, str], item: PrunableItem) -> bool:
 def describe(error: BaseException) -> str:
     """Return what kind of error it was; its text may quote what somebody wrote."""
     return type(error).__name__
-
-
-def _before(now: datetime, duration_s: float) -> datetime:
-    return now - _span(duration_s)
 
 
 def _span(duration_s: float) -> timedelta:

@@ -55,6 +55,10 @@ class Surroundings:
     """Names of the registered functions."""
     summarizer: bool = False
     """Whether there is somebody to write summaries."""
+    types: Collection[ItemType] = tuple(ItemType)
+    """What is stored."""
+    destinations: Collection[str] | None = None
+    """The archives there are; None: any name will do."""
     problems: list[RuleProblem] = field(default_factory=list)
     """What was found so far."""
 
@@ -64,17 +68,23 @@ def read_config(
     *,
     functions: Collection[str] = (),
     summarizer: bool = False,
+    types: Collection[ItemType] = tuple(ItemType),
+    destinations: Collection[str] | None = None,
     where: KeyPath = (),
 ) -> PruningConfig:
     """Return the configuration that a table holds.
 
     Args:
+        functions: The names of functions that `custom` conditions may ask.
+        summarizer: Whether there is somebody to write summaries.
+        types: The types of items that are stored: rules may name no other.
+        destinations: The archives that rules may name; None: any.
         where: The path of the table, for the problems.
 
     Raises:
         PruningConfigError: something is refused; it names every problem and its place.
     """
-    around = Surroundings(functions, summarizer)
+    around = Surroundings(functions, summarizer, types, destinations)
     config = _config(Table(tree, where, around.problems), around)
     if around.problems:
         raise PruningConfigError(around.problems)
@@ -261,7 +271,7 @@ def _rule(table: Table, around: Surroundings, *, of_session: bool) -> PruningRul
     rule_id = table.text("id")
     rule = PruningRule(
         id=rule_id,
-        name=table.text("name", rule_id or None),
+        name=table.text("name", rule_id),
         priority=table.whole("priority", 0, low=-MAX_SIZE_BYTES),
         enabled=table.flag("enabled", default=True),
         scope=table.choice("scope", RuleScope, RuleScope.SESSION),
@@ -288,7 +298,7 @@ def _condition(table: Table, around: Surroundings) -> Condition:
     kind = table.value("type")
     read = _CONDITIONS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        table.problem(f"is unknown, accepted are {', '.join(_CONDITIONS)}", "type")
+        table.unknown("type", f"accepted are {', '.join(_CONDITIONS)}")
         return AgeCondition(0)
 
     condition = read(table, around)
@@ -296,14 +306,18 @@ def _condition(table: Table, around: Surroundings) -> Condition:
     return condition
 
 
-def _type(table: Table, _: Surroundings) -> TypeCondition:
+def _type(table: Table, around: Surroundings) -> TypeCondition:
     condition = TypeCondition(
         include=table.choices("include", ItemType), exclude=table.choices("exclude", ItemType)
     )
     if table.has("include") == table.has("exclude"):
         table.problem("has to have one of include and exclude")
     elif not (table.value("include") or table.value("exclude")):
-        table.problem(f"names no type, accepted are {', '.join(ItemType)}")
+        table.problem(f"names no type, accepted are {', '.join(sorted(around.types))}")
+    for key, named in (("include", condition.include), ("exclude", condition.exclude)):
+        for one in sorted(named.difference(around.types)):
+            known = ", ".join(sorted(around.types))
+            table.problem(f'"{one}" is a type that is not stored here, accepted are {known}', key)
     return condition
 
 
@@ -347,6 +361,9 @@ def _action(table: Table, around: Surroundings) -> Action:
             pass
         case "archive":
             action = ArchiveAction(table.text("destination", "default"))
+            if around.destinations is not None and action.destination not in around.destinations:
+                known = ", ".join(sorted(around.destinations))
+                table.unknown("destination", f"accepted is {known}, or nothing")
         case "summarize":
             action = SummarizeAction(table.maybe("target_tokens", low=1))
             if not around.summarizer:
@@ -354,7 +371,7 @@ def _action(table: Table, around: Surroundings) -> Action:
         case "compact":
             action = CompactAction(table.share("ratio", one=False))
         case _:
-            table.problem("is unknown, accepted are delete, archive, summarize and compact", "type")
+            table.unknown("type", "accepted are delete, archive, summarize and compact")
             return action
     table.done()
     return action

@@ -7,7 +7,7 @@ unless it is given one (`start`, or `run` in a task group); whoever has a loop a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -16,10 +16,10 @@ from gateway.clock import SystemClock
 from gateway.errors import ConflictError, StorageError
 from gateway.pruning import changing
 from gateway.pruning.engine import Engine, Request
+from gateway.pruning.flights import Flights
 from gateway.pruning.memory import MemoryItemStore
-from gateway.pruning.records import PruningResult
 from gateway.pruning.rules import DEFAULT_PRUNING_CONFIG, PruningConfig
-from gateway.pruning.statistics import Counts, ManagerStatistics, statistics_of
+from gateway.pruning.statistics import Counts, GlobalStats, ManagerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -36,23 +36,13 @@ if TYPE_CHECKING:
     from gateway.pruning.outside import Evaluator, Summarizer
     from gateway.pruning.plan import Plan
     from gateway.pruning.quarantine import Failing
-    from gateway.pruning.records import Event
+    from gateway.pruning.records import Event, PruningResult
     from gateway.pruning.rules import PruningRule, SessionPruningConfig, SessionThresholds
     from gateway.pruning.store import ItemStore
 
 STOP_GRACE_S: Final = 10.0
 SHORTEST_WAIT_S: Final = 0.1
 """Between two looks, whatever is due."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A run in progress."""
-
-    request: Request
-    done: anyio.Event = field(default_factory=anyio.Event)
-    result: PruningResult | None = None
-    error: Exception | None = None
 
 
 class PruningManager:
@@ -88,11 +78,10 @@ class PruningManager:
             config, store, summarizer, self._clock, evaluators or {}, live_turns or dict
         )
         self._counts = Counts()
-        self._flight: _Flight | None = None
+        self._flights = Flights()
         self._last_at: float | None = None
         self._wake = anyio.Event()
         self._loop_over: anyio.Event | None = None
-        self._stopping = False
         self._halting = False
 
     # Items; of a manager over another store that store is asked.
@@ -107,7 +96,7 @@ class PruningManager:
 
     def get_item(self, item_id: str) -> PrunableItem | None:
         """Return an item; None where there is none."""
-        return self._memory.find(item_id)
+        return self._memory.get(item_id)
 
     def get_all_items(self) -> list[PrunableItem]:
         """Return all items, the oldest first."""
@@ -270,7 +259,7 @@ class PruningManager:
     async def prune_if_due(self) -> PruningResult | None:
         """Prune if something is due; None where nothing is, or it is too soon, or switched off."""
         config = self._config
-        if not config.enabled or self._flight is not None or self._stopping:
+        if not config.enabled or self.is_running or self._flights.closed:
             return None
         if self._soonest_s() > 0:
             return None
@@ -298,11 +287,20 @@ class PruningManager:
 
     def get_stats(self) -> ManagerStatistics:
         """Return what there is, what was done and what comes next; waits for nothing."""
-        return statistics_of(
-            self._counts,
-            self._engine.store.statistics(),
+        counts, store = self._counts, self._engine.store.statistics()
+        return ManagerStatistics(
+            global_stats=GlobalStats.of(store),
+            sessions=store.sessions,
+            last_run=counts.last,
+            runs=counts.by_status.total(),
+            runs_by_status=dict(counts.by_status),
+            dry_runs=counts.dry_runs,
+            failures=counts.failures,
+            pruned_items=counts.pruned_items,
+            pruned_by_action=dict(counts.pruned_by_action),
+            freed_bytes=counts.freed_bytes,
             next_due_at=self._engine.next_due_at,
-            is_running=self._flight is not None,
+            is_running=self.is_running,
             quarantined=len(self._engine.quarantine.ids()),
             handler_failures=self._engine.listeners.failures,
         )
@@ -336,7 +334,7 @@ class PruningManager:
         over = self._loop_over = self._loop_over or anyio.Event()
         task_status.started()
         try:
-            while not self._stopping:
+            while not self._flights.closed:
                 self._wake = anyio.Event()
                 result = await self._look()
                 with self._clock.move_on_after(self._wait_s(result)):
@@ -351,19 +349,22 @@ class PruningManager:
         Args:
             grace_s: How long it may go on; then it ends after the unit it is at.
         """
-        self._stopping = True
+        self._flights.closed = True
         self._wake.set()
         try:
-            flight = self._flight
-            if flight is not None:
-                with self._clock.move_on_after(grace_s):
-                    await flight.done.wait()
-                self._halting = True
-                await flight.done.wait()
+            with self._clock.move_on_after(grace_s):
+                await self._flights.landed()
+            self._halting = True
+            await self._flights.landed()
             if self._loop_over is not None:
                 await self._loop_over.wait()
         finally:
-            self._stopping = self._halting = False
+            self._flights.closed = self._halting = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is in progress."""
+        return self._flights.is_running
 
     @property
     def is_started(self) -> bool:
@@ -387,32 +388,19 @@ class PruningManager:
         return self._config
 
     async def _fly(self, request: Request) -> PruningResult:
-        """Run alone: join whoever asks for the same, refuse whoever asks for something else."""
-        while (flight := self._flight) is not None:
-            if flight.request != request:
-                raise ConflictError("another run is in progress; try again when it is over")
-            await flight.done.wait()
-            if flight.result is not None:
-                return flight.result
-            if flight.error is not None:
-                raise flight.error
-            # It was cancelled, which is no matter of those who joined it.
-        if self._stopping:
-            raise ConflictError("the manager is being stopped")
+        """Run alone, and count how it ended."""
+        return await self._flights.fly(request, self._perform)
 
-        flight = self._flight = _Flight(request)
+    async def _perform(self, request: Request) -> PruningResult:
         try:
-            flight.result = await self._engine.perform(request, lambda: self._halting)
-            self._counts.add(flight.result)
-        except Exception as error:
-            flight.error = error
+            result = await self._engine.perform(request, lambda: self._halting)
+        except Exception:
             self._counts.failures += 1
             raise
         finally:
-            self._flight = None
             self._last_at = self._clock.monotonic()
-            flight.done.set()
-        return flight.result
+        self._counts.add(result)
+        return result
 
     async def _look(self) -> PruningResult | None:
         """Prune if it is due; what goes wrong is counted, and tried again at the next look."""
@@ -438,7 +426,7 @@ class PruningManager:
     def _wait_s(self, result: PruningResult | None) -> float:
         """Return how long until the next look, after what came of this one."""
         check_s, due_at = self._config.check_interval_s, self._engine.next_due_at
-        if due_at is None or not self._config.enabled or self._flight is not None:
+        if due_at is None or not self._config.enabled or self.is_running:
             return check_s
 
         until_s = (due_at - self._clock.now()).total_seconds()
@@ -450,35 +438,3 @@ class PruningManager:
 
 def _is_store(items: ItemStore | Iterable[PrunableItem]) -> TypeIs[ItemStore]:
     return hasattr(items, "commit")
-
-
-class _Shared:
-    """The manager that the whole process shares."""
-
-    manager: PruningManager | None = None
-
-
-def get_pruning_manager(config: PruningConfig | None = None) -> PruningManager:
-    """Return the manager that the process shares, made at the first call.
-
-    Raises:
-        ConflictError: there is one already, and it goes by another configuration than is asked for.
-    """
-    if _Shared.manager is None:
-        _Shared.manager = PruningManager(config or DEFAULT_PRUNING_CONFIG)
-    elif config is not None and config != _Shared.manager.get_config():
-        raise ConflictError("there is a manager already, with another configuration")
-
-    return _Shared.manager
-
-
-def reset_pruning_manager() -> None:
-    """Let the next call of `get_pruning_manager` make a new one.
-
-    Raises:
-        ConflictError: the manager is running; stop it first.
-    """
-    if _Shared.manager is not None and _Shared.manager.is_started:
-        raise ConflictError("the manager is running; stop it first")
-
-    _Shared.manager = None

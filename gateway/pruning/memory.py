@@ -16,30 +16,28 @@ from typing import TYPE_CHECKING, Final
 from gateway.errors import ConflictError
 from gateway.pruning.conditions import Totals
 from gateway.pruning.items import (
-    ItemType,
     PrunableItem,
     checked,
     marks_of,
     pair_keys,
     with_marks,
 )
-from gateway.pruning.ordered import OrderedItems
+from gateway.pruning.ordered import Ordered
 from gateway.pruning.rules import ArchiveAction
-from gateway.pruning.store import Page, StoreStatistics
+from gateway.pruning.store import ALL_TYPES, Page, StoreStatistics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
     from gateway.pruning.conditions import SetCondition
-    from gateway.pruning.items import PairKey, Position
+    from gateway.pruning.items import ItemType, PairKey, Position
     from gateway.pruning.records import PrunedItem
     from gateway.pruning.store import Change, Changes, ItemQuery
 
 AUDIT_RECORDS: Final = 10_000
 """Records that are kept; older ones go."""
-_SLICE: Final = 1_000
-"""Sessions that are looked at in one piece."""
-_ALL_TYPES: Final = frozenset(ItemType)
+LISTED_SESSIONS: Final = 10_000
+"""Sessions up to which statistics tell of each; more would hold up whoever asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class _Sums:
         self._by_type[item.type] -= one
 
     def of(self, types: frozenset[ItemType] | None) -> Totals:
-        if types is None or types == _ALL_TYPES:
+        if types is None or types == ALL_TYPES:
             return self.total
 
         chosen = (one for kind, one in self._by_type.items() if kind in types)
@@ -81,7 +79,7 @@ class _Session:
     """The items of one session, and what they come to."""
 
     def __init__(self) -> None:
-        self.items = OrderedItems()
+        self.items = Ordered[PrunableItem](_position)
         self.sums = _Sums()
 
 
@@ -94,8 +92,9 @@ class MemoryItemStore:
     def __init__(self, items: Iterable[PrunableItem] = ()) -> None:
         """Take items; one of the same id as one before takes its place."""
         self._items: dict[str, PrunableItem] = {}
-        self._ordered = OrderedItems()
+        self._ordered = Ordered[PrunableItem](_position)
         self._sessions: dict[str, _Session] = {}
+        self._names = Ordered[str](str)
         self._halves: dict[PairKey, set[str]] = {}
         self._sums = _Sums()
         self._archive: dict[tuple[str, int], ArchivedItem] = {}
@@ -125,7 +124,7 @@ class MemoryItemStore:
         self._in(item)
         return item
 
-    def find(self, item_id: str) -> PrunableItem | None:
+    def get(self, item_id: str) -> PrunableItem | None:
         """Return an item; None where there is none."""
         return self._items.get(item_id)
 
@@ -180,9 +179,12 @@ class MemoryItemStore:
         return self.add(item)
 
     def statistics(self) -> StoreStatistics:
-        """Return what it holds; exact."""
-        sessions = {name: one.sums.total for name, one in self._sessions.items()}
-        return StoreStatistics(self._sums.total, MappingProxyType(sessions), self._archived)
+        """Return what it holds; exact, and without single sessions where there are very many."""
+        number, sessions = len(self._sessions), dict[str, Totals]()
+        if number <= LISTED_SESSIONS:
+            sessions = {name: one.sums.total for name, one in self._sessions.items()}
+        listed = MappingProxyType(sessions)
+        return StoreStatistics(self._sums.total, number, listed, self._archived)
 
     def revision(self) -> int:
         """Return how many changes there were."""
@@ -200,16 +202,20 @@ class MemoryItemStore:
         self, query: ItemQuery, condition: SetCondition
     ) -> AsyncIterator[Mapping[str, Totals]]:
         """Yield the totals, by session, of those that exceed the limit of a set condition."""
-        names = list(self._sessions) if query.session_id is None else [query.session_id]
-        for start in range(0, len(names), _SLICE):
+        names: Sequence[str] = () if query.session_id is None else (query.session_id,)
+        if query.session_id is None:
+            names = next(self._names.after(None), ())
+        while names:
             over = {}
-            for name in names[start : start + _SLICE]:
+            for name in names:
                 session = self._sessions.get(name)
                 if session is not None and name not in query.excluded:
                     totals = session.sums.of(query.types)
                     if condition.total(totals) > condition.maximum:
                         over[name] = totals
+            last = names[-1]
             yield over
+            names = next(self._names.after(last), ()) if query.session_id is None else ()
 
     async def sum(self, query: ItemQuery) -> Totals:
         """Return what the items of a query come to; only its sessions and types count."""
@@ -240,7 +246,7 @@ class MemoryItemStore:
             if looked_at >= limit:
                 return Page(found, last.position if last else None)
             part = chunk[: limit - looked_at]
-            found += _matching(part, query)
+            found += query.matching(part)
             looked_at += len(part)
             last = part[-1]
             if len(part) < len(chunk):
@@ -259,14 +265,21 @@ class MemoryItemStore:
                 newest[session_id] = frozenset(islice(dated, count))
         return newest
 
-    async def halves(self, keys: Collection[PairKey]) -> Sequence[PrunableItem]:
-        """Return the items that make or answer any of these tool calls."""
-        ids = {item_id for key in keys for item_id in self._halves.get(key, ())}
+    async def halves(self, items: Collection[PrunableItem]) -> Sequence[PrunableItem]:
+        """Return what belongs together with these items, and them, as far as they are there."""
+        waiting = [key for item in items for key in pair_keys(item)]
+        known, ids = set(waiting), set[str]()
+        while waiting:
+            for item_id in self._halves.get(waiting.pop(), set()) - ids:
+                ids.add(item_id)
+                more = set(pair_keys(self._items[item_id])) - known
+                known |= more
+                waiting += more
         return [self._items[item_id] for item_id in sorted(ids)]
 
-    async def get(self, item_id: str) -> PrunableItem | None:
-        """Return an item; None where there is none."""
-        return self._items.get(item_id)
+    async def find(self, item_ids: Collection[str]) -> Mapping[str, PrunableItem]:
+        """Return items by id; what is not there is left out."""
+        return {one: self._items[one] for one in item_ids if one in self._items}
 
     async def commit(self, changes: Changes) -> frozenset[str]:
         """Do all of the changes or none of them; return the ids of those that do not fit."""
@@ -304,6 +317,7 @@ class MemoryItemStore:
         session = self._sessions.get(item.session_id)
         if session is None:
             session = self._sessions[item.session_id] = _Session()
+            self._names.add(item.session_id)
         session.items.add(item)
         session.sums.add(item)
         self._sums.add(item)
@@ -319,6 +333,7 @@ class MemoryItemStore:
         session.sums.remove(item)
         if not session.sums.total.items:
             del self._sessions[item.session_id]
+            self._names.remove(item.session_id)
         self._sums.remove(item)
         for key in pair_keys(item):
             if item.id in self._halves.get(key, ()):
@@ -327,26 +342,10 @@ class MemoryItemStore:
                     del self._halves[key]
 
 
+def _position(item: PrunableItem) -> Position:
+    return item.created_at, item.id
+
+
 def amounts(item: PrunableItem) -> Totals:
     """Return what one item comes to."""
     return Totals(1, item.size_bytes, item.token_count)
-
-
-def _matching(items: Sequence[PrunableItem], query: ItemQuery) -> Sequence[PrunableItem]:
-    # One pass a bound: a comprehension of one comparison is many times faster than a call an item.
-    if query.created_before is not None:
-        end = query.created_before
-        items = [one for one in items if one.created_at < end]
-    if query.size_over_bytes is not None:
-        size_bytes = query.size_over_bytes
-        items = [one for one in items if one.size_bytes > size_bytes]
-    if query.tokens_over is not None:
-        tokens = query.tokens_over
-        items = [one for one in items if (one.tokens or 0) > tokens]
-    if query.types is not None and query.types != _ALL_TYPES:
-        types = query.types
-        items = [one for one in items if one.type in types]
-    if query.excluded:
-        excluded = query.excluded
-        items = [one for one in items if one.session_id not in excluded]
-    return items

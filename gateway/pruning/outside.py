@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -17,6 +16,8 @@ from gateway.pruning.items import PrunableItem
 from gateway.pruning.shrinking import ItemSummary
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from gateway.pruning.conditions import CustomCondition
 
 T = TypeVar("T")
@@ -51,26 +52,33 @@ class Summarizer(Protocol):
         ...
 
 
-class Scope(Protocol):
-    """A deadline that tells whether it ended its body."""
+class Times(Protocol):
+    """Tells the time and waits, as `gateway.clock.Clock` does."""
 
-    @property
-    def cancelled_caught(self) -> bool:
-        """Whether it did."""
+    def now(self) -> datetime:
+        """Return the wall-clock instant."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        ...
+
+    async def sleep(self, duration_s: float) -> None:
+        """Wait; zero yields once."""
+        ...
+
+    def move_on_after(self, duration_s: float) -> AbstractContextManager[object]:
+        """End the body of a `with` after so many seconds."""
         ...
 
 
-Limit: TypeAlias = Callable[[float], AbstractContextManager[Scope]]
-"""Ends its body after so many seconds."""
-
-
-async def within(limit: Limit, limit_s: float, awaitable: Awaitable[T]) -> T:
+async def within(clock: Times, limit_s: float, awaitable: Awaitable[T]) -> T:
     """Return what is awaited.
 
     Raises:
         TimeoutError: it took longer.
     """
-    with limit(limit_s):
+    with clock.move_on_after(limit_s):
         return await awaitable
 
     raise TimeoutError(f"it took longer than {limit_s:g} s")

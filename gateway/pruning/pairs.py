@@ -29,46 +29,32 @@ class Group:
 
 async def groups_of(store: ItemStore, items: Iterable[PrunableItem]) -> dict[str, Group]:
     """Return the group of each item that is part of a tool call, by item id."""
-    found: dict[str, PrunableItem] = {}
-    by_key: dict[PairKey, list[str]] = {}
-    fresh = [item for item in items if pair_keys(item)]
-    while fresh:
-        wanted: set[PairKey] = set()
-        for item in fresh:
-            found[item.id] = item
-            for key in pair_keys(item):
-                if key not in by_key:
-                    wanted.add(key)
-        for key in wanted:
-            by_key[key] = []
-        halves = await store.halves(wanted) if wanted else ()
-        for half in halves:
-            for key in pair_keys(half):
-                if key in wanted:
-                    by_key[key].append(half.id)
-        fresh = [half for half in halves if half.id not in found]
-    return _joined(found, by_key)
+    paired = [item for item in items if pair_keys(item)]
+    if not paired:
+        return {}
 
-
-def _joined(found: dict[str, PrunableItem], by_key: dict[PairKey, list[str]]) -> dict[str, Group]:
+    found = {item.id: item for item in (*await store.halves(paired), *paired)}
+    by_key: dict[PairKey, list[PrunableItem]] = {}
+    for item in found.values():
+        for key in pair_keys(item):
+            by_key.setdefault(key, []).append(item)
     groups: dict[str, Group] = {}
-    for start in found:
-        if start in groups:
-            continue
-        members, waiting = {start}, [start]
-        while waiting:
-            for key in pair_keys(found[waiting.pop()]):
-                for item_id in by_key[key]:
-                    if item_id in found and item_id not in members:
-                        members.add(item_id)
-                        waiting.append(item_id)
-        group = _group([found[item_id] for item_id in members])
-        groups.update(dict.fromkeys(members, group))
+    for item in paired:
+        if item.id not in groups:
+            group = _group(item, by_key)
+            groups.update(dict.fromkeys((one.id for one in group.items), group))
     return groups
 
 
-def _group(items: list[PrunableItem]) -> Group:
-    called = {key for item in items for key in calls_of(item)}
-    answered = {answer_of(item) for item in items}
-    ordered = tuple(sorted(items, key=lambda one: one.position))
+def _group(start: PrunableItem, by_key: dict[PairKey, list[PrunableItem]]) -> Group:
+    members, waiting = {start.id: start}, [start]
+    while waiting:
+        for key in pair_keys(waiting.pop()):
+            for item in by_key[key]:
+                if item.id not in members:
+                    members[item.id] = item
+                    waiting.append(item)
+    called = {key for item in members.values() for key in calls_of(item)}
+    answered = {answer_of(item) for item in members.values()}
+    ordered = tuple(sorted(members.values(), key=lambda one: one.position))
     return Group(ordered, complete=called <= answered)

@@ -6,12 +6,12 @@ actions that are done together or not at all: a tool call and its results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.errors import BadRequestError
 from gateway.pruning.conditions import NO_TOTALS, Observation, Totals
@@ -21,6 +21,8 @@ from gateway.pruning.rules import Action
 from gateway.pruning.tables import PruningConfigError
 from gateway.pruning.units import instant_text, parse_instant
 
+MAX_PLANNED: Final = 100_000
+"""Units that a plan holds at most; what the rules take beside is counted only."""
 FORMAT: Final = 1
 """The form of a stored plan; others are refused."""
 MAX_LISTED: Final = 10_000
@@ -69,27 +71,68 @@ class SkipReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedAction:
-    """What happens to one item."""
+class Cause:
+    """What takes items: the same for all that a rule takes of one set."""
+
+    rule_id: str
+    rule_name: str
+    action: Action
+    asked: tuple[tuple[str, float | str, str], ...]
+    """Of each condition its kind, its threshold, and for a set whose sum it is; none where the rule
+    takes every item."""
+
+
+class PlannedAction(NamedTuple):
+    """What happens to one item. A tuple, for there may be very many."""
 
     item_id: str
     session_id: str
     type: ItemType
     version: int
     """The version that it must still have."""
-    rule_id: str
-    rule_name: str
-    action: Action
-    observed: tuple[Observation, ...]
-    """What each condition of the rule saw; none where the rule takes every item."""
-    before: Totals
+    size_bytes: int
+    tokens: int
     after: Totals
     """What is left in the place of the item, as far as it can be known before it is done."""
+    seen: tuple[float | str, ...]
+    """What each condition saw that the cause names."""
+    cause: Cause
+
+    @property
+    def rule_id(self) -> str:
+        """The rule that takes it."""
+        return self.cause.rule_id
+
+    @property
+    def rule_name(self) -> str:
+        """What people call the rule."""
+        return self.cause.rule_name
+
+    @property
+    def action(self) -> Action:
+        """What is done."""
+        return self.cause.action
+
+    @property
+    def before(self) -> Totals:
+        """What the item comes to."""
+        return Totals(1, self.size_bytes, self.tokens)
+
+    @property
+    def observed(self) -> tuple[Observation, ...]:
+        """What each condition of the rule saw; none where the rule takes every item."""
+        asked = zip(self.seen, self.cause.asked, strict=True)
+        return tuple(Observation(kind, seen, limit, of) for seen, (kind, limit, of) in asked)
 
     @property
     def reason(self) -> str:
         """Why, in words: each condition with what it saw and its threshold."""
-        return "; ".join(one.text for one in self.observed) or "the rule takes every item"
+        return reason_of(self.observed)
+
+
+def reason_of(observed: Iterable[Observation]) -> str:
+    """Return in words why a rule takes an item."""
+    return "; ".join(one.text for one in observed) or "the rule takes every item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +181,9 @@ class Plan:
     failures: tuple[PruningFailure, ...] = ()
     selected: Totals = NO_TOTALS
     """What the rules would take, budgets aside."""
+    more: int = 0
+    """How many items of that are neither planned nor skipped, for the plan is full; they are for
+    the plans after it."""
     cursor: str = ""
     """The session that is served last; the next plan begins after it."""
     breaker: str = ""
@@ -153,9 +199,9 @@ class Plan:
         """What would be freed, as far as it can be known before."""
         actions = self.actions
         return Totals(
-            sum(one.before.items - one.after.items for one in actions),
-            sum(one.before.size_bytes - one.after.size_bytes for one in actions),
-            sum(one.before.tokens - one.after.tokens for one in actions),
+            sum(1 - one.after.items for one in actions),
+            sum(one.size_bytes - one.after.size_bytes for one in actions),
+            sum(one.tokens - one.after.tokens for one in actions),
         )
 
     def plain(self) -> dict[str, Any]:
@@ -178,6 +224,7 @@ class Plan:
                 [one.item_id, one.session_id, one.rule_id, one.error] for one in self.failures
             ],
             "selected": _plain_totals(self.selected),
+            "more": self.more,
             "cursor": self.cursor,
             "breaker": self.breaker,
         }
@@ -192,6 +239,7 @@ def read_plan(tree: Mapping[str, Any]) -> Plan:
     if tree.get("format") != FORMAT:
         raise BadRequestError(f"the plan is of an unknown format, accepted is {FORMAT}")
 
+    causes: dict[Cause, Cause] = {}
     try:
         return Plan(
             id=_text(tree["id"]),
@@ -200,7 +248,7 @@ def read_plan(tree: Mapping[str, Any]) -> Plan:
             force=_flag(tree["force"]),
             session_id=None if tree["session_id"] is None else _text(tree["session_id"]),
             scanned=_totals(tree["scanned"]),
-            units=tuple(tuple(_planned(one) for one in unit) for unit in tree["units"]),
+            units=tuple(tuple(_planned(one, causes) for one in unit) for unit in tree["units"]),
             skipped=tuple(
                 SkippedItem(
                     _text(item), _text(session), _text(rule), SkipReason(reason), _text(detail)
@@ -212,6 +260,7 @@ def read_plan(tree: Mapping[str, Any]) -> Plan:
             ),
             failures=tuple(PruningFailure(*map(_text, one)) for one in tree["failures"]),
             selected=_totals(tree["selected"]),
+            more=_whole(tree["more"]),
             cursor=_text(tree["cursor"]),
             breaker=_text(tree["breaker"]),
         )
@@ -241,18 +290,25 @@ def _plain_planned(one: PlannedAction) -> dict[str, Any]:
     }
 
 
-def _planned(tree: Mapping[str, Any]) -> PlannedAction:
+def _planned(tree: Mapping[str, Any], causes: dict[Cause, Cause]) -> PlannedAction:
+    observed = [Observation(*seen) for seen in tree["observed"]]
+    cause = Cause(
+        rule_id=_text(tree["rule_id"]),
+        rule_name=_text(tree["rule_name"]),
+        action=read_action(tree["action"]),
+        asked=tuple((one.condition, one.threshold, one.of) for one in observed),
+    )
+    before = _totals(tree["before"])
     return PlannedAction(
         item_id=_text(tree["item_id"]),
         session_id=_text(tree["session_id"]),
         type=ItemType(tree["type"]),
         version=_whole(tree["version"]),
-        rule_id=_text(tree["rule_id"]),
-        rule_name=_text(tree["rule_name"]),
-        action=read_action(tree["action"]),
-        observed=tuple(Observation(*seen) for seen in tree["observed"]),
-        before=_totals(tree["before"]),
+        size_bytes=before.size_bytes,
+        tokens=before.tokens,
         after=_totals(tree["after"]),
+        seen=tuple(one.observed for one in observed),
+        cause=causes.setdefault(cause, cause),
     )
 
 

@@ -9,70 +9,40 @@ not meet another condition of the rule, or fail, are part of the surplus, and st
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from gateway.pruning.budgets import choose, let_go
-from gateway.pruning.conditions import (
-    Observation,
-    SetCondition,
-    SizeCondition,
-    TokensCondition,
-    Totals,
-    surplus,
-)
-from gateway.pruning.judging import MISS, Judge, Verdict
+from gateway.pruning.budgets import NO_BUDGETS, Chosen, choose
+from gateway.pruning.conditions import Totals
+from gateway.pruning.judging import FREE, MISS, Judge, Verdict
 from gateway.pruning.pairs import groups_of
-from gateway.pruning.plan import Plan, PlannedAction, SkippedItem, SkipReason
+from gateway.pruning.passes import Pass, Room, items_of, set_of
+from gateway.pruning.plan import MAX_PLANNED, Plan, SkipReason
 from gateway.pruning.rules import Protection, RuleScope
-from gateway.pruning.shrinking import expected_after
+from gateway.pruning.shards import Ids, let_go
 from gateway.pruning.store import ItemQuery
-from gateway.pruning.tallies import Freed, Ids, Skips
+from gateway.pruning.tallies import Freed, Skips
 from gateway.pruning.units import instant_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from gateway.pruning.budgets import Pause, Unit
+    from gateway.pruning.budgets import Unit
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.judging import Evaluate, Situation
+    from gateway.pruning.pairs import Group
     from gateway.pruning.rulebook import Rulebook, ScopedRule
+    from gateway.pruning.rules import PruningBudgets
+    from gateway.pruning.shards import Pause
     from gateway.pruning.store import ItemStore
 
-PAGE: Final = 100
+PAGE: Final = 250
 """Items that are looked at in one piece; about 1 ms where each of them is taken."""
 _JUDGED: Final = 4
 """What judging an item costs, in units of work, where a function is asked as well."""
-
-
-@dataclass(slots=True)
-class Room:
-    """What of a set is still too much, by condition, while the oldest are walked through."""
-
-    conditions: tuple[SetCondition, ...]
-    totals: Totals
-    """What the set came to before the rule."""
-    left: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Begin with the whole surplus."""
-        self.left = [surplus(one, one.total(self.totals)) for one in self.conditions]
-
-    @property
-    def spent(self) -> bool:
-        """Whether nothing is too much any more by one of the conditions."""
-        return min(self.left) <= 0
-
-    def helps(self, items: Sequence[PrunableItem]) -> bool:
-        """Return whether each condition gains by these items."""
-        return all(sum(map(one.amount, items)) for one in self.conditions)
-
-    def walk(self, items: Sequence[PrunableItem]) -> None:
-        """Count items as part of the surplus."""
-        for place, condition in enumerate(self.conditions):
-            self.left[place] -= sum(map(condition.amount, items))
 
 
 @dataclass(slots=True)
@@ -96,8 +66,19 @@ class Planner:
         pause: Pause,
         *,
         watched: str = "",
+        most: int = MAX_PLANNED,
     ) -> None:
-        """Plan by these rules; `watched` is an item whose fate under each rule is kept."""
+        """Plan by these rules.
+
+        Args:
+            rulebook: The rules.
+            store: The items.
+            situation: What else the plan depends on.
+            evaluate: Asks the functions that rules name.
+            pause: Lets others run.
+            watched: An item whose fate under each rule is kept.
+            most: How many units the plan may hold; what is taken beside is counted only.
+        """
         self.traces: dict[int, Traced] = {}
         """By the place of the rule: the verdicts on the watched item."""
         self.taken_by: ScopedRule | None = None
@@ -108,233 +89,207 @@ class Planner:
         self._situation = situation
         self._pause = pause
         self._watched = watched
+        self._most = most
+        self._is_plain = not watched and situation.session_id is None
+        """Whether a verdict is of no use to anybody else."""
         self._units: list[Unit] = []
         self._taken = Ids()
+        self._full = Ids()
+        """Sessions of which no more is planned, for older units of theirs are not either."""
+        self._more = 0
         self._skips = Skips()
         self._freed = Freed()
 
     async def plan(self) -> Plan:
         """Return what a run would do."""
-        session_id = self._situation.session_id
-        scanned = await self._store.totals(session_id)
-        for place, scoped in self._rulebook.enabled(session_id):
-            await self._rule(place, scoped)
+        scanned = await self._store.totals(self._situation.session_id)
+        await self.select()
         return await self._finished(scanned)
 
+    async def select(self) -> None:
+        """Hold every rule against the items; after it the fate of a watched item is known."""
+        for place, scoped in self._rulebook.enabled(self._situation.session_id):
+            await self._rule(place, scoped)
+
     async def _rule(self, place: int, scoped: ScopedRule) -> None:
-        query = self._query(scoped)
+        now, max_age_s = self._situation.now, scoped.rule.max_age_s
         if not scoped.rule.set_conditions:
-            await self._walk(place, scoped, query, None)
+            end = None if max_age_s is None else now - timedelta(seconds=max_age_s)
+            query = items_of(scoped, self._situation.session_id, created_before=end)
+            await self._walk(Pass(place, scoped, now, None), query)
             return
 
-        async for part, room in self._rooms(scoped):
-            await self._walk(place, scoped, part, room)
-
-    def _query(self, scoped: ScopedRule) -> ItemQuery:
-        """Return the query for the items that meet the conditions of an item."""
-        rule = scoped.rule
-        max_age_s = rule.max_age_s
-        now = self._situation.now
-        sizes = [one.max_size_bytes for one in rule.conditions if isinstance(one, SizeCondition)]
-        tokens = [one.max_tokens for one in rule.conditions if isinstance(one, TokensCondition)]
-        return ItemQuery(
-            session_id=scoped.only or self._situation.session_id,
-            excluded=scoped.excluded,
-            created_before=None if max_age_s is None else now - timedelta(seconds=max_age_s),
-            size_over_bytes=max(sizes, default=None),
-            tokens_over=max(tokens, default=None),
-            types=rule.types,
-            with_content=bool(rule.custom_conditions),
-        )
+        async for query, room in self._rooms(scoped):
+            await self._walk(Pass(place, scoped, now, room), query)
 
     async def _rooms(self, scoped: ScopedRule) -> AsyncIterator[tuple[ItemQuery, Room]]:
         """Yield the sets that exceed a limit, and the queries for them."""
         rule = scoped.rule
-        query = ItemQuery(
-            session_id=scoped.only or self._situation.session_id,
-            excluded=scoped.excluded,
-            types=rule.types,
-            with_content=bool(rule.custom_conditions),
-        )
         if rule.scope is RuleScope.ALL:
             # A limit of all is one of all, also where only one session is looked at.
-            of_all = ItemQuery(excluded=scoped.excluded, types=rule.types)
+            of_all = set_of(scoped)
             totals = await self._store.sum(of_all) - self._freed.of(of_all)
             room = Room(rule.set_conditions, totals)
             if not room.spent:
-                yield (
-                    ItemQuery(
-                        excluded=scoped.excluded, types=rule.types, with_content=query.with_content
-                    ),
-                    room,
-                )
+                yield of_all, room
             return
 
+        query = set_of(scoped, self._situation.session_id)
         async for over in self._store.sessions_over(query, rule.set_conditions[0]):
             await self._pause(PAGE)
             for session_id, totals in over.items():
-                one = ItemQuery(
-                    session_id=session_id, types=rule.types, with_content=query.with_content
-                )
+                await self._pause(1)
+                one = replace(query, session_id=session_id, excluded=frozenset())
                 room = Room(rule.set_conditions, totals - self._freed.of(one))
                 if not room.spent:
                     yield one, room
 
-    async def _walk(
-        self, place: int, scoped: ScopedRule, query: ItemQuery, room: Room | None
-    ) -> None:
+    async def _walk(self, one: Pass, query: ItemQuery) -> None:
         """Go through the items of a query, the oldest first, until there is no room to make."""
-        after, seen = None, set[str]()
+        after, room = None, one.room
         while True:
             page = await self._store.page(query, after=after, limit=PAGE)
             await self._pause(PAGE)
-            if page.items:
-                groups = await self._groups(scoped, page.items)
-                for item in page.items:
-                    if item.id in seen:
-                        continue
-                    if room is not None and room.spent:
-                        return
-                    group = groups.get(item.id)
-                    if group is None:
-                        await self._single(place, scoped, item, room)
-                    else:
-                        seen.update(one.id for one in group[0])
-                        await self._group(place, scoped, group, room)
-            if page.next is None:
+            items = self._taken.without(page.items)
+            if items:
+                self._take(one, await self._picked(one, query, items))
+                await self._trim()
+            if page.next is None or (room is not None and room.spent):
                 return
             after = page.next
 
-    async def _groups(
-        self, scoped: ScopedRule, items: Sequence[PrunableItem]
-    ) -> dict[str, tuple[tuple[PrunableItem, ...], bool]]:
-        """Return what has to go together with each item, and whether it may go at all."""
-        groups: dict[str, tuple[tuple[PrunableItem, ...], bool]] = {}
+    async def _picked(
+        self, one: Pass, query: ItemQuery, items: Sequence[PrunableItem]
+    ) -> list[Sequence[PrunableItem]]:
+        """Return what is taken of these items, and what goes with each of them."""
+        groups = await self._groups(one.scoped, items)
+        picked: list[Sequence[PrunableItem]] = []
+        for item in items:
+            if one.room is not None and one.room.spent:
+                break
+            group = groups.get(item.id)
+            if group is None:
+                together: Sequence[PrunableItem] = (item,)
+                verdict = (
+                    await self._asked(one, item)
+                    if one.scoped.custom
+                    else (self._judged(one, item, known=one.is_known))
+                )
+                if verdict is not FREE:
+                    self._skip(one, item, verdict)
+            elif self._is_first(item, group, query):
+                together = group.items
+                verdict = await self._of_group(one, group)
+            else:
+                continue
+            gains = one.room is None or verdict.passes or one.room.walk(together)
+            if gains and verdict.meets and verdict.reason is None:
+                picked.append(together)
+        return picked
+
+    async def _groups(self, scoped: ScopedRule, items: Sequence[PrunableItem]) -> dict[str, Group]:
+        """Return what has to go together with each item, and learn what judging needs."""
+        groups: dict[str, Group] = {}
         rule = scoped.rule
         if rule.action.removes and Protection.TOOL_PAIR not in rule.ignore_protections:
-            found = await groups_of(self._store, items)
-            groups = {name: (one.items, one.complete) for name, one in found.items()}
-        await self.judge.prepare(scoped, [*items, *(one for g in groups.values() for one in g[0])])
+            groups = await groups_of(self._store, items)
+        halves = (half for group in groups.values() for half in group.items)
+        await self.judge.prepare(scoped, chain(items, halves))
         return groups
 
-    async def _single(
-        self, place: int, scoped: ScopedRule, item: PrunableItem, room: Room | None
-    ) -> None:
-        if item.id in self._taken:
-            return
+    def _is_first(self, item: PrunableItem, group: Group, query: ItemQuery) -> bool:
+        """Return whether a group is dealt with at this item: once, at the first that is found."""
+        found = self._taken.without(query.matching(group.items))
+        return bool(found) and found[0].id == item.id
 
-        verdict = await self._judged(place, scoped, item, room, grouped=False)
-        if verdict.reason is not None and verdict.meets:
-            self._skip(scoped, item, verdict.reason)
-        if verdict.passes:
-            return
-
-        if verdict.meets and verdict.reason is None and (room is None or room.helps([item])):
-            self._take(scoped, (item,), room)
-        if room is not None:
-            room.walk([item])
-
-    async def _group(
-        self,
-        place: int,
-        scoped: ScopedRule,
-        group: tuple[tuple[PrunableItem, ...], bool],
-        room: Room | None,
-    ) -> None:
-        """Take all of a group, or none of it."""
-        items, complete = group
+    async def _of_group(self, one: Pass, group: Group) -> Verdict:
+        """Return the verdict on items that go together: what keeps one of them keeps them all."""
+        there = self._taken.without(group.items)
         verdicts = [
-            Verdict(meets=False, passes=True)
-            if one.id in self._taken
-            else await self._judged(place, scoped, one, room, grouped=True)
-            for one in items
+            await self._asked(one, item) if one.scoped.custom else self._judged(one, item)
+            for item in there
         ]
-        if complete and all(one.meets and one.reason is None for one in verdicts):
-            if room is None or room.helps(items):
-                self._take(scoped, items, room)
-            if room is not None:
-                room.walk(items)
-            return
-
-        split = any(one.meets for one in verdicts) and not all(one.meets for one in verdicts)
-        protected = split or not complete or any(one.passes for one in verdicts)
-        if room is not None and not protected:
-            room.walk(items)
-        for item, verdict in zip(items, verdicts, strict=True):
-            if verdict.meets and item.id not in self._taken:
-                self._skip(scoped, item, verdict.reason or SkipReason.TOOL_PAIR)
-                if item.id == self._watched and verdict.reason is None:
-                    held = Verdict(meets=True, reason=SkipReason.TOOL_PAIR, passes=True)
-                    self.traces[place].verdict = held
-
-    async def _judged(
-        self,
-        place: int,
-        scoped: ScopedRule,
-        item: PrunableItem,
-        room: Room | None,
-        *,
-        grouped: bool,
-    ) -> Verdict:
-        if scoped.custom:
-            await self._pause(_JUDGED)
-            verdict = await self.judge.judge(place, scoped, item)
+        meets = [verdict.meets for verdict in verdicts]
+        if all(meets) and all(verdict.reason is None for verdict in verdicts):
+            joint = FREE
         else:
-            known = not grouped and (room is None or scoped.by_query)
-            verdict = self.judge.compare(place, scoped, item, known=known)
+            joint = Verdict(any(meets), SkipReason.TOOL_PAIR)
+        parted = len(there) < len(group.items) or any(meets) != all(meets)
+        if parted or not group.complete or any(verdict.passes for verdict in verdicts):
+            joint = Verdict(any(meets), SkipReason.TOOL_PAIR, passes=True)
+        for item, verdict in zip(there, verdicts, strict=True):
+            if joint is not FREE:
+                own = verdict.reason is not None or not verdict.meets
+                self._skip(one, item, verdict if own else joint)
+        return joint
+
+    async def _asked(self, one: Pass, item: PrunableItem) -> Verdict:
+        await self._pause(_JUDGED)
+        return self._noted(one, item, await self.judge.judge(one.place, one.scoped, item))
+
+    def _judged(self, one: Pass, item: PrunableItem, *, known: bool = False) -> Verdict:
+        verdict = self.judge.compare(one.place, one.scoped, item, known=known)
+        return verdict if self._is_plain else self._noted(one, item, verdict)
+
+    def _noted(self, one: Pass, item: PrunableItem, verdict: Verdict) -> Verdict:
         only = self._situation.session_id
         if only is not None and item.session_id != only and not verdict.passes:
             # Part of a surplus of all sessions, and none of this run's business.
             verdict = MISS
         if item.id == self._watched:
-            self.traces[place] = Traced(verdict, room.totals if room else None)
+            self.traces[one.place] = Traced(verdict, one.room.totals if one.room else None)
         return verdict
 
-    def _take(self, scoped: ScopedRule, items: Sequence[PrunableItem], room: Room | None) -> None:
-        unit = tuple(self._planned(scoped, item, room) for item in items)
-        self._units.append(unit)
-        for one in unit:
-            self._taken.add(one.item_id)
-            if one.item_id == self._watched:
-                self.taken_by = scoped
-            self._skips.drop(one.item_id)
-            self._freed.add(one)
-
-    def _planned(self, scoped: ScopedRule, item: PrunableItem, room: Room | None) -> PlannedAction:
-        rule = scoped.rule
-        now = self._situation.now
-        observed = [one.observe(item, now) for one in (*scoped.compared, *scoped.custom)]
-        if room is not None:
-            observed += [
-                Observation(one.kind, one.total(room.totals), one.maximum, rule.scope.value)
-                for one in rule.set_conditions
-            ]
-        return PlannedAction(
-            item_id=item.id,
-            session_id=item.session_id,
-            type=item.type,
-            version=item.version,
-            rule_id=rule.id,
-            rule_name=rule.name,
-            action=rule.action,
-            observed=tuple(observed),
-            before=Totals(1, item.size_bytes, item.token_count),
-            after=expected_after(rule.action, item),
-        )
-
-    def _skip(self, scoped: ScopedRule, item: PrunableItem, reason: SkipReason) -> None:
+    def _skip(self, one: Pass, item: PrunableItem, verdict: Verdict) -> None:
         """Keep why an item stays: what the first rule says that would take it."""
-        self._skips.add(SkippedItem(item.id, item.session_id, scoped.rule.id, reason))
+        if verdict.meets and verdict.reason is not None:
+            self._skips.add(item.id, item.session_id, one.cause.rule_id, verdict.reason)
+            if item.id == self._watched:
+                self.traces[one.place].verdict = verdict
+
+    def _take(self, one: Pass, picked: Sequence[Sequence[PrunableItem]]) -> None:
+        ids = [item.id for items in picked for item in items]
+        self._taken.update(ids)
+        self._skips.drop(ids)
+        if self._watched in ids:
+            self.taken_by = one.scoped
+        units = [tuple([one.planned(item) for item in items]) for items in picked]
+        self._freed.add(units)
+        if self._more:
+            full = [unit for unit in units if unit[0].session_id in self._full]
+            self._more += sum(map(len, full))
+            units = [unit for unit in units if unit[0].session_id not in self._full]
+        self._units += units
+
+    async def _trim(self) -> None:
+        """Keep of what was taken what a plan has room for, as fairly as budgets would."""
+        if len(self._units) >= 2 * self._most:
+            await self._choose(NO_BUDGETS)
+
+    async def _choose(self, budgets: PruningBudgets) -> Chosen:
+        cursor, most = self._situation.cursor, self._most
+        chosen = await choose(self._units, budgets, cursor, self._pause, most=most)
+        for queue in chosen.beyond:
+            self._full.update([queue[0][0].session_id])
+            self._more += sum(map(len, queue))
+            await let_go(queue, self._pause)
+        await let_go(self._units, self._pause)
+        self._units = chosen.units
+        return chosen
 
     async def _finished(self, scanned: Totals) -> Plan:
         budgets, situation = self._rulebook.config.budgets, self._situation
-        chosen = await choose(self._units, budgets, situation.cursor, self._pause)
+        chosen = Chosen(self._units, cursor=situation.cursor)
+        if budgets.limited or self._more or len(self._units) > self._most:
+            chosen = await self._choose(budgets)
         freed = self._freed.of(ItemQuery())
         selected = Totals(len(self._taken), freed.size_bytes, freed.tokens)
-        for unit, lack in chosen.left:
-            await self._pause(1)
-            for one in unit:
-                self._skips.add(SkippedItem(one.item_id, one.session_id, one.rule_id, lack))
+        for units, lack in chosen.left:
+            for unit in units:
+                await self._pause(1)
+                for one in unit:
+                    self._skips.add(one.item_id, one.session_id, one.cause.rule_id, lack)
+            await let_go(units, self._pause)
         plan = Plan(
             id=await self._digest(chosen.units),
             made_at=situation.now,
@@ -347,25 +302,27 @@ class Planner:
             skipped_by_reason=MappingProxyType(self._skips.counts()),
             failures=tuple(self.judge.failures),
             selected=selected,
+            more=self._more,
             cursor=chosen.cursor,
             breaker=_breaker(self._rulebook.config.max_share, selected, scanned),
         )
-        await let_go(chosen.left, self._pause)
         await let_go(self._units, self._pause)
-        for freed_shard in self._freed.shards:
-            await let_go(freed_shard, self._pause)
-        for skip_shard in self._skips.shards:
-            await let_go(skip_shard, self._pause)
+        for table in (self._taken, self._full, self._freed.sessions, self._skips.more):
+            await table.let_go(self._pause)
         return plan
 
     async def _digest(self, units: Sequence[Unit]) -> str:
         situation = self._situation
         start = (self._rulebook.version, instant_text(situation.now), situation.session_id or "")
         digest = hashlib.sha256(repr((*start, situation.force)).encode())
-        for unit in units:
-            await self._pause(1)
-            for one in unit:
-                digest.update(repr((one.item_id, one.version, one.rule_id)).encode())
+        for first in range(0, len(units), PAGE):
+            await self._pause(PAGE)
+            lines = [
+                f"{one.item_id!r} {one.version} {one.cause.rule_id!r}\n"
+                for unit in units[first : first + PAGE]
+                for one in unit
+            ]
+            digest.update("".join(lines).encode())
         return digest.hexdigest()[:16]
 
 

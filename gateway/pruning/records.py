@@ -164,6 +164,8 @@ class PruningResult:
     """The first of them; `stats.skipped_count` counts all."""
     errors: tuple[PruningFailure, ...]
     stats: PruningStats
+    more: int = 0
+    """Items that the rules would take and the plan had no room for; they are for later runs."""
 
     @property
     def success(self) -> bool:

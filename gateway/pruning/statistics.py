@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gateway.pruning.conditions import Totals
-from gateway.pruning.records import PruningResult, PruningStats, RunStatus
+from gateway.pruning.records import PruningResult
 
 if TYPE_CHECKING:
     from gateway.pruning.store import StoreStatistics
@@ -29,19 +29,18 @@ class GlobalStats:
     archived_items: int
     archived_bytes: int
 
-
-@dataclass(frozen=True, slots=True)
-class LastRun:
-    """The last run, without its items."""
-
-    id: str
-    trigger: str
-    status: RunStatus
-    detail: str
-    dry_run: bool
-    started_at: datetime
-    completed_at: datetime
-    stats: PruningStats
+    @classmethod
+    def of(cls, store: StoreStatistics) -> GlobalStats:
+        """Return what a store holds in all."""
+        totals, archived = store.totals, store.archived
+        return cls(
+            total_items=totals.items,
+            total_bytes=totals.size_bytes,
+            total_tokens=totals.tokens,
+            total_sessions=store.total_sessions,
+            archived_items=archived.items,
+            archived_bytes=archived.size_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,9 @@ class ManagerStatistics:
 
     global_stats: GlobalStats
     sessions: Mapping[str, Totals]
-    """By session id."""
-    last_run: LastRun | None
+    """By session id; empty where the store has too many to tell of each."""
+    last_run: PruningResult | None
+    """Without its items."""
     runs: int
     """Since the manager was made, dry runs among them; `runs_by_status` tells how they ended."""
     runs_by_status: Mapping[str, int]
@@ -59,7 +59,8 @@ class ManagerStatistics:
     failures: int
     """Runs and checks that ended with an error."""
     pruned_items: int
-    """By all runs."""
+    """By all runs; `pruned_by_action` tells how."""
+    pruned_by_action: Mapping[str, int]
     freed_bytes: int
     """By all runs."""
     next_due_at: datetime | None
@@ -80,8 +81,9 @@ class Counts:
     dry_runs: int = 0
     failures: int = 0
     pruned_items: int = 0
+    pruned_by_action: Counter[str] = field(default_factory=Counter)
     freed_bytes: int = 0
-    last: LastRun | None = None
+    last: PruningResult | None = None
 
     def add(self, result: PruningResult) -> None:
         """Count a run."""
@@ -90,52 +92,6 @@ class Counts:
         if not result.dry_run:
             self.pruned_items += result.stats.pruned_count
             self.freed_bytes += result.stats.freed_bytes
-        self.last = LastRun(
-            result.id,
-            result.trigger,
-            result.status,
-            result.detail,
-            result.dry_run,
-            result.started_at,
-            result.completed_at,
-            result.stats,
-        )
-
-
-def global_stats(store: StoreStatistics) -> GlobalStats:
-    """Return what a store holds in all."""
-    return GlobalStats(
-        total_items=store.totals.items,
-        total_bytes=store.totals.size_bytes,
-        total_tokens=store.totals.tokens,
-        total_sessions=len(store.sessions),
-        archived_items=store.archived.items,
-        archived_bytes=store.archived.size_bytes,
-    )
-
-
-def statistics_of(
-    counts: Counts,
-    store: StoreStatistics,
-    *,
-    next_due_at: datetime | None,
-    is_running: bool,
-    quarantined: int,
-    handler_failures: int,
-) -> ManagerStatistics:
-    """Put together what a manager says of itself."""
-    return ManagerStatistics(
-        global_stats=global_stats(store),
-        sessions=store.sessions,
-        last_run=counts.last,
-        runs=counts.by_status.total(),
-        runs_by_status=dict(counts.by_status),
-        dry_runs=counts.dry_runs,
-        failures=counts.failures,
-        pruned_items=counts.pruned_items,
-        freed_bytes=counts.freed_bytes,
-        next_due_at=next_due_at,
-        is_running=is_running,
-        quarantined=quarantined,
-        handler_failures=handler_failures,
-    )
+            for action, tally in result.stats.by_action.items():
+                self.pruned_by_action[action] += tally.count
+        self.last = replace(result, pruned_items=(), skipped_items=(), errors=())

@@ -8,14 +8,17 @@ that an index can answer, and never asks for everything at once. Times and order
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 from gateway.pruning.conditions import NO_TOTALS, SetCondition, Totals
-from gateway.pruning.items import ItemType, PairKey, Position, PrunableItem
+from gateway.pruning.items import ItemType, Position, PrunableItem
 from gateway.pruning.records import PrunedItem
 from gateway.pruning.rules import Action
+
+ALL_TYPES: Final = frozenset(ItemType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,26 @@ class ItemQuery:
     with_content: bool = False
     """Whether `content` is needed; else a store may leave it out."""
 
+    def matching(self, items: Sequence[PrunableItem]) -> Sequence[PrunableItem]:
+        """Return those of the items, all of its session, that it is for."""
+        # One pass a bound: a comprehension of one comparison is many times faster than a call.
+        if self.created_before is not None:
+            end = self.created_before
+            items = [one for one in items if one.created_at < end]
+        if self.size_over_bytes is not None:
+            size_bytes = self.size_over_bytes
+            items = [one for one in items if one.size_bytes > size_bytes]
+        if self.tokens_over is not None:
+            tokens = self.tokens_over
+            items = [one for one in items if (one.tokens or 0) > tokens]
+        if self.types is not None and self.types != ALL_TYPES:
+            types = self.types
+            items = [one for one in items if one.type in types]
+        if self.excluded:
+            excluded = self.excluded
+            items = [one for one in items if one.session_id not in excluded]
+        return items
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -50,7 +73,9 @@ class StoreStatistics:
     """What a store holds, as it last counted."""
 
     totals: Totals
-    sessions: Mapping[str, Totals]
+    total_sessions: int
+    sessions: Mapping[str, Totals] = field(default_factory=lambda: MappingProxyType({}))
+    """By session id; a store with many sessions may leave them out, all of them."""
     archived: Totals = NO_TOTALS
     """What is in the archive, and counted nowhere else."""
 
@@ -78,7 +103,8 @@ class ItemStore(Protocol):
     """Where items are.
 
     Failures: a `StorageError` ends the run and is the caller's; a `StorageFullError` or
-    `StorageBusyError` ends the run, which says so; whatever else is raised costs the items at hand.
+    `StorageBusyError` ends the run, which says so; whatever else is raised costs the items at hand:
+    of changes handed over together each unit is tried again by itself.
     """
 
     gives_content: bool
@@ -101,7 +127,8 @@ class ItemStore(Protocol):
     ) -> AsyncIterator[Mapping[str, Totals]]:
         """Yield the totals, by session, of those that exceed the limit of a set condition.
 
-        Of a query only the sessions and the types count. They come in slices, which may be empty.
+        Of a query only the sessions and the types count. They come in the order of their ids, and
+        in slices, which may be empty.
         """
         ...
 
@@ -119,12 +146,17 @@ class ItemStore(Protocol):
         """Return the ids of the newest items of each session, those made later left out."""
         ...
 
-    async def halves(self, keys: Collection[PairKey]) -> Sequence[PrunableItem]:
-        """Return the items that make or answer any of these tool calls."""
+    async def halves(self, items: Collection[PrunableItem]) -> Sequence[PrunableItem]:
+        """Return what belongs together with these items, and them, as far as they are there.
+
+        That is whatever makes or answers a tool call that one of them makes or answers, and what
+        belongs together with that in turn: all of the same session and turn. Others of these turns
+        that make or answer a call may be among them; none that belongs to these may be missing.
+        """
         ...
 
-    async def get(self, item_id: str) -> PrunableItem | None:
-        """Return an item with its content; None where there is none."""
+    async def find(self, item_ids: Collection[str]) -> Mapping[str, PrunableItem]:
+        """Return items by id, each with its content; what is not there is left out."""
         ...
 
     async def commit(self, changes: Changes) -> frozenset[str]:

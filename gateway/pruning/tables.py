@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -31,6 +32,8 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 E = TypeVar("E", bound=StrEnum)
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _SHOWN_CHARS: Final = 48
+_COMPARED_PROBLEMS: Final = 100
+_LIKENESS: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Table:
             self._values = value
         else:
             self.problem(f"{_shown(value)} is no table")
+            self.problems = []  # What it lacks besides is of no use to anybody.
 
     def problem(self, text: str, *more: str | int) -> None:
         """Add a problem at this table, or further down."""
@@ -170,7 +174,7 @@ class Table:
     def choices(self, key: str, kind: type[E]) -> frozenset[E]:
         """Return members of an enumeration that stand in a list."""
         found = self.value(key) if self.has(key) else ()
-        if isinstance(found, str) or not isinstance(found, Iterable):
+        if isinstance(found, str | Mapping) or not isinstance(found, Iterable):
             self._refuse(key, f"accepted is a list of {', '.join(kind)}")
             return frozenset()
 
@@ -202,10 +206,19 @@ class Table:
 
     def done(self) -> None:
         """Tell of every key that nobody asked for."""
+        known = sorted(set(self._known))
         for key in self._values:
-            if key not in self._known:
-                known = ", ".join(sorted(set(self._known)))
-                self.problem(f"is no key that is known here, accepted are {known}", str(key))
+            if key not in known:
+                # Likeness costs time, and nobody reads so many.
+                like = str(key)[:_SHOWN_CHARS] if len(self.problems) < _COMPARED_PROBLEMS else ""
+                near = get_close_matches(like, known, n=1, cutoff=_LIKENESS)
+                meant = f"did you mean {near[0]}?" if near else f"accepted here: {', '.join(known)}"
+                self.problem(f"unknown key, {meant}", str(key))
+
+    def unknown(self, key: str, accepted: str) -> None:
+        """Add the problem of a value that is none of those accepted."""
+        wrong = f"{_shown(self._values[key])} is unknown" if key in self._values else "is missing"
+        self.problem(f"{wrong}, {accepted}", key)
 
     def _refuse(self, key: str, accepted: str) -> None:
         wrong = f"{_shown(self._values[key])} is of no use" if key in self._values else "is missing"

@@ -1,63 +1,51 @@
-"""What a plan takes and skips so far, kept so that no single step takes long.
+"""What a plan frees and skips so far.
 
-Pure. A table of very many keys that has to grow holds the loop up for tens of milliseconds, so
-large ones are split into many small ones.
+Pure.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.pruning.conditions import NO_TOTALS, Totals
+from gateway.pruning.items import ItemType
 from gateway.pruning.plan import MAX_LISTED, SkippedItem, SkipReason
+from gateway.pruning.shards import Shards
 
 if TYPE_CHECKING:
-    from gateway.pruning.items import ItemType
+    from collections.abc import Iterable, Sequence
+
     from gateway.pruning.plan import PlannedAction
     from gateway.pruning.store import ItemQuery
 
-_SHARDS: Final = 256
-
-
-class Ids:
-    """Ids of items."""
-
-    def __init__(self) -> None:
-        self._shards: list[set[str]] = [set() for _ in range(_SHARDS)]
-
-    def __contains__(self, item_id: str) -> bool:
-        return item_id in self._shards[hash(item_id) % _SHARDS]
-
-    def __len__(self) -> int:
-        return sum(map(len, self._shards))
-
-    def add(self, item_id: str) -> None:
-        """Put an id in."""
-        self._shards[hash(item_id) % _SHARDS].add(item_id)
+_Amounts: TypeAlias = tuple[int, int, int]
+"""Items, bytes, tokens."""
+_NOTHING: Final = (0, 0, 0)
 
 
 class Freed:
     """What rules free, by session and type."""
 
     def __init__(self) -> None:
-        self._all: dict[ItemType, list[int]] = {}
-        self._sessions: list[dict[str, dict[ItemType, list[int]]]] = [{} for _ in range(_SHARDS)]
+        self.sessions: Shards[dict[ItemType, _Amounts]] = Shards()
+        self._all: dict[ItemType, _Amounts] = {}
 
-    @property
-    def shards(self) -> list[dict[str, dict[ItemType, list[int]]]]:
-        """The tables by session, to let go of."""
-        return self._sessions
-
-    def add(self, one: PlannedAction) -> None:
-        """Count what an action frees."""
-        before, after = one.before, one.after
-        shard = self._sessions[hash(one.session_id) % _SHARDS]
-        for by_type in (self._all, shard.setdefault(one.session_id, {})):
-            freed = by_type.setdefault(one.type, [0, 0, 0])
-            freed[0] += before.items - after.items
-            freed[1] += before.size_bytes - after.size_bytes
-            freed[2] += before.tokens - after.tokens
+    def add(self, units: Iterable[Sequence[PlannedAction]]) -> None:
+        """Count what actions free."""
+        name, by_type = None, dict[ItemType, _Amounts]()
+        for unit in units:
+            for one in unit:
+                if one.session_id != name:
+                    name = one.session_id
+                    by_type = self.sessions.part(name).setdefault(name, {})
+                kind, after = one.type, one.after
+                items = 1 - after.items
+                size_bytes = one.size_bytes - after.size_bytes
+                tokens = one.tokens - after.tokens
+                for sums in (self._all, by_type):
+                    so_far = sums.get(kind, _NOTHING)
+                    sums[kind] = so_far[0] + items, so_far[1] + size_bytes, so_far[2] + tokens
 
     def of(self, query: ItemQuery) -> Totals:
         """Return what is freed of the items of a query, by its sessions and types."""
@@ -70,7 +58,7 @@ class Freed:
         if session_id is None:
             by_type = self._all
         else:
-            by_type = self._sessions[hash(session_id) % _SHARDS].get(session_id, {})
+            by_type = self.sessions.part(session_id).get(session_id, {})
         types = query.types
         chosen = (Totals(*one) for kind, one in by_type.items() if types is None or kind in types)
         return sum(chosen, start=NO_TOTALS)
@@ -80,34 +68,33 @@ class Skips:
     """Why items stay, each for the first reason; the first of them are listed, all are counted."""
 
     def __init__(self) -> None:
+        self.more = Shards[SkipReason]()
+        """What is not listed."""
         self._listed: dict[str, SkippedItem] = {}
-        self._more: list[dict[str, SkipReason]] = [{} for _ in range(_SHARDS)]
         self._counts: Counter[str] = Counter()
 
-    @property
-    def shards(self) -> list[dict[str, SkipReason]]:
-        """The tables of what is not listed, to let go of."""
-        return self._more
-
-    def add(self, skip: SkippedItem) -> None:
+    def add(self, item_id: str, session_id: str, rule_id: str, reason: SkipReason) -> None:
         """Count an item that was not counted yet."""
-        more = self._more[hash(skip.item_id) % _SHARDS]
-        if skip.item_id in self._listed or skip.item_id in more:
+        more = self.more.part(item_id)
+        if item_id in self._listed or item_id in more:
             return
 
-        self._counts[skip.reason.value] += 1
+        self._counts[reason.value] += 1
         if len(self._listed) < MAX_LISTED:
-            self._listed[skip.item_id] = skip
+            self._listed[item_id] = SkippedItem(item_id, session_id, rule_id, reason)
         else:
-            more[skip.item_id] = skip.reason
+            more[item_id] = reason
 
-    def drop(self, item_id: str) -> None:
-        """Count an item out that is taken after all."""
-        listed = self._listed.pop(item_id, None)
-        more = self._more[hash(item_id) % _SHARDS]
-        reason = more.pop(item_id, None) if listed is None else listed.reason
-        if reason is not None:
-            self._counts[reason.value] -= 1
+    def drop(self, ids: Iterable[str]) -> None:
+        """Count items out that are taken after all."""
+        if not self._counts:
+            return  # Nearly always nothing was skipped.
+
+        for item_id in ids:
+            listed = self._listed.pop(item_id, None)
+            reason = self.more.part(item_id).pop(item_id, None) if listed is None else listed.reason
+            if reason is not None:
+                self._counts[reason.value] -= 1
 
     def listed(self) -> tuple[SkippedItem, ...]:
         """Return the first of them."""

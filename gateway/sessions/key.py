@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.errors import BadRequestError
 from gateway.model import AgentId, ChatType, SessionId, SessionKey, clean_text
+from gateway.sessions.settings import IDENTITY
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,8 +58,13 @@ def session_key(source: SessionSource, agent: AgentId, policy: SessionSettings) 
     """Return the key of a source's session with an agent.
 
     Direct chats go by chat, or by user where there is no chat; groups and channels by chat and
-    user, threads by thread, unless the policy says otherwise.
+    user, threads by thread, unless the policy says otherwise. The direct chats of a person whom
+    the policy knows on several platforms are one: `agent:<agent>:identity::dm:<name>::`.
     """
+    identity = policy.identity_of(source)
+    if identity:
+        return SessionKey(f"agent:{encode_part(agent)}:{IDENTITY}::{ChatType.DM}:{identity}::")
+
     chat, user = source.chat_id, source.user_id
     if source.chat_type is ChatType.DM:
         chat, user = chat or user, ""

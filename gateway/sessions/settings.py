@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from gateway.model import ChatType
-from gateway.settings import Settings
+from gateway.settings import Settings, broken_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.model import SessionSource
+
+IDENTITY: Final = "identity"
+"""Stands in a session key in place of a platform; no channel is called so."""
+_MEMBER: Final = re.compile(
+    r"([a-z0-9][a-z0-9_.-]{0,63})/([A-Za-z0-9@][A-Za-z0-9_.@-]{0,127})/(.+)"
+)
+_ABSENT: Final = frozenset({"*", "undefined", "null", "none"})
+"""What is nobody's id, though programs write it in the place of one."""
+MAX_USER_ID_CHARS: Final = 512
 
 
 class ResetMode(StrEnum):
@@ -74,6 +90,38 @@ class ResetSettings(Settings):
     """Tables by chat type: `dm`, `group`, `channel`, `thread`."""
 
 
+def _member(text: str) -> str:
+    found = _MEMBER.fullmatch(text)
+    user = found[3] if found else ""
+    unfit = not user.isprintable() or user != user.strip() or len(user) > MAX_USER_ID_CHARS
+    if found is None or unfit or user.lower() in _ABSENT:
+        raise ValueError(
+            f"{text[:64]!r} is nobody, accepted is platform/account/user id such as "
+            '"telegram/main/12345": the platform and the name of a [channels] table, and the id as '
+            "the platform writes it"
+        )
+
+    return unicodedata.normalize("NFC", text)
+
+
+class IdentitySettings(Settings):
+    """One person on several platforms: their direct chats with an agent are one session."""
+
+    name: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$",
+            json_schema_extra={
+                "accepted": "a name of 1 to 64 characters a-z 0-9 _ . - that begins with a-z or 0-9"
+            },
+        ),
+    ]
+    """What the person is called in the key of the session."""
+    members: Annotated[list[Annotated[str, AfterValidator(_member)]], Field(min_length=1)]
+    """Who they are, as `platform/account/user id`; ids match exactly. In groups they are who they
+    are there, and who may talk goes by the platform that a message comes from."""
+
+
 class SessionSettings(Settings):
     """Who shares a session with whom, and when it starts anew."""
 
@@ -85,6 +133,40 @@ class SessionSettings(Settings):
     """True: the next message ends a pause that its user asked for with `/stop`; false: `/resume`
     does."""
     reset: ResetSettings = Field(default_factory=ResetSettings)
+    identities: list[IdentitySettings] = Field(default_factory=list)
+    """Tables `[[sessions.identities]]`: people who are the same on several platforms."""
+    _names: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Of each member the name."""
+
+    @model_validator(mode="after")
+    def _knows_everybody_once(self) -> Self:
+        found = list(self._named_twice())
+        if found:
+            raise broken_rules(found)
+
+        self._names.update((who, one.name) for one in self.identities for who in one.members)
+        return self
+
+    def identity_of(self, source: SessionSource) -> str:
+        """Return the name of whom a direct chat is with; empty where it is linked to no other."""
+        if not self._names or source.chat_type is not ChatType.DM or not source.user_id:
+            return ""
+
+        member = f"{source.platform}/{source.account}/{source.user_id}"
+        return self._names.get(unicodedata.normalize("NFC", member), "")
+
+    def _named_twice(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        names, members = set[str](), set[str]()
+        for index, one in enumerate(self.identities):
+            if one.name in names:
+                text = f'"{one.name}" is a second table of this name, accepted is one for each'
+                yield ("identities", index, "name"), text
+            names.add(one.name)
+            for place, who in enumerate(one.members):
+                if who in members:
+                    text = "is named twice, accepted is each member in one place"
+                    yield ("identities", index, "members", place), text
+                members.add(who)
 
 
 class StoreSettings(Settings):

@@ -26,6 +26,7 @@ _COLUMNS = (
 )
 
 
+_WAITS: Final = "session_key = ? AND message_id = ? AND begun = 0 AND ended IS NULL"
 OWN_ID: Final = "\x1f"
 """What message ids of the gateway's own begin with: no client can send one with it."""
 _NONE: Final = SessionId("")
@@ -52,6 +53,8 @@ class Ending(StrEnum):
     """Another message was to interrupt it."""
     RESTARTS = "restarts"
     """Its session broke too many starts in a row."""
+    RETRACTED = "retracted"
+    """Its sender took it back before its turn began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,20 @@ class InboxRow:
     """Whether its turn may have begun."""
     ended: Ending | None = None
     """Why no agent is asked any more; None for most."""
+
+    @property
+    def platform_id(self) -> str:
+        """The platform's id of the message, by which an answer refers to it; empty: it has none."""
+        if self.origin is not Origin.USER or self.message_id == self.turn_id:
+            return ""
+
+        return self.message_id.rpartition(OWN_ID)[2]
+
+
+def linked_id(source: SessionSource, message_id: str) -> str:
+    """Return a message id that is unique in a session with messages of several platforms."""
+    # No id of a platform holds what stands between them.
+    return OWN_ID.join(("", source.platform, source.account, source.chat_id, message_id))
 
 
 def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
@@ -142,6 +159,18 @@ def note_begun(transaction: Transaction, row: InboxRow) -> None:
     )
 
 
+def change_text(transaction: Transaction, row: InboxRow, text: str) -> bool:
+    """Let a message that waits read otherwise; False where its turn has begun or is not owed."""
+    transaction.execute(f"UPDATE inbox SET text = ? WHERE {_WAITS}", (text, *_waits(row)))  # noqa: S608 - a text of ours
+    return transaction.connection.changes() > 0
+
+
+def end_waiting(transaction: Transaction, row: InboxRow, why: Ending) -> bool:
+    """Note that no agent answers a message that waits; False where its turn has begun or ended."""
+    transaction.execute(f"UPDATE inbox SET ended = ? WHERE {_WAITS}", (why.value, *_waits(row)))  # noqa: S608 - a text of ours
+    return transaction.connection.changes() > 0
+
+
 def end_all(transaction: Transaction, key: SessionKey, why: Ending) -> list[TurnId]:
     """Note that no agent answers what was accepted of a session so far; return the turns."""
     rows = transaction.execute(
@@ -152,6 +181,10 @@ def end_all(transaction: Transaction, key: SessionKey, why: Ending) -> list[Turn
             "UPDATE inbox SET ended = ? WHERE session_key = ? AND ended IS NULL", (why.value, key)
         )
     return [TurnId(str(turn_id)) for (turn_id,) in rows]
+
+
+def _waits(row: InboxRow) -> tuple[str, str]:
+    return row.session_key, row.message_id
 
 
 def _row(row: tuple[object, ...]) -> InboxRow:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from gateway.transcripts.inbox import Origin
-
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
     from gateway.model import SessionKey, SessionSource
@@ -47,17 +45,15 @@ def add(transaction: Transaction, row: InboxRow, *, reply: str, at: str) -> None
         )
         return
 
-    channel, chat = channel_of(source.platform, source.account), _chat_of(source)
+    channel, chat = channel_of(source.platform, source.account), chat_of(source)
     since = datetime.fromisoformat(at)
-    # A message without an id of the platform's cannot be referred to.
-    has_id = row.origin is Origin.USER and row.message_id != row.turn_id
     transaction.execute(
         "INSERT INTO outbox (session_key, message_id, turn_id, platform, reply, created_at, "
         "owed_since, channel, chat, source, reply_to) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(row.session_key, row.message_id, row.turn_id, source.platform, reply, at),
             *(sortable(since), channel, chat, orjson.dumps(source).decode()),
-            row.message_id if has_id else "",
+            row.platform_id,
         ),
     )
     queue(transaction, channel, chat, since)
@@ -66,6 +62,13 @@ def add(transaction: Transaction, row: InboxRow, *, reply: str, at: str) -> None
 def channel_of(platform: str, account: str) -> str:
     """Return the name of a channel among all channels."""
     return f"{platform}/{account}"
+
+
+def chat_of(source: SessionSource) -> str:
+    """Return what names a chat among all chats of all channels."""
+    chat = source.chat_id or source.user_id
+    parts = (source.platform, source.account, chat, source.thread_id)
+    return orjson.dumps(parts).decode()
 
 
 def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
@@ -112,10 +115,3 @@ def _discard(transaction: Transaction, condition: str, before: str, limit: int) 
         (before, limit),
     )
     return transaction.connection.changes()
-
-
-def _chat_of(source: SessionSource) -> str:
-    """Return what names a chat among all chats of all channels."""
-    chat = source.chat_id or source.user_id
-    parts = (source.platform, source.account, chat, source.thread_id)
-    return orjson.dumps(parts).decode()

@@ -12,7 +12,7 @@ import orjson
 
 from gateway.errors import DamagedDataError
 from gateway.model import ChatType, SessionKey, SessionSource, TurnId
-from gateway.transcripts.outbox import OWED, sortable
+from gateway.transcripts.outbox import OWED, WITHOUT_TURN, sortable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +67,8 @@ class OutboxRow:
     """Why the last try failed, or why it is dead."""
     platform_id: str
     """The platform's id of what was shown, of pieces the last."""
+    plain: bool = False
+    """Whether the gateway says it, in plain text, and no agent."""
 
     @property
     def state(self) -> OutboxState:
@@ -250,6 +252,7 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
 
     fields = orjson.loads(str(source))
     fields["chat_type"] = ChatType(fields["chat_type"])
+    said = orjson.loads(str(reply))
     return OutboxRow(
         position=int(str(position)),
         delivery_id=TurnId(str(turn_id)),
@@ -258,7 +261,7 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
         chat=str(chat),
         target=SessionSource(**fields),
         reply_to=str(reply_id or ""),
-        text=str(orjson.loads(str(reply))["text"]),
+        text=str(said["text"]),
         created_at=_instant(created_at),
         owed_since=_instant(since or created_at),
         attempts=int(str(attempts)),
@@ -269,4 +272,5 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
         dead_at=_maybe_instant(dead_at),
         error=str(error or ""),
         platform_id=str(platform_id or ""),
+        plain=said.get("status") in WITHOUT_TURN,
     )

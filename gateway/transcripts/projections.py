@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _KEEP: Final = (
     "INSERT INTO projections (session_id, item, mode, max_chars, head_chars, tail_chars, "
-    "placeholder, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (session_id, item) "
+    "placeholder, through, made_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (session_id, item) "
     "DO UPDATE SET mode = excluded.mode, placeholder = excluded.placeholder, "
     "made_at = excluded.made_at WHERE mode = 'trim' AND excluded.mode = 'clear'"
 )
@@ -37,7 +38,7 @@ def keep(
                 (session_id, one.mode.value),
             )
         sizes = (one.max_chars, one.head_chars, one.tail_chars)
-        row = (session_id, one.item, one.mode.value, *sizes, one.placeholder, at)
+        row = (session_id, one.item, one.mode.value, *sizes, one.placeholder, one.through, at)
         transaction.execute(_KEEP, row)
 
 
@@ -67,8 +68,8 @@ def drop_of_turn(transaction: Transaction, session_id: SessionId, turn_id: TurnI
 def read(connection: Queries, session_id: SessionId) -> list[Projection]:
     """Return the projections of a session."""
     rows = connection.execute(
-        "SELECT item, mode, max_chars, head_chars, tail_chars, placeholder FROM projections "
-        "WHERE session_id = ?",
+        "SELECT item, mode, max_chars, head_chars, tail_chars, placeholder, through "
+        "FROM projections WHERE session_id = ?",
         (session_id,),
     ).fetchall()
     return [
@@ -79,6 +80,7 @@ def read(connection: Queries, session_id: SessionId) -> list[Projection]:
             head_chars=int(str(row[3])),
             tail_chars=int(str(row[4])),
             placeholder=str(row[5]),
+            through=None if row[6] is None else int(str(row[6])),
         )
         for row in rows
     ]

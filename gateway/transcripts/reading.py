@@ -1,4 +1,7 @@
-"""Reading transcripts back: for people, and as the messages of a context."""
+"""Reading transcripts back: for people, and as the messages of a context.
+
+Rules may have taken messages away, or made them shorter; what was done stands in `pruned_items`.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,21 @@ if TYPE_CHECKING:
     from gateway.model import SessionKey
 
 _COLUMNS = "position, turn_id, role, text, tool_calls, tool_call_id, tool_name, created_at, images"
+_GONE = "action IN ('delete', 'archive') AND state <> 'restored'"
+"""Of `pruned_items`: what is not in the transcript any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TranscriptRow:
-    """One message as it was said."""
+    """One message as it was said, or as rules have left it."""
 
     position: int
     """Place in the order of all messages; grows."""
     message: Message
     created_at: str
     """When its turn was committed, RFC 3339 in UTC."""
+    shortened: str = ""
+    """What rules made of its text: `summary`, `compacted`; empty: it is as it was said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +63,14 @@ async def read_transcript(
 
     def query(connection: Connection) -> list[TranscriptRow]:
         rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND position > ? "  # noqa: S608 - constant column names
+            f"SELECT {_COLUMNS}, marks FROM messages WHERE session_id = ? AND position > ? "  # noqa: S608 - constant column names
             "ORDER BY position LIMIT ?",
             (session_id, after, limit),
         )
-        return [TranscriptRow(int(row[0]), _message(row), str(row[7])) for row in rows]
+        return [
+            TranscriptRow(int(row[0]), _message(row), str(row[7]), _shortened(row[9]))
+            for row in rows
+        ]
 
     return await database.read(query)
 
@@ -77,12 +87,24 @@ class Beginning:
     """What the agent said last in them."""
 
 
-def beginning_after(connection: Queries, session_id: SessionId, turn_id: TurnId) -> Beginning:
-    """Return where a session goes on after a turn."""
-    position = connection.execute(
-        "SELECT max(position) FROM messages WHERE session_id = ? AND turn_id = ?",
-        (session_id, turn_id),
-    ).fetchall()[0][0]
+def beginning_after(
+    connection: Queries, session_id: SessionId, turn_id: TurnId, through: int | None = None
+) -> Beginning:
+    """Return where a session goes on after a turn.
+
+    Args:
+        connection: Where it is.
+        session_id: The conversation.
+        turn_id: The turn.
+        through: Its last message, of which nothing may be left; None: it is looked for, and a turn
+            that is gone leaves nothing out.
+    """
+    position: object = through
+    if position is None:
+        position = connection.execute(
+            "SELECT max(position) FROM messages WHERE session_id = ? AND turn_id = ?",
+            (session_id, turn_id),
+        ).fetchall()[0][0]
     if position is None:
         return Beginning()
 
@@ -98,14 +120,80 @@ def beginning_after(connection: Queries, session_id: SessionId, turn_id: TurnId)
     return Beginning(int(str(position)), int(str(turns)), _message(answer[0]) if answer else None)
 
 
+def turns_between(connection: Queries, session_id: SessionId, first: int, last: int) -> int:
+    """Return how many turns have a message after a position and up to another one."""
+    rows = connection.execute(
+        "SELECT count(DISTINCT turn_id) FROM messages "
+        "WHERE session_id = ? AND position > ? AND position <= ?",
+        (session_id, first, last),
+    ).fetchall()
+    return int(str(rows[0][0]))
+
+
+def newest_turn(connection: Queries, session_id: SessionId, until: int) -> TurnId | None:
+    """Return the turn of the newest message up to a position; None where there is none."""
+    rows = connection.execute(
+        "SELECT turn_id FROM messages WHERE session_id = ? AND position <= ? "
+        "ORDER BY position DESC LIMIT 1",
+        (session_id, until),
+    ).fetchall()
+    return TurnId(str(rows[0][0])) if rows else None
+
+
 def messages_after(connection: Queries, session_id: SessionId, position: int) -> Iterator[Message]:
     """Yield what was said in a session after a position, oldest first, without notices."""
+    for _, message in placed_after(connection, session_id, position):
+        yield message
+
+
+def placed_after(
+    connection: Queries, session_id: SessionId, position: int
+) -> Iterator[tuple[int, Message]]:
+    """Yield the same, each message with its position."""
     for row in connection.execute(
         f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND position > ? "  # noqa: S608 - constant column names
         "AND role <> 'notice' ORDER BY position",
         (session_id, position),
     ):
-        yield _message(row)
+        yield int(row[0]), _message(row)
+
+
+def count_gone(connection: Queries, session_id: SessionId) -> int:
+    """Return how many messages rules have taken from a session, as far as the audit reaches."""
+    rows = connection.execute(
+        f"SELECT count(*) FROM pruned_items WHERE session_id = ? AND {_GONE}",  # noqa: S608 - a text of ours
+        (session_id,),
+    ).fetchall()
+    return int(str(rows[0][0]))
+
+
+def count_gone_since(connection: Queries, session_id: SessionId, *, after: int, since: str) -> int:
+    """Return how many messages after a position were taken since an instant and are not back."""
+    count = 0
+    # Newest first, so that an old audit is not read.
+    for item, at, gone in connection.execute(
+        f"SELECT item, at, {_GONE} FROM pruned_items WHERE session_id = ? "  # noqa: S608 - a text of ours
+        "ORDER BY position DESC",
+        (session_id,),
+    ):
+        if str(at) <= since:
+            break
+        count += bool(gone) and int(str(item)) > after
+    return count
+
+
+def is_changed_since(connection: Queries, session_id: SessionId, *, after: int, since: str) -> bool:
+    """Return whether rules may have changed a message after a position since an instant.
+
+    What came back counts whenever it went: nobody noted when it came.
+    """
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM pruned_items WHERE session_id = ? AND item > ? "
+            "AND (at > ? OR state = 'restored') LIMIT 1",
+            (session_id, after, since),
+        ).fetchall()
+    )
 
 
 async def beginnings(database: Database, session_ids: Sequence[SessionId]) -> dict[SessionId, str]:
@@ -146,6 +234,27 @@ async def sessions_of(database: Database, key: SessionKey) -> list[SessionRecord
         ]
 
     return await database.read(query)
+
+
+def session_ids_of(connection: Queries, session: str) -> tuple[str, ...]:
+    """Return the ids of the conversations that a session key has had, the oldest first.
+
+    The id of a conversation stands for itself; what nobody knows has none.
+    """
+    rows = connection.execute(
+        "SELECT session_id FROM sessions WHERE session_key = ? OR session_id = ? ORDER BY position",
+        (session, session),
+    )
+    return tuple(str(row[0]) for row in rows)
+
+
+def _shortened(marks: object) -> str:
+    made = {} if marks is None else orjson.loads(str(marks))
+    if made.get("summary") == "made":
+        return "summary"
+
+    # A ratio is noted also where nothing could be gained; the content is the item's whole then.
+    return "compacted" if made.get("ratio") is not None else ""
 
 
 def _message(row: tuple[object, ...]) -> Message:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
     from gateway.model import SessionId
 
-_COLUMNS: Final = "through_turn, turns, text, agent, model, tokens_before, tokens_after"
+_COLUMNS: Final = "through_turn, turns, text, agent, model, tokens_before, tokens_after, through"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def keep(transaction: Transaction, session_id: SessionId, summary: Summary, *, a
     """Store a summary of a session's oldest turns; it counts from now on."""
     transaction.execute(
         f"INSERT INTO summaries (session_id, {_COLUMNS}, made_at) "  # noqa: S608 - constant column names
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             session_id,
             summary.through_turn,
@@ -40,6 +40,7 @@ def keep(transaction: Transaction, session_id: SessionId, summary: Summary, *, a
             summary.model,
             summary.tokens_before,
             summary.tokens_after,
+            summary.through,
             at,
         ),
     )
@@ -64,7 +65,7 @@ def all_of(connection: Queries, session_id: SessionId) -> list[KeptSummary]:
 
 
 def _summary(row: tuple[Any, ...]) -> Summary:
-    through_turn, turns, text, agent, model, before, after = row
+    through_turn, turns, text, agent, model, before, after, through = row
     return Summary(
         through_turn=TurnId(through_turn),
         turns=turns,
@@ -73,4 +74,5 @@ def _summary(row: tuple[Any, ...]) -> Summary:
         model=model,
         tokens_before=before,
         tokens_after=after,
+        through=through,
     )

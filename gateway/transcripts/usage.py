@@ -148,21 +148,32 @@ def count(
         user: In whose name, as `gateway.turns.budgets.user_of` writes it.
         calls: With what each cost.
     """
-    sums: defaultdict[tuple[str, str], _Sums] = defaultdict(_Sums)
-    for call, usd in calls:
-        if call.usage is not None:
-            sums[_day(call), call.model].add(call.usage, usd)
+    sums = count_alone(transaction, agent, user, calls)
     if not sums:
         return
 
-    for (day, model), one in sums.items():
-        transaction.execute(_ADD, (day, agent, model, user, *astuple(one)))
     transaction.execute(
         'INSERT INTO session_users (session_id, "user") VALUES (?, ?) '
         'ON CONFLICT (session_id, "user") DO NOTHING',
         (session_id, user),
     )
-    _spend(transaction, session_id, list(sums.values()))
+    _spend(transaction, session_id, sums)
+
+
+def count_alone(
+    transaction: Transaction, agent: str, user: str, calls: Sequence[PricedCall]
+) -> list[_Sums]:
+    """Add calls that belong to no conversation to the sums; see `count`.
+
+    Returns what was added, by day and model.
+    """
+    sums: defaultdict[tuple[str, str], _Sums] = defaultdict(_Sums)
+    for call, usd in calls:
+        if call.usage is not None:
+            sums[_day(call), call.model].add(call.usage, usd)
+    for (day, model), one in sums.items():
+        transaction.execute(_ADD, (day, agent, model, user, *astuple(one)))
+    return list(sums.values())
 
 
 def forget_user(transaction: Transaction, user: str) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from gateway.transcripts.gone import NEXT_POSITION
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
 
 
 _INSERT: Final = (
-    "INSERT INTO messages (session_id, turn_id, role, text, tool_calls, tool_call_id, tool_name, "
-    "images, created_at) VALUES "
+    "INSERT INTO messages (session_id, turn_id, role, text, tool_calls, tool_call_id, tool_name, "  # noqa: S608 - a text of ours
+    f"images, created_at, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, {NEXT_POSITION})"
 )
-_VALUES: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_MORE: Final = ", (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)"
 _COLUMNS: Final = 9
 _ROWS: Final = 100
 """Messages written by one statement."""
@@ -42,7 +44,7 @@ def append_messages(
         )
     for start in range(0, len(rows), _ROWS * _COLUMNS):
         part = rows[start : start + _ROWS * _COLUMNS]
-        transaction.execute(_INSERT + ", ".join([_VALUES] * (len(part) // _COLUMNS)), part)
+        transaction.execute(_INSERT + _MORE * (len(part) // _COLUMNS - 1), part)
 
 
 def append_model_calls(

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from unicodedata import category
 
+from gateway.channels.attachments import with_attachments
 from gateway.errors import BadRequestError
-from gateway.model import clean_name, clean_text
+from gateway.model import Change, clean_name, clean_text
 
 if TYPE_CHECKING:
     from gateway.model import Inbound
@@ -18,6 +19,8 @@ _IDS: Final = ("platform", "account", "chat_id", "thread_id", "user_id")
 def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
     """Return a message whose text and names any store, log and socket takes.
 
+    What came beside the text is told at its end.
+
     Raises:
         BadRequestError: it is empty or too long, or an id holds what no platform puts there.
     """
@@ -25,8 +28,8 @@ def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
     ids = {name: str(getattr(source, name)) for name in _IDS}
     for name, value in (ids | {"message_id": inbound.message_id}).items():
         _check_id(name, value)
-    text = clean_text(inbound.text)
-    if not text.strip():
+    text = with_attachments(clean_text(inbound.text), inbound.attachments)
+    if not text.strip() and inbound.change is not Change.RETRACTED:
         raise BadRequestError("The message is empty.")
 
     if len(text) > max_text_chars:
@@ -39,7 +42,7 @@ def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
         return inbound
 
     source = replace(source, user_name=user_name, chat_name=chat_name)
-    return replace(inbound, source=source, text=text)
+    return replace(inbound, source=source, text=text, attachments=())
 
 
 def _check_id(name: str, value: str) -> None:

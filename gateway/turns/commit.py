@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gateway.model import ContextSource, Message, Projection, Role, SessionId
 from gateway.sessions import history
@@ -52,6 +52,13 @@ class TurnCommit:
     """What stands before all else in the reply, and in the transcript already."""
     stored_calls: int = 0
     """So many of its first requests were stored while it ran."""
+    retracted: bool = False
+    """Whether its sender took the message back before: nothing is said of it."""
+
+    @property
+    def said(self) -> bool:
+        """Whether anything was said that the transcript gets."""
+        return self.row.origin is not Origin.COMPACT and not self.retracted
 
     def calls(self) -> list[MadeCall]:
         """Return the requests that are not stored yet."""
@@ -59,7 +66,7 @@ class TurnCommit:
 
     def messages(self) -> list[Message]:
         """Return what the turn adds to the transcript, in order."""
-        if self.row.origin is Origin.COMPACT:
+        if not self.said:
             return []
 
         messages = [self.message]
@@ -70,16 +77,25 @@ class TurnCommit:
         return [m if m.turn_id == turn_id else replace(m, turn_id=turn_id) for m in messages]
 
 
-async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit) -> Reply:
+class Committed(NamedTuple):
+    """What came of a commit."""
+
+    reply: Reply
+    through: int
+    """The position of the turn's last message; 0 where it has none."""
+
+
+async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit) -> Committed:
     """Commit a turn and return its reply.
 
     Durability: on return reply, transcript and entry survive power loss together.
     """
     reply = _reply(turn)
 
-    def work(transaction: Transaction) -> None:
-        at, row = stamp(turn.at), turn.row
-        append_messages(transaction, turn.session_id, turn.messages(), at=at)
+    def work(transaction: Transaction) -> int:
+        at, row, messages = stamp(turn.at), turn.row, turn.messages()
+        append_messages(transaction, turn.session_id, messages, at=at)
+        through = transaction.connection.last_insert_rowid() if messages else 0
         store_calls(transaction, turn.session_id, row.turn_id, turn.user, turn.calls())
         if turn.account is not None:
             accounts.keep(transaction, turn.session_id, turn.account)
@@ -95,9 +111,9 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
             history.change_ended(
                 transaction, row.session_key, turn.session_id, lambda entry: counted(entry, turn)
             )
+        return through
 
-    await database.write_through(work)
-    return reply
+    return Committed(reply, await database.write_through(work))
 
 
 def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
@@ -112,8 +128,7 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
             "source": source,
             "display_name": display_name(source),
         }
-    said = turn.row.origin is not Origin.COMPACT
-    return entry.changed(turns=entry.turns + said, **changes)
+    return entry.changed(turns=entry.turns + turn.said, **changes)
 
 
 def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
@@ -150,13 +165,14 @@ def _reply(turn: TurnCommit) -> Reply:
         session_key=turn.row.session_key,
         session_id=turn.session_id,
         turn_id=turn.row.turn_id,
-        text=turn.lead + turn.notice + turn.outcome.text,
+        text="" if turn.retracted else turn.lead + turn.notice + turn.outcome.text,
         reset=turn.reset,
         usage=turn.outcome.usage(),
         context=turn.context or ReplyContext(0, 0, ContextSource.UNKNOWN, None),
         status=COMMAND if turn.row.origin is Origin.COMPACT else turn.outcome.status,
         agent=turn.outcome.agent or "",
         fallbacks=tuple(turn.outcome.fallbacks),
+        failure=turn.outcome.failure,
     )
 
 

@@ -24,7 +24,7 @@ from gateway.turns.preparing import cache_key, room_alone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.agents.base import Completion
+    from gateway.agents.base import Agent, Completion
     from gateway.clock import Clock
     from gateway.context.compaction import CompactionPlan
     from gateway.context.settings import CompactionSettings
@@ -118,6 +118,7 @@ async def compact(
         model=calls[-1].model,
         tokens_before=before,
         tokens_after=after,
+        through=context.left_through(plan.last_turn),
     )
     return Compacted(summary, calls=tuple(calls))
 
@@ -162,7 +163,8 @@ async def _summarised(
     for part in parts(context.counted, plan, most_chars):
         lead = (summary_message(text, plan.last_turn),) if text else ()
         sent.append((*lead, *part, question))
-        completion = await _completed(asking, sent[-1])
+        key = cache_key(asking.entry.session_id)
+        completion = await completed(asking.agent, sent[-1], key)
         calls.append(replace(completion.call, purpose=CallPurpose.COMPACTION))
         if completion.error is not None:
             raise completion.error
@@ -170,15 +172,14 @@ async def _summarised(
     return text
 
 
-async def _completed(asking: Asking, messages: Sequence[Message]) -> Completion:
+async def completed(agent: Agent, messages: Sequence[Message], cache_key: str = "") -> Completion:
     """Return what an agent answers; one that breaks has not answered.
 
     Raises:
         AgentError: It cannot answer.
     """
     try:
-        key = cache_key(asking.entry.session_id)
-        return await asking.agent.complete(messages, cache_key=key)
+        return await agent.complete(messages, cache_key=cache_key)
     except AgentError:
         raise
     except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from gateway.context import mending
 from gateway.context.cache import CachePolicy, cache_policy, is_cold
 from gateway.context.estimate import estimate_context_chars
 from gateway.context.live import shown, shrink
@@ -12,13 +13,13 @@ from gateway.context.settings import ContextSettings
 from gateway.context.window import FILL
 from gateway.errors import AgentError, AgentFailure, StorageBusyError, StorageFullError
 from gateway.sessions.history import stamp
+from gateway.transcripts.pruned import instant
 from gateway.turns.compacting import Compacted, compact
 from gateway.turns.keeping import ContextKeeping, Made
 from gateway.turns.memory import (
     MAX_CHARS,
     ContextMemory,
     SessionContext,
-    leave_out,
     load_context,
     readable_chars,
 )
@@ -73,8 +74,11 @@ class Contexts:
         self._memory.keep(session_id, SessionContext())
 
     def forget(self, session_id: SessionId) -> None:
-        """Drop what is remembered of a session that is gone."""
-        self._memory.take(session_id)
+        """Drop what is remembered of a session that is gone, or of which messages are.
+
+        A request that is under way goes on with what it has; the next one is read anew.
+        """
+        self._memory.forget(session_id)
 
     async def request(self, asking: Asking) -> Request:
         """Return what is sent next, once what it rests on is stored.
@@ -89,6 +93,18 @@ class Contexts:
             AgentError: It does not fit the window of an agent that stands in for another, or there
                 is no summary since the provider is out of order.
         """
+        with self._memory.in_hand(asking.entry.session_id):
+            return await self._request(asking)
+
+    async def compact(self, asking: Asking) -> Compacted:
+        """Summarise all turns but the latest of a session, whether they fit or not.
+
+        Durability: on return the summary survives power loss.
+        """
+        with self._memory.in_hand(asking.entry.session_id):
+            return await self._compact(asking)
+
+    async def _request(self, asking: Asking) -> Request:
         facts = asking.agent.facts()
         context = await self._take(asking, facts)
         policy = cache_policy(self.settings, asking.agent_id, facts.model, facts.cache_ttl_s)
@@ -126,11 +142,7 @@ class Contexts:
             self.telling.smaller(made, asking, request)
         return request
 
-    async def compact(self, asking: Asking) -> Compacted:
-        """Summarise all turns but the latest of a session, whether they fit or not.
-
-        Durability: on return the summary survives power loss.
-        """
+    async def _compact(self, asking: Asking) -> Compacted:
         facts = asking.agent.facts()
         context = await self._take(asking, facts)
         live = Live.of(asking.live, facts)
@@ -144,8 +156,8 @@ class Contexts:
             self.telling.estimated(asking, facts, done.summary.tokens_after)
         return done
 
-    def remember(self, commit: TurnCommit) -> None:
-        """Go on from a turn that was committed."""
+    def remember(self, commit: TurnCommit, through: int) -> None:
+        """Go on from a turn that was committed, whose last message is at a position."""
         self.telling.called(commit.outcome.calls)
         context = self._memory.take(commit.session_id)
         if context is None:
@@ -153,7 +165,9 @@ class Contexts:
 
         if commit.refused is not None:
             context.counted.expect(commit.refused)
-        context.counted.extend(commit.messages())
+        context.counted.extend(mending.sent(commit.messages(), leads=False))
+        if through:
+            context.positions[commit.row.turn_id] = through
         context.account = commit.account or context.account
         self._memory.keep(commit.session_id, context)
 
@@ -171,7 +185,14 @@ class Contexts:
         context = self._memory.take(session_id)
         if context is None:
             max_chars = MAX_CHARS if asking.stands_in else readable_chars(facts.window_tokens)
-            context = await load_context(self._database, session_id, max_chars=max_chars)
+            begun, live = asking.entry.cache_touched_at, asking.live
+            context = await load_context(
+                self._database,
+                session_id,
+                max_chars=max_chars,
+                live_turn=live[0].turn_id if live else None,
+                counted_at=instant(begun) if begun is not None and asking.books is None else "",
+            )
         if asking.books is not None:
             context.account = asking.books.account
         return context
@@ -263,7 +284,7 @@ class Contexts:
             beyond = None
         if beyond is not None:
             context.account = context.account.without_messages(beyond.messages)
-        left_out = leave_out(context.counted, beyond) or context.left_out
+        left_out = context.leave_out(beyond) or context.left_out
         if left_out is not None:
             made.projections.append(left_out)
             context.left_out = None

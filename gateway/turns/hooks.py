@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.model import SessionSource
+from gateway.transcripts.inbox import InboxRow
 from gateway.turns.ticket import Progress
 
 
@@ -17,7 +18,7 @@ def _nothing(*_: object) -> None:
 class Hooks:
     """Calls that must neither wait nor raise; set by who puts the parts together."""
 
-    on_begun: Callable[[SessionSource, str, Progress], None] = _nothing
-    """With source, message id and progress of each turn that begins."""
+    on_begun: Callable[[InboxRow, Progress], None] = _nothing
+    """With the message and the progress of each turn that begins."""
     on_replied: Callable[[SessionSource], None] = _nothing
     """With the source of each message whose reply is stored."""

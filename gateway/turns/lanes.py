@@ -11,6 +11,8 @@ from gateway.turns.rates import Rates
 from gateway.turns.settings import Busy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.clock import Clock
     from gateway.model import SessionKey
     from gateway.turns.settings import TurnSettings
@@ -178,6 +180,10 @@ class Lanes(Generic[T]):
         """Return what waits for its turn in a lane, or in all of them."""
         lanes = self._lanes.values() if key is None else filter(None, [self._lanes.get(key)])
         return [item for lane in lanes for item in lane.waiting]
+
+    def keys(self) -> Iterable[SessionKey]:
+        """Return the keys that are busy."""
+        return self._lanes.keys()
 
     def idle_keys(self) -> list[SessionKey]:
         """Return the keys whose messages wait for a worker after `admit`."""

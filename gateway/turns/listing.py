@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.context.counted import is_silent
 from gateway.context.estimate import message_chars
+from gateway.context.mending import Mend
 from gateway.model import Message, Role
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class LineState(StrEnum):
     LEFT_OUT = "left_out"
     SUMMARY = "summary"
     """Nobody said it: it stands for turns that are left out."""
+    PRUNED = "pruned"
+    """Nobody said it: it stands for a tool's result that is gone from the transcript."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class ContextLine:
     """One message of the transcript, and what of it is sent."""
 
     number: int
-    """From 1, in the order in which things were said; notices have none, a summary has 0."""
+    """From 1, in the order in which things were said; notices have none, what nobody said has 0."""
     role: Role
     tool_name: str
     said_chars: int
@@ -76,52 +79,68 @@ class SentMessage:
 class Listing:
     """Goes through a transcript, and finds what of it is sent."""
 
-    def __init__(self, sent: list[SentMessage], counted: CountedContext, *, text: bool) -> None:
+    def __init__(
+        self,
+        sent: list[SentMessage],
+        counted: CountedContext,
+        summarised: TurnId | None,
+        *,
+        text: bool,
+    ) -> None:
         """Begin before the first message.
 
         Args:
             sent: What is sent, a summary first; may change until it is listed.
             counted: The same context; it may change afterwards.
+            summarised: The newest turn in the transcript that the summary covers; None: none is.
             text: Whether to tell the beginning of each message.
         """
         self.said_messages = 0
         self.said_chars = 0
         self._rows: deque[tuple[int, ContextLine]] = deque(maxlen=MAX_LINES)
-        """With the number of its turn where it is yet to be told why it is left out, else 0."""
+        """With the number of its turn where it is left out, unless the turn is summarised, for the
+        reason that it has; else 0."""
         self._sent = sent
         self._place = self._begins = counted.begins
-        self._summary = counted.summary
+        self._summarised = summarised
         self._summarised_turns = counted.summarised_turns
         self._skipped = counted.skipped_turns
         self._turns = 0
         self._turn_id: TurnId | None = None
+        self._has_question = False
+        """Whether the turn's question was among its messages so far."""
         self._through = 0
         """Number of the last turn that the summary covers; 0 before it has come."""
         self._text = text
 
-    def take(self, message: Message) -> bool:
+    def take(self, message: Message, mend: Mend = Mend.KEPT) -> bool:
         """List the next message; False where it cannot belong to this context."""
+        is_sent = mend.is_sent and self._is_next(message)
+        if mend is Mend.ADDED:
+            if is_sent:
+                self._add_pruned(self._next())
+            return True
+
         self.said_messages += 1
         self.said_chars += message_chars(message)
-        self._count_turn(message.turn_id)
-        if self._place < len(self._sent):
-            one = self._sent[self._place]
-            if _is_same(message, one.message):
-                self._place += 1
-                self._add(message, one, one.protection)
-                return True
+        self._count_turn(message, mend)
+        if is_sent:
+            one = self._next()
+            self._add(message, one, one.protection)
+            return True
 
         left_out = SentMessage(message, 0, LineState.LEFT_OUT, "")
         if message.turn_id in self._skipped:
             self._add(message, left_out, "refused: no window has room for it")
             return True
 
-        # Within what is sent only a silent answer after a silent one is missing besides.
         if self._place > self._begins:
-            self._add(message, left_out, "repeats an answer that says nothing")
-            return is_silent(message)
+            # Within what is sent only a silent answer after a silent one is missing besides.
+            self._add(message, left_out, mend.value or "repeats an answer that says nothing")
+            return bool(mend.value) or is_silent(message)
 
-        self._add(message, left_out, "", turn=self._turns)
+        why = "no room in the window" if self._has_question else Mend.NO_QUESTION.value
+        self._add(message, left_out, mend.value or why, turn=self._turns)
         return True
 
     def is_whole(self, unsent_turns: int) -> bool:
@@ -134,19 +153,37 @@ class Listing:
         first = self._sent[: self._begins]
         lead = [self._line(one.message, 0, 0, one, one.protection) for one in first]
         return lead + [
-            replace(line, why=self._why(turn)) if turn else line for turn, line in self._rows
+            replace(line, why="summarised") if self._is_summarised(turn) else line
+            for turn, line in self._rows
         ]
 
-    def _count_turn(self, turn_id: TurnId) -> None:
-        self._turns += turn_id != self._turn_id
+    def _is_next(self, message: Message) -> bool:
+        """Return whether a message is the next one of those that are sent."""
+        sent, place = self._sent, self._place
+        return place < len(sent) and _is_same(message, sent[place].message)
+
+    def _next(self) -> SentMessage:
+        self._place += 1
+        return self._sent[self._place - 1]
+
+    def _count_turn(self, message: Message, mend: Mend) -> None:
+        turn_id = message.turn_id
+        if turn_id != self._turn_id:
+            self._turns += 1
+            self._has_question = False
+        self._has_question |= message.role is Role.USER and mend.is_sent
         self._turn_id = turn_id
-        if self._summary is not None and turn_id == self._summary.turn_id:
+        if turn_id == self._summarised:
             self._through = self._turns
 
-    def _why(self, turn: int) -> str:
-        """Return why a turn before the first that is sent is left out."""
-        summarised = self._through - self._summarised_turns < turn <= self._through
-        return "summarised" if summarised else "no room in the window"
+    def _is_summarised(self, turn: int) -> bool:
+        """Return whether a turn before the first that is sent is summarised; 0 is none."""
+        return max(0, self._through - self._summarised_turns) < turn <= self._through
+
+    def _add_pruned(self, one: SentMessage) -> None:
+        state = LineState.PRUNED if one.state is LineState.KEPT else one.state
+        line = self._line(one.message, 0, 0, one, one.protection or Mend.ADDED.value)
+        self._rows.append((0, replace(line, state=state)))
 
     def _add(self, message: Message, one: SentMessage, why: str, *, turn: int = 0) -> None:
         line = self._line(message, self.said_messages, message_chars(message), one, why)

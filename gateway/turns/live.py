@@ -167,7 +167,7 @@ class LiveTurn:
             extra_usd=sum(made.usd or 0.0 for made in unstored),
         )
         if refused is not None:
-            raise AgentError("a budget is used up", user_text=refused)
+            raise AgentError("a budget is used up", user_text=refused, failure=AgentFailure.BUDGET)
 
         request = await self._services.contexts.request(self._asking())
         self._went_on(request)

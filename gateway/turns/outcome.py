@@ -8,7 +8,7 @@ from typing import Final
 from gateway.context.cache import CacheVerdict
 from gateway.errors import AgentError
 from gateway.model import AgentId, Message, ModelCall, Role, ToolCall, TurnId, Usage, clean_text
-from gateway.turns.ticket import Fallback, Progress, Question
+from gateway.turns.ticket import Fallback, Progress, Question, Told
 
 NO_RESULT: Final = "[No result: the turn ended before the tool did.]"
 """Stands for the result of a tool that may have run; a model must not take it for not called."""
@@ -48,6 +48,8 @@ class Outcome:
     """Who was asked last; None: nobody."""
     error: str = ""
     """For the log; never what anybody wrote."""
+    failure: str = ""
+    """Why its agent could not answer, as `AgentFailure` names it."""
     partial: str = ""
     """Text of a message that is not finished."""
     _returned: dict[str, Message] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class Outcome:
     def tell(self, text: str, *, question: str = "") -> None:
         """Tell the user something of the gateway's own, or ask a question of that number."""
         shown = f"{_GAP}{text}" if self.text else text
-        self._show(Question(shown, question) if question else shown)
+        self._show(Question(shown, question) if question else Told(shown))
         self.messages.append(Message(Role.NOTICE, text, turn_id=self.turn_id))
 
     def is_whole(self) -> bool:
@@ -110,9 +112,9 @@ class Outcome:
         said = self.said
         return self.is_whole() and not (said and said[-1].role is Role.ASSISTANT)
 
-    def fail(self, status: str, text: str, error: str) -> None:
+    def fail(self, status: str, text: str, error: str, failure: str = "") -> None:
         """End with an error that the user reads; what was said stays."""
-        self.status, self.error = status, error
+        self.status, self.error, self.failure = status, error, failure
         for call in self._unanswered():
             lost = Message(Role.TOOL, NO_RESULT, (), call.call_id, call.name, self.turn_id)
             self.messages.append(self._returned.get(call.call_id, lost))

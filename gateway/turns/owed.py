@@ -19,12 +19,12 @@ from gateway.turns.ticket import Progress, Ticket
 from gateway.turns.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anyio.abc import TaskGroup, TaskStatus
 
     from gateway.clock import Clock
-    from gateway.model import SessionKey, TurnId
+    from gateway.model import SessionId, SessionKey, TurnId
     from gateway.transcripts.inbox import Ending, InboxRow
     from gateway.turns.hooks import Hooks
     from gateway.turns.runner import TurnRunner
@@ -101,6 +101,17 @@ class Owed:
         """Return how a turn goes that runs or waits; None for all others."""
         accepted = self._accepted.get(turn_id)
         return None if accepted is None else accepted.progress
+
+    def session_ids(self) -> Iterator[tuple[SessionKey, SessionId]]:
+        """Yield the key and the conversation of each turn that runs or waits.
+
+        Of a message that an older gateway has accepted the conversation is known, and told, once
+        its turn has begun.
+        """
+        for accepted in self._accepted.values():
+            session_id = accepted.session_id or accepted.row.session_id
+            if session_id:
+                yield accepted.row.session_key, session_id
 
     def runs_turn(self, key: SessionKey) -> bool:
         """Return whether a turn of a session runs."""
@@ -181,9 +192,12 @@ class Owed:
 
     async def _settle(self, accepted: Accepted) -> None:
         """Run a turn; whatever happens, who waits for it is told."""
+        async with accepted.changing:
+            accepted.begun = True
         row = accepted.row
         try:
-            self._hooks.on_begun(row.source, row.message_id, accepted.progress)
+            if accepted.ended is None:
+                self._hooks.on_begun(row, accepted.progress)
             self.counts[await self._runner.run(accepted)] += 1
         except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
             self.counts["lost"] += 1

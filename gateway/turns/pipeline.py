@@ -24,7 +24,9 @@ from gateway.transcripts.inbox import Ending, Origin
 from gateway.turns.acceptance import Acceptance, Answer, Stored, before, take_answer
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
+from gateway.turns.changed import ChangedContexts
 from gateway.turns.checking import checked
+from gateway.turns.editing import Editing
 from gateway.turns.hooks import Hooks
 from gateway.turns.owed import Owed
 from gateway.turns.places import Places
@@ -34,11 +36,11 @@ from gateway.turns.restarts import pause_broken
 from gateway.turns.runner import TurnRunner
 from gateway.turns.running import Answering
 from gateway.turns.settings import Busy, Interrupted
-from gateway.turns.statistics import TurnStatistics
+from gateway.turns.statistics import turn_statistics
 from gateway.turns.ticket import Reply, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from gateway.sessions.store import SessionStore
     from gateway.turns.compacting import Compacted
     from gateway.turns.settings import TurnSettings
+    from gateway.turns.statistics import TurnStatistics
 
 CLOSED: Final = "The gateway is not taking messages at the moment."
 
@@ -83,6 +86,8 @@ class Turns:
         self._unasked = Unasked(self._lanes.spend)
         self.contexts = self._runner.contexts
         """What is sent of each session."""
+        self.changed = ChangedContexts(database, store, self._owed, self.contexts, self.answering)
+        self.editing = Editing(database, self._owed)
         self.budgets = self._runner.budgets
         self.approvals = self._runner.approvals
         self.approvals.aside = self._owed.workers.aside
@@ -161,6 +166,18 @@ class Turns:
         self.approvals.forget(key)
         self.contexts.forget(session_id)
 
+    def live_session_ids(self) -> Mapping[str, str]:
+        """Return each conversation with a running, queued or unfinished turn, all of it."""
+        return dict.fromkeys(self.changed.live(), "")
+
+    def items_changed(self, session_ids: Collection[str]) -> None:
+        """Forget the contexts of sessions of which messages are gone, changed or back.
+
+        Waits for nothing. A request under way goes on with what it has, the next one is read anew;
+        `changed.measure` tells the new sizes.
+        """
+        self.changed.note(session_ids)
+
     def place(self, inbound: Inbound) -> tuple[Inbound, AgentId, SessionKey]:
         """Return a message as any store takes it, who answers it, and whose session it is.
 
@@ -168,12 +185,11 @@ class Turns:
             BadRequestError: it is empty, too long, or asks for an agent that is not there.
             UnavailableError: no message is taken.
         """
-        inbound = checked(inbound, self._settings.max_text_chars)
-        agent, key = self.places.of(inbound)
+        placed = self.places.of(checked(inbound, self._settings.max_text_chars))
         if self._draining or not self._owed.runs:
             raise UnavailableError(CLOSED)
 
-        return inbound, agent, key
+        return placed
 
     def spend(self, inbound: Inbound, key: SessionKey) -> None:
         """Count a message that needs no turn against the rates of its session and its user.
@@ -294,23 +310,7 @@ class Turns:
 
     def statistics(self) -> TurnStatistics:
         """Return what became of messages since the start."""
-        counts, ended = self._counts, self._owed.counts
-        return TurnStatistics(
-            running=self._owed.workers.busy,
-            waiting=self._lanes.waiting,
-            completed=ended["ok"],
-            failed=ended["failed"],
-            deadline=ended["deadline"],
-            interrupted=ended["interrupted"],
-            lost_commits=ended["lost"],
-            duplicates=counts["duplicate"],
-            refused=counts["refused"],
-            paused=counts["paused"],
-            recovered=counts["recovered"],
-            stood_in=self.answering.stood_in,
-            asking=len(self.approvals),
-            resting_agents=self.answering.breakers.resting(),
-        )
+        return turn_statistics(self._counts, self._owed, self.answering, len(self.approvals))
 
     async def _answer(self, inbound: Inbound, agent: AgentId, key: SessionKey) -> Ticket | None:
         """Take a message as the answer to an open question; None where it is none."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.errors import BadRequestError
 from gateway.sessions.key import session_key
 from gateway.sessions.policy import ResetPolicy, policy_for
+from gateway.transcripts.inbox import linked_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -36,8 +38,10 @@ class Places:
         self._sessions = sessions
         self._policies: dict[tuple[str, ChatType], ResetPolicy] = {}
 
-    def of(self, inbound: Inbound) -> tuple[AgentId, SessionKey]:
-        """Return who answers a message, and whose session it is.
+    def of(self, inbound: Inbound) -> tuple[Inbound, AgentId, SessionKey]:
+        """Return a message, who answers it, and whose session it is.
+
+        In a session that one person has on several platforms its id gets their names as well.
 
         Raises:
             BadRequestError: it asks for an agent that is not there.
@@ -47,7 +51,11 @@ class Places:
             known = ", ".join(sorted(self._agents))
             raise BadRequestError(f"There is no agent {agent!r}; accepted is one of {known}.")
 
-        return agent, session_key(inbound.source, agent, self._sessions)
+        key = session_key(inbound.source, agent, self._sessions)
+        if inbound.message_id and self._sessions.identity_of(inbound.source):
+            name = linked_id(inbound.source, inbound.message_id)
+            inbound = replace(inbound, message_id=name)
+        return inbound, agent, key
 
     def policy(self, source: SessionSource) -> ResetPolicy:
         """Return when a session of a source starts anew."""

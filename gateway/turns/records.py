@@ -55,6 +55,7 @@ def decode_reply(text: str) -> Reply:
         # Replies from before there were fallbacks have neither.
         agent=raw.get("agent", ""),
         fallbacks=tuple(Fallback(**one) for one in raw.get("fallbacks", ())),
+        failure=raw.get("failure", ""),
     )
 
 
@@ -72,13 +73,19 @@ def decode_reset(raw: dict[str, str | None] | None) -> ResetNotice | None:
     return ResetNotice(str(raw["reason"]), None if previous is None else SessionId(previous))
 
 
-def reset_text(reset: ResetNotice | None) -> str:
-    """Return what the user is told about a reset, ahead of the answer; empty without one."""
+def reset_text(reset: ResetNotice | None, *, commands: bool = True) -> str:
+    """Return what the user is told about a reset, ahead of the answer; empty without one.
+
+    Args:
+        reset: The reset.
+        commands: Whether the user has commands to undo it.
+    """
     if reset is None:
         return ""
 
     why = _REASONS.get(reset.reason, reset.reason)
-    return f"(This is a new conversation: {why}. /undo brings the earlier one back.)\n\n"
+    undo = " /undo brings the earlier one back." if commands else ""
+    return f"(This is a new conversation: {why}.{undo})\n\n"
 
 
 def answered_reply(entry: SessionEntry, turn_id: TurnId, text: str) -> Reply:

@@ -5,12 +5,13 @@ The pipeline above decides what runs when; a runner knows no queue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
+from gateway.access.settings import WITHOUT_COMMANDS
 from gateway.errors import (
     ConflictError,
     NotFoundError,
@@ -20,7 +21,7 @@ from gateway.errors import (
     UnavailableError,
 )
 from gateway.log import get_logger
-from gateway.model import Message, Role, Usage
+from gateway.model import Message, Role, SessionId, Usage
 from gateway.sessions.policy import ResetPolicy
 from gateway.transcripts import inbox, projections
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
@@ -36,7 +37,7 @@ from gateway.turns.records import decode_reset, reset_text
 from gateway.turns.restarts import clear
 from gateway.turns.running import Answering, interrupt, run_turn, unanswerable
 from gateway.turns.settings import Interrupted
-from gateway.turns.ticket import Progress
+from gateway.turns.ticket import Progress, Told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
-    from gateway.model import SessionId, SessionKey
+    from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.turns.compacting import Compacted
@@ -71,8 +72,14 @@ class Accepted:
     """Monotonic, in seconds."""
     ended: Ending | None = None
     """Why no agent answers it any more; None while one does or will."""
+    begun: bool = False
+    """Whether its turn has begun: from then on the message reads as it does."""
+    changing: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+    """Held while it is changed, and when its turn begins."""
     answering: anyio.CancelScope | None = None
     """Around the agents, while they answer."""
+    session_id: SessionId | None = None
+    """The conversation it is answered in; None until its turn has begun."""
 
     def end(self, why: Ending) -> None:
         """Let no agent answer it any more, as is stored already."""
@@ -119,9 +126,11 @@ class TurnRunner:
         """
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
         session_id, entry = await self._stored(accepted, lambda: self._session(accepted))
+        accepted.session_id = session_id
         reset = decode_reset(row.reset)
-        notice = reset_text(reset)
-        accepted.progress.add_text(notice)
+        commands = row.source.platform not in WITHOUT_COMMANDS
+        notice = reset_text(reset, commands=commands)
+        accepted.progress.add_text(Told(notice))
         message = Message(Role.USER, row.text, turn_id=row.turn_id)
         user = user_of(row.source)
         outcome = Outcome(accepted.progress, row.turn_id)
@@ -149,11 +158,12 @@ class TurnRunner:
             posted=0 if turn is None else turn.posted,
             lead=_lead(row, outcome),
             stored_calls=0 if turn is None else turn.stored_calls,
+            retracted=accepted.ended is Ending.RETRACTED,
         )
-        reply = await self._stored(
+        reply, through = await self._stored(
             accepted, lambda: commit_turn(self._database, self._store, commit)
         )
-        self.contexts.remember(commit)
+        self.contexts.remember(commit, through)
         accepted.progress.finish(reply)
         self._hooks.on_replied(row.source)
         if row.session_key in self.suspects and outcome.status == "ok":

@@ -114,7 +114,7 @@ async def run_turn(
         try:
             await answering.answer(turn, first)
         except AgentError as error:
-            outcome.fail("failed", error.user_text, repr(error))
+            outcome.fail("failed", error.user_text, repr(error), error.failure.value)
         except Exception as error:  # noqa: BLE001 - the turn boundary: a broken agent ends this turn only
             get_logger().exception("turn.crashed", turn_id=outcome.turn_id)
             outcome.fail("failed", FAILED, type(error).__name__)
@@ -125,7 +125,14 @@ async def run_turn(
 
 
 def interrupt(outcome: Outcome, why: Ending) -> None:
-    """End a turn that somebody or something ended before it was answered whole."""
+    """End a turn that somebody or something ended before it was answered whole.
+
+    Who took the message back knows it, and is told nothing.
+    """
+    if why is Ending.RETRACTED:
+        outcome.status, outcome.error = INTERRUPTED, why.value
+        return
+
     text = "Not answered to its end: " if outcome.text else "Not answered: "
     outcome.fail(INTERRUPTED, text + _ENDINGS[why], why.value)
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from typing import TYPE_CHECKING, Final
 
 from gateway.context.cache import cache_policy, is_cold
 from gateway.context.estimate import message_chars, tokens_of_chars
+from gateway.context.mending import mended
 from gateway.context.projection import project
 from gateway.context.pruning import Decision, is_allowed, protected_from
 from gateway.errors import UnavailableError
 from gateway.model import Projection, ProjectionMode, Role
 from gateway.transcripts.accounts import ContextAccount
-from gateway.transcripts.reading import messages_after
+from gateway.transcripts.reading import count_gone, messages_after, newest_turn
 from gateway.turns.listing import MAX_LINES, ContextLine, LineState, Listing, SentMessage
 from gateway.turns.memory import MAX_CHARS, SessionContext, load_context, readable_chars
 from gateway.turns.preparing import Live, last_request, plan_request
@@ -74,6 +76,8 @@ class ShownContext:
     said_messages: int
     """All of the session, notices apart."""
     said_chars: int
+    pruned_messages: int
+    """Messages that rules have taken from the transcript, as far as the audit reaches."""
     summarised_turns: int
     """Turns that a summary is sent in place of."""
     left_out_turns: int
@@ -145,17 +149,20 @@ class _View:
 
     def show(self, connection: Queries, *, dry_run: bool, text: bool) -> ShownContext | None:
         """Return everything; None where transcript and context are not of one moment."""
-        said = messages_after(connection, self._entry.session_id, 0)
+        session_id = self._entry.session_id
+        said = mended(messages_after(connection, session_id, 0), leads=False)
         counted = self._counted
         sent = _all_sent(counted, self._settings.pruning)
         sent_chars, unsent_turns = counted.chars, counted.left_out_turns
         estimated_tokens = self._tokens()
         # A plan changes the context, so the listing takes what it needs of it before.
-        listing = Listing(sent, counted, text=text)
+        covered = self._context.summarised_through
+        summarised = newest_turn(connection, session_id, covered) if covered else None
+        listing = Listing(sent, counted, summarised, text=text)
         next_round = None
         if dry_run and self._agent is not None:
             next_round = self._plan(self._agent, sent)
-        if not all(map(listing.take, said)) or not listing.is_whole(unsent_turns):
+        if not all(starmap(listing.take, said)) or not listing.is_whole(unsent_turns):
             return None
 
         return ShownContext(
@@ -165,6 +172,7 @@ class _View:
             sent_chars=sent_chars,
             said_messages=listing.said_messages,
             said_chars=listing.said_chars,
+            pruned_messages=count_gone(connection, session_id),
             summarised_turns=counted.summarised_turns,
             left_out_turns=max(0, unsent_turns - counted.summarised_turns),
             overhead_tokens=estimated_tokens - tokens_of_chars(sent_chars + self._own_chars()),
@@ -237,9 +245,6 @@ def _protection(counted: CountedContext, place: int, settings: PruningSettings) 
         turns = counted.summarised_turns
         summary = f"stands for {turns} turn{'' if turns == 1 else 's'}"
         return summary if place < counted.begins else "user and assistant text"
-
-    if counted.first_user is None or place < counted.first_user:
-        return "before the first user message"
 
     if place >= protected_from(counted, settings):
         keep = settings.keep_last_assistants

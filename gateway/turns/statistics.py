@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from gateway.turns.owed import Owed
+    from gateway.turns.running import Answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +39,33 @@ class TurnStatistics:
     """Turns that wait for the user's yes to a tool."""
     resting_agents: dict[str, float]
     """Agents that are not asked first for a time, for their provider failed; the seconds left."""
+
+
+def turn_statistics(
+    counts: Counter[str], owed: Owed, answering: Answering, asking: int
+) -> TurnStatistics:
+    """Return all of it.
+
+    Args:
+        counts: What became of messages before their turns.
+        owed: The turns.
+        answering: The agents.
+        asking: Turns that wait for the user's yes to a tool.
+    """
+    ended = owed.counts
+    return TurnStatistics(
+        running=owed.workers.busy,
+        waiting=owed.lanes.waiting,
+        completed=ended["ok"],
+        failed=ended["failed"],
+        deadline=ended["deadline"],
+        interrupted=ended["interrupted"],
+        lost_commits=ended["lost"],
+        duplicates=counts["duplicate"],
+        refused=counts["refused"],
+        paused=counts["paused"],
+        recovered=counts["recovered"],
+        stood_in=answering.stood_in,
+        asking=asking,
+        resting_agents=answering.breakers.resting(),
+    )

@@ -37,6 +37,8 @@ class ContextTelling:
             lambda _key, _session_id, _measurement: None
         )
         """Called with each new size of a context; it must neither wait nor raise."""
+        self.view: Callable[[SessionEntry], SessionEntry] = lambda entry: entry
+        """Returns an entry with what was posted of it and is not stored yet."""
         self.verdicts: Counter[str] = Counter()
         """Model calls by what became of them at the provider's prompt cache."""
         self.pruned: Counter[str] = Counter()
@@ -59,14 +61,18 @@ class ContextTelling:
 
     def estimated(self, asking: Asking, facts: AgentFacts, tokens: int) -> None:
         """Tell the size of a context that got smaller."""
+        self.estimate(asking.entry, tokens, facts.window_tokens, asking.step)
+
+    def estimate(self, entry: SessionEntry, tokens: int, window_tokens: int, step: int) -> None:
+        """Tell the size of a session's context as it is estimated; see `ContextMeasurement`."""
         measurement = ContextMeasurement(
             tokens=tokens,
-            window_tokens=facts.window_tokens,
+            window_tokens=window_tokens,
             source=ContextSource.ESTIMATE,
             measured_at=self._clock.now(),
-            step=asking.step,
+            step=step,
         )
-        self.post(asking.entry.session_key, asking.entry.session_id, measurement)
+        self.post(entry.session_key, entry.session_id, measurement)
 
     def smaller(self, made: Made, asking: Asking, request: Request) -> None:
         """Tell that a context got smaller, and by which rounds."""

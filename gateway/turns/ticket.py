@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
+
+from typing_extensions import TypeVar
 
 from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
 from gateway.turns.waiting import Waiters
@@ -69,9 +71,21 @@ class Reply:
     """Who answered; empty where nobody was asked."""
     fallbacks: tuple[Fallback, ...] = ()
     """Who was passed over, in order."""
+    failure: str = ""
+    """Of a turn whose agent could not answer: why, as `AgentFailure` names it."""
 
 
-class Question(str):
+R = TypeVar("R", default=Reply)
+"""What a turn comes to."""
+
+
+class Told(str):
+    """A piece of a reply's text that the gateway says itself; no agent has."""
+
+    __slots__ = ()
+
+
+class Question(Told):
     """A piece of a reply's text after which the turn waits for the user's answer."""
 
     __slots__ = ("number",)
@@ -86,18 +100,18 @@ class Question(str):
         return question
 
 
-class Progress:
+class Progress(Generic[R]):
     """A running turn's text and outcome, shared by everybody who waits for it."""
 
     def __init__(self) -> None:
         """Start with no text and no outcome."""
         self._pieces: list[str] = []
-        self._reply: Reply | None = None
+        self._reply: R | None = None
         self._error: GatewayError | None = None
         self._for_text = Waiters()
         self._for_end = Waiters()
 
-    async def reply(self) -> Reply:
+    async def reply(self) -> R:
         """Wait for the reply.
 
         Raises:
@@ -112,7 +126,8 @@ class Progress:
     async def deltas(self) -> AsyncGenerator[str]:
         """Yield the text as it grows, from its beginning, until the turn ends either way.
 
-        A piece that is a `Question` has to be answered before there is more.
+        A piece that is a `Question` has to be answered before there is more; one that is `Told`
+        is no part of an agent's answer.
         """
         seen = 0
         while True:
@@ -124,7 +139,7 @@ class Progress:
             await self._for_text.wait()
 
     @property
-    def known_reply(self) -> Reply | None:
+    def known_reply(self) -> R | None:
         """The reply, if there is one already."""
         return self._reply
 
@@ -139,7 +154,7 @@ class Progress:
             self._pieces.append(text)
             self._for_text.wake_all()
 
-    def finish(self, reply: Reply) -> None:
+    def finish(self, reply: R) -> None:
         """Set the reply, once it is durable."""
         self._reply = reply
         self._tell_end()
@@ -172,7 +187,7 @@ class Ticket:
     @classmethod
     def answered(cls, reply: Reply, *, duplicate: bool = False) -> Ticket:
         """Return the ticket of a turn that has ended."""
-        progress = Progress()
+        progress: Progress = Progress()
         progress.add_text(reply.text)
         progress.finish(reply)
         return cls(reply.turn_id, progress, duplicate)

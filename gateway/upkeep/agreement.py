@@ -7,16 +7,20 @@ adopt`, an edit by hand): the file says what it says, and the transcript is what
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import DamagedDataError
+from gateway.sessions.history import stamp
 from gateway.sessions.table import SHARDS
 from gateway.transcripts import inbox, outbox_rows
+from gateway.transcripts.gone import audit_cut
 from gateway.transcripts.outbox import WITHOUT_TURN
 from gateway.upkeep.findings import Level, Report, Tally, tell
 from gateway.upkeep.pairing_rows import check_pairing
 from gateway.upkeep.process_rows import check_processes
+from gateway.upkeep.pruning_rows import KEPT, MAY_LACK, was_pruned
 from gateway.upkeep.snapshots import member_problem
+from gateway.upkeep.token_rows import check_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
     from gateway.durable.connection import Connection
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.table import EntryTable
+_UNREADABLE: Final = (
+    " OR (images IS NOT NULL AND NOT json_valid(images)) OR version < 0 "
+    "OR (marks IS NOT NULL AND NOT json_valid(marks))"
+)
+"""SQL: what only the newest tables have of a message cannot be read."""
 
 
 def check_agreement(
@@ -49,6 +58,7 @@ def check_agreement(
         _check_boxes(report, connection, level)
         check_pairing(report, connection)
         check_processes(report, connection)
+        check_tokens(report, connection)
 
 
 def entries_of(table: EntryTable) -> Iterator[SessionEntry]:
@@ -64,6 +74,8 @@ def _check_entries(
     report: Report, connection: Connection, table: EntryTable, level: Level
 ) -> tuple[set[str], int]:
     """Check each entry's session and turns.
+
+    What pruning took of a transcript is missing from it.
 
     Returns the session ids that have no row here, and how many have one that has not ended.
     """
@@ -91,7 +103,7 @@ def _check_entries(
         place = f"{entry.session_key} ({entry.turns}, {turns})"
         if entry.turns < turns:
             fewer.add(place)
-        elif entry.turns > turns and row is not None:
+        elif entry.turns > turns and row is not None and not _may_lack(connection, entry):
             more.add(place)
     tell(report, "session ids", [shared], level=Level.WRONG, fine="each belongs to one key")
     fine = f"{len(table)} entries agree with their transcripts"
@@ -104,6 +116,15 @@ def _check_entries(
         text = f"{len(foreign)} entries are of sessions that the database has never had"
         report.wrong("turns", f"{text}, as in a file of another store")
     return foreign, running
+
+
+def _may_lack(connection: Connection, entry: SessionEntry) -> bool:
+    """Return whether pruning took, or may have taken, items of a session's transcript."""
+    cut = audit_cut(connection)
+    if cut is not None and entry.created_at < cut:
+        return True
+
+    return was_pruned(connection, entry.session_id)
 
 
 def _turns(connection: Connection, session_id: str) -> int:
@@ -152,19 +173,20 @@ def _check_messages(
     tables = ["messages", "model_calls"]
     if newest:
         tables += ["projections", "context_accounts", "summaries", "session_users"]
+        tables += [f"pruned_items WHERE {KEPT}"]
     for table in tables:
         for (session_id,) in connection.execute(
             f"SELECT session_id FROM {table} GROUP BY session_id "  # noqa: S608 - names of ours
             "HAVING session_id NOT IN (SELECT session_id FROM sessions)"
         ):
             if session_id not in foreign:
-                orphans.add(f"{session_id} ({table})")
+                orphans.add(f"{session_id} ({table.split()[0]})")
     unreadable = Tally("messages cannot be read")
     for position, role in connection.execute(
         "SELECT position, role FROM messages "  # noqa: S608 - texts of ours
         "WHERE role NOT IN ('user', 'assistant', 'tool', 'notice', 'system') "
         "OR (tool_calls IS NOT NULL AND NOT json_valid(tool_calls))"
-        + (" OR (images IS NOT NULL AND NOT json_valid(images))" if newest else "")
+        + (_UNREADABLE if newest else "")
     ):
         unreadable.add(f"position {position} ({role})")
     count = int(str(connection.execute("SELECT count(*) FROM messages").fetchall()[0][0]))
@@ -231,11 +253,13 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
     ):
         both.add(f"{turn_id} ({key})")
     untold = Tally("replies belong to turns that are in no transcript")
+    cut = audit_cut(connection)
     for (turn_id,) in connection.execute(
-        "SELECT turn_id FROM outbox WHERE CASE WHEN json_valid(reply) THEN "
+        "SELECT turn_id FROM outbox WHERE CASE WHEN json_valid(reply) THEN "  # noqa: S608 - texts of ours
         "json_extract(reply, '$.status') NOT IN (?, ?, ?) ELSE 1 END "
+        f"AND created_at >= ? AND NOT ({MAY_LACK}) "
         "EXCEPT SELECT turn_id FROM messages",
-        WITHOUT_TURN,
+        (*WITHOUT_TURN, stamp(cut) if cut else ""),
     ):
         untold.add(str(turn_id))
     unreadable = Tally("stored replies cannot be read")

@@ -2,12 +2,13 @@
 
 Order: `sessions.json` is opened, for an open file stays what it is whatever takes its name; then a
 read transaction begins on the database, and the two are compared. Everything that was acknowledged
-before is in the one or the other. Not copied are the lock, the quarantine and `.prev`.
+before is in the one or the other. Archive files are copied before as well, for a daemon takes them
+away after the row that names them; those that came since are copied within the transaction. Not
+copied are the lock, the quarantine and `.prev`.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -15,15 +16,17 @@ from gateway.durable.assembling import assembled
 from gateway.durable.copying import copy_database
 from gateway.durable.directory import check_directory, read_holder
 from gateway.durable.disk import SYSTEM_DISK, Disk
-from gateway.durable.files import Replacement, storage_errors
+from gateway.durable.files import storage_errors
 from gateway.durable.inspecting import Footprint, reading
 from gateway.errors import DamagedDataError, StorageBusyError
 from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.recovery import SNAPSHOT
 from gateway.sessions.snapshot import open_snapshot
+from gateway.upkeep.archive_files import FOLDER, ArchiveCopies, Content, archives_of, copy_file
 from gateway.upkeep.snapshot_file import copy_snapshot, sequence_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from gateway.clock import Clock
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
 DATABASE: Final = "gateway.db"
 TRIES: Final = 20
 """How often the snapshot may be replaced twice while it is being opened."""
-_PIECE_BYTES: Final = 1_048_576
-_ALSO: Final = "token"
-_FOLDERS: Final = ("archive",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,16 @@ def back_up(
         check_directory(state_dir, allowed=mode)
     with assembled(target, state_dir, disk) as aside:
         copied = None
+        archives = ArchiveCopies(state_dir / FOLDER, aside / FOLDER, disk)
         for _ in range(TRIES):
-            copied = _attempt(state_dir, aside, disk)
+            archives.copy_all()
+            copied = _Attempt(state_dir, aside, archives, disk).copy()
             if copied is not None:
                 break
         if copied is None:
-            raise StorageBusyError(f"{state_dir / SNAPSHOT}: replaced too often while it was read")
+            raise StorageBusyError(f"{state_dir}: its files are replaced faster than they are read")
 
-        copy_others(state_dir, aside, disk)
+        copy_token(state_dir, aside, disk)
         size = sum(path.stat().st_size for path in aside.rglob("*") if path.is_file())
     return BackedUp(
         path=str(target.absolute()),
@@ -108,57 +110,88 @@ def back_up(
     )
 
 
-def _attempt(state_dir: Path, aside: Path, disk: Disk) -> _Copied | None:
-    """Copy snapshot and database as they belong together; None where they changed meanwhile."""
-    paths = [state_dir / name for name in (SNAPSHOT, DATABASE, f"{DATABASE}-wal")]
-    live = read_holder(state_dir) is not None
-    before = Footprint.of(paths)
-    try:
-        copied = _copy_store(state_dir, aside, disk, live=live)
-    except DamagedDataError:
-        # Read without a lock beside a daemon that has just begun, anything looks damaged.
-        if live or Footprint.of(paths) == before:
-            raise
-        return None
+class _Attempt:
+    """One attempt to copy what belongs together, beside a daemon that goes on."""
 
-    return copied if live or Footprint.of(paths) == before else None
+    def __init__(self, state_dir: Path, aside: Path, archives: ArchiveCopies, disk: Disk) -> None:
+        self._state_dir = state_dir
+        self._aside = aside
+        self._archives = archives
+        self._disk = disk
+        self._live = read_holder(state_dir) is not None
+        self._before = self._look()
 
+    def copy(self) -> _Copied | None:
+        """Copy snapshot and database as they belong together; None where they changed meanwhile."""
+        try:
+            copied = self._copy_store()
+        except DamagedDataError:
+            # Read without a lock beside a daemon that has just begun, anything looks damaged.
+            if self._live or not self._moved_on():
+                raise
+            return None
 
-def _copy_store(state_dir: Path, aside: Path, disk: Disk, *, live: bool) -> _Copied | None:
-    path, database = state_dir / SNAPSHOT, state_dir / DATABASE
-    source = open_snapshot(path, disk)
-    try:
-        sequence = 0 if source is None else sequence_of(path, source)
-        if not database.exists() and not live:
-            if source is None:
-                raise DamagedDataError(path, "missing, and there is no database either")
+        return copied if self._live or not self._moved_on() else None
 
-            entries = copy_snapshot(path, source, aside / SNAPSHOT, {}, disk)
-            return _Copied(entries, sequence, messages=0, live=live)
+    def _look(self) -> Footprint:
+        names = (SNAPSHOT, DATABASE, f"{DATABASE}-wal")
+        return Footprint.of([self._state_dir / name for name in names])
 
-        with reading(database, live=live, disk=disk) as connection:
-            position = read_position(connection)
-            if source is None and position.used:
-                raise DamagedDataError(path, "missing beside a database that was in use")
+    def _moved_on(self) -> bool:
+        return self._look() != self._before
 
-            if not position.covers(sequence):
-                # Beside a daemon, its next two snapshots may have come between.
-                if live:
+    def _copy_store(self) -> _Copied | None:
+        path, database = self._state_dir / SNAPSHOT, self._state_dir / DATABASE
+        source = open_snapshot(path, self._disk)
+        try:
+            sequence = 0 if source is None else sequence_of(path, source)
+            if not database.exists() and not self._live:
+                if source is None:
+                    raise DamagedDataError(path, "missing, and there is no database either")
+
+                self._archives.copy_named({})
+                entries = copy_snapshot(path, source, self._aside / SNAPSHOT, {}, self._disk)
+                return _Copied(entries, sequence, messages=0, live=self._live)
+
+            with reading(database, live=self._live, disk=self._disk) as connection:
+                position = read_position(connection)
+                if source is None and position.used:
+                    raise DamagedDataError(path, "missing beside a database that was in use")
+
+                if not position.covers(sequence):
+                    # Beside a daemon, its next two snapshots may have come between.
+                    if self._live:
+                        return None
+                    raise DamagedDataError(path, _apart(sequence, position))
+
+                if not self._copy_archives(archives_of(connection)):
                     return None
-                raise DamagedDataError(path, _apart(sequence, position))
 
-            changed = _changes(connection, sequence)
-            rows = connection.execute("SELECT count(*) FROM messages").fetchall()
-            copy_database(connection, database, aside / DATABASE, disk)
-        # Last, for without it a used database does not start.
-        entries = 0
-        if source is not None:
-            entries = copy_snapshot(path, source, aside / SNAPSHOT, changed, disk)
-        newest = max(position.last, sequence)
-        return _Copied(entries, newest, messages=int(str(rows[0][0])), live=live)
-    finally:
-        if source is not None:
-            source.close()
+                changed = _changes(connection, sequence)
+                rows = connection.execute("SELECT count(*) FROM messages").fetchall()
+                copy_database(connection, database, self._aside / DATABASE, self._disk)
+            # Last, for without it a used database does not start.
+            entries = 0
+            if source is not None:
+                copy = self._aside / SNAPSHOT
+                entries = copy_snapshot(path, source, copy, changed, self._disk)
+            newest = max(position.last, sequence)
+            return _Copied(entries, newest, messages=int(str(rows[0][0])), live=self._live)
+        finally:
+            if source is not None:
+                source.close()
+
+    def _copy_archives(self, named: Mapping[str, Content]) -> bool:
+        """Copy the archive files that are named; False where one went meanwhile."""
+        try:
+            self._archives.copy_named(named)
+        except DamagedDataError:
+            # A daemon takes a file away after the commit that says so.
+            if self._live and self._moved_on():
+                return False
+            raise
+
+        return True
 
 
 def _apart(sequence: int, position: LogPosition) -> str:
@@ -178,36 +211,7 @@ def _changes(connection: Connection, sequence: int) -> dict[str, bool]:
     return {str(key): bool(there) for key, there in rows}
 
 
-def copy_others(state_dir: Path, aside: Path, disk: Disk) -> None:
-    """Copy what stands beside snapshot and database: the token, and what was archived."""
-    if (state_dir / _ALSO).exists():
-        _copy_file(state_dir / _ALSO, aside / _ALSO, disk)
-    for name in _FOLDERS:
-        if (state_dir / name).is_dir():
-            _copy_folder(state_dir / name, aside / name, disk)
-
-
-def _copy_file(path: Path, target: Path, disk: Disk) -> None:
-    """Copy a file, readable by its owner only."""
-    replacement = Replacement(target, disk=disk)
-    try:
-        with storage_errors(path):
-            descriptor = disk.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with disk.reader(descriptor) as file:
-                while piece := file.read(_PIECE_BYTES):
-                    replacement.write(piece)
-        replacement.commit()
-    finally:
-        replacement.discard()
-
-
-def _copy_folder(path: Path, target: Path, disk: Disk) -> None:
-    """Copy a folder of files."""
-    with storage_errors(target):
-        disk.mkdir(target, 0o700)
-        inside = sorted(path.iterdir())
-    for one in inside:
-        if one.is_dir() and not one.is_symlink():
-            _copy_folder(one, target / one.name, disk)
-        elif one.is_file():
-            _copy_file(one, target / one.name, disk)
+def copy_token(state_dir: Path, aside: Path, disk: Disk) -> None:
+    """Copy the token of the API, if there is one."""
+    if (state_dir / "token").exists():
+        copy_file(state_dir / "token", aside / "token", disk)

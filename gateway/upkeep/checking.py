@@ -24,10 +24,12 @@ from gateway.errors import DamagedDataError, DatabaseTooNewError, StorageError
 from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.upkeep.agreement import check_agreement
+from gateway.upkeep.archive_files import check_archives
 from gateway.upkeep.backup import DATABASE
 from gateway.upkeep.findings import Level, Report
 from gateway.upkeep.log_rows import check_log
 from gateway.upkeep.modes import check_modes
+from gateway.upkeep.pruning_rows import check_pruning
 from gateway.upkeep.snapshots import CheckedSnapshot, check_snapshot
 
 if TYPE_CHECKING:
@@ -100,7 +102,11 @@ def _check_content(report: Report, state_dir: Path, disk: Disk, *, live: bool) -
                     report.wrong("database", problem)
                 return True
 
-            return _check_database(report, connection, snapshot, previous)
+            settled = _check_database(report, connection, snapshot, previous)
+            if version_of(connection) == NEWEST:
+                check_pruning(report, connection)
+                settled = check_archives(report, connection, state_dir, disk) and settled
+            return settled
     except DatabaseTooNewError as error:
         report.add(Level.UNSAFE, "database", str(error))
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.durable.directory import check_directory
 from gateway.errors import UnsafeStateDirectoryError
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
+from gateway.upkeep.archive_files import FOLDER, names_in
 from gateway.upkeep.findings import Level, Report
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ def check_modes(report: Report, state_dir: Path, *, dashboard: bool) -> None:
             # A snapshot may come from elsewhere: it is read, and the next one is private again.
             level = Level.UNSAFE if name in _SECRET else Level.WARNING
             report.add(level, "modes", f"{name}: {problem}")
+    for name in sorted(names_in(state_dir / FOLDER)):
+        problem = _problem(state_dir / FOLDER / name, 0o600)
+        if problem:
+            fine = False
+            report.add(Level.UNSAFE, "modes", f"{FOLDER}/{name}: {problem}")
     if fine:
         report.ok("modes", "every file is its owner's alone")
 

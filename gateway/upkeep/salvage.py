@@ -24,18 +24,15 @@ from gateway.errors import DamagedDataError, GatewayError
 from gateway.sessions.history import stamp
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.snapshot import write_snapshot
-from gateway.upkeep.backup import DATABASE, copy_others
+from gateway.transcripts.gone import take_over
+from gateway.upkeep.backup import DATABASE, copy_token
 from gateway.upkeep.losses import Loss, Losses
 from gateway.upkeep.salvage_entries import Record, Settling, set_position
 from gateway.upkeep.salvage_files import Fit, SalvagedSnapshot, salvage_snapshot
+from gateway.upkeep.salvage_log import SalvagedLog, read_log
 from gateway.upkeep.salvage_merging import Merged, makes_up, merged, place
-from gateway.upkeep.salvage_rows import (
-    RowCopy,
-    SalvagedLog,
-    count_rows,
-    version_to_read,
-    wal_loss,
-)
+from gateway.upkeep.salvage_pruned import STRAYS, ArchiveCarrying, settle_pruned
+from gateway.upkeep.salvage_rows import RowCopy, count_rows, version_to_read, wal_loss
 from gateway.upkeep.snapshot_file import lie_apart
 
 if TYPE_CHECKING:
@@ -92,15 +89,19 @@ async def salvage(
         ):
             merged, reached = _entries(state_dir, log, connection, losses, disk)
             rebuilt = Settling(connection, merged, log, losses, clock.now(), keep).settle()
+            settle_pruned(connection, losses, keep)
+            ArchiveCarrying(state_dir, aside, connection, losses, disk).carry()
+            take_over(connection, log.state)
             sequence = max(log.last, reached)
             taken = log.taken or bool(losses.losses) or not log.used
             set_position(connection, sequence, taken=taken)
             rows = count_rows(connection)
         table = merged.table
-        if not (len(table) or any(rows.values()) or (aside / HOMELESS).exists()):
+        kept = any((aside / name).exists() for name in (HOMELESS, STRAYS))
+        if not (len(table) or any(rows.values()) or kept):
             raise DamagedDataError(state_dir, "nothing in it can be read; nothing was written")
 
-        _try_others(state_dir, aside, losses, disk)
+        _try_token(state_dir, aside, losses, disk)
         await _write_entries(aside / SNAPSHOT, table, sequence, clock, disk)
         result = _result(target, table, losses, rows, rebuilt=rebuilt, sequence=sequence)
         _write_report(aside / REPORT, state_dir, result, clock, disk)
@@ -173,9 +174,8 @@ def _copy_rows(path: Path, target: Path, losses: Losses, disk: Disk) -> Salvaged
             losses.add(path.name, what, problem, count=0 if number else 1)
         version = version_to_read(source, path)
         with new_database(target, version, disk) as fresh:
-            copy = RowCopy(source, fresh, losses)
-            log = copy.read_log()
-            copy.copy_all()
+            log = read_log(source, losses)
+            RowCopy(source, fresh, losses).copy_all()
         if not log.used and not log.taken:
             _tell_unused(path, losses, disk)
         log.cut = cut and log.whole
@@ -287,12 +287,12 @@ def _tell_guess(one: SalvagedSnapshot, own: Losses, losses: Losses) -> None:
         losses.add(one.name, "certainty: its check sum is wrong, any entry may be altered")
 
 
-def _try_others(state_dir: Path, aside: Path, losses: Losses, disk: Disk) -> None:
+def _try_token(state_dir: Path, aside: Path, losses: Losses, disk: Disk) -> None:
     try:
-        copy_others(state_dir, aside, disk)
+        copy_token(state_dir, aside, disk)
     except GatewayError as error:
-        what = "files that cannot be read; without a token the next start makes a new one"
-        losses.add("token, archive", what, str(error))
+        what = "a file that cannot be read; without a token the next start makes a new one"
+        losses.add("token", what, str(error))
 
 
 async def _write_entries(

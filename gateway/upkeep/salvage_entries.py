@@ -16,8 +16,8 @@ from gateway.sessions.history import record_started, stamp
 from gateway.sessions.key import parse_key
 from gateway.upkeep.agreement import entries_of
 from gateway.upkeep.losses import Losses
+from gateway.upkeep.salvage_log import SalvagedLog
 from gateway.upkeep.salvage_merging import Merged
-from gateway.upkeep.salvage_rows import SalvagedLog
 
 Record = dict[str, object]
 _MOST: Final = 2**63 - 1

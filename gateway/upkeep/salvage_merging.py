@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.durable.connection import Connection
     from gateway.upkeep.salvage_files import SalvagedSnapshot
-    from gateway.upkeep.salvage_rows import SalvagedLog
+    from gateway.upkeep.salvage_log import SalvagedLog
 
 _BEFORE_ALL: Final = -1
 """A sequence that every logged change follows."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from gateway.access.gate import Access
 from gateway.access.pairing import Pairing
 from gateway.access.settings import AccessSettings
+from gateway.access.tokens import ClientTokens
 from gateway.agents.base import (
     AgentFacts,
     Completion,
@@ -38,6 +39,8 @@ from gateway.model import AgentId, Message, ModelCall, Role, Usage
 from gateway.processes.registry import ProcessRegistry
 from gateway.processes.settings import ProcessSettings
 from gateway.retention.discarding import discard_old
+from gateway.retention.pruning import ItemPruning
+from gateway.retention.settings import ItemPruningSettings
 from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import Agent, AgentEvent, Conversation
     from gateway.channels.running import ChannelStatistics
+    from gateway.pruning import Summarizer
 
 TOKEN: Final = "a-token-made-for-the-tests"
 KEY: Final = "agent:main:http::dm:alice::"
@@ -101,6 +105,7 @@ class RunningApi:
     turns: Turns
     pairing: Pairing
     processes: ProcessRegistry
+    pruning: ItemPruning
     clock: FakeClock
     agent: GatedAgent
     app: ASGIApp
@@ -144,13 +149,16 @@ async def running_api(
     turns: Mapping[str, object] | None = None,
     limits: RetentionLimits | None = None,
     processes: Mapping[str, object] | None = None,
+    pruning: Mapping[str, object] | None = None,
+    summarizer: Summarizer | None = None,
     grace_s: float = 5.0,
     gate_open: bool = True,
     channels: Sequence[ChannelStatistics] = (),
+    agents: Mapping[AgentId, Agent] | None = None,
 ) -> AsyncGenerator[RunningApi]:
     """Serve the API of a state directory on a free port.
 
-    Agents: `main` is a `GatedAgent`, `chunks` answers in three pieces.
+    Agents: `main` is a `GatedAgent`, `chunks` answers in three pieces; `agents` are more.
     """
     clock = FakeClock()
     settings = HttpSettings.model_validate({"port": 0, **(http or {})})
@@ -158,7 +166,7 @@ async def running_api(
     if gate_open:
         agent.gate.set()
     async with open_state(tmp_path / "state", clock) as state, anyio.create_task_group() as group:
-        pipeline = _turns(state, agent, clock, TurnSettings.model_validate(turns or {}))
+        pipeline = _turns(state, {AgentId("main"): agent, **(agents or {})}, clock, turns or {})
         await group.start(pipeline.run)
         stop, listener = anyio.Event(), bind(settings)
         kept = limits or RetentionLimits(90.0, 0)
@@ -169,6 +177,7 @@ async def running_api(
         registry = ProcessRegistry(state.database, clock, chosen, state.path)
         await registry.recover()
         await group.start(registry.run)
+        items = _pruning(state, clock, pruning or {}, summarizer)
         access = Access(AccessSettings(), pairing, clock)
         backgrounds = Backgrounds(registry, state.store, pipeline, clock)
         commands = Commands(state.database, state.store, pipeline, backgrounds, clock)
@@ -183,20 +192,24 @@ async def running_api(
             clock=clock,
             settings=settings,
             token=TOKEN,
+            tokens=await ClientTokens.load(state.database, clock),
+            turn_settings=lambda: TurnSettings.model_validate(turns or {}),
             version="1.2.3",
             started_at=clock.now(),
             stop=stop,
-            agents=lambda: {AgentId("main"): agent.facts()},
+            agents=partial(_facts_of, {AgentId("main"): agent, **(agents or {})}),
             channels=lambda: channels,
             servers=lambda: (),
             live=lambda: kept,
             processes=registry,
+            pruning=items,
             extra_status=lambda: {"processes": 0},
         )
         app, url = build_app(context), url_of(listener)
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=5) as client:
-            parts = (state, pipeline, pairing, registry, clock, agent)
+        async with httpx2.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5
+        ) as client:
+            parts = (state, pipeline, pairing, registry, items, clock, agent)
             api = RunningApi(*parts, app, url, client, stop)
 
             async def run() -> None:
@@ -214,18 +227,31 @@ async def running_api(
                 group.cancel_scope.cancel()
 
 
-def _turns(state: State, agent: GatedAgent, clock: FakeClock, settings: TurnSettings) -> Turns:
-    agents: dict[AgentId, Agent] = {
-        AgentId("main"): agent,
-        AgentId("chunks"): scripted(Reply(("one ", "two ", "three"))),
-    }
+def _pruning(
+    state: State,
+    clock: FakeClock,
+    settings: Mapping[str, object],
+    summarizer: Summarizer | None,
+) -> ItemPruning:
+    chosen = ItemPruningSettings.model_validate(settings)
+    return ItemPruning(state.database, clock, chosen, state.path / "archive", summarizer=summarizer)
+
+
+def _facts_of(agents: Mapping[AgentId, Agent]) -> dict[AgentId, AgentFacts]:
+    return {name: one.facts() for name, one in agents.items()}
+
+
+def _turns(
+    state: State, agents: Mapping[AgentId, Agent], clock: FakeClock, settings: Mapping[str, object]
+) -> Turns:
+    chunks = scripted(Reply(("one ", "two ", "three")))
     pipeline = Turns(
         state.database,
         state.store,
-        agents,
+        {AgentId("chunks"): chunks, **agents},
         lambda _: AgentId("main"),
         clock,
-        settings,
+        TurnSettings.model_validate(settings),
         SessionSettings(),
     )
     state.store.is_busy = pipeline.is_busy

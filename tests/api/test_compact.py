@@ -56,6 +56,7 @@ async def test_what_was_done_is_told_and_shown_and_sent_from_then_on(tmp_path: P
             "model": "gated",
             "tokens_before": summary["tokens_before"],
             "tokens_after": summary["tokens_after"],
+            "through": transcript["messages"][5]["position"],
         },
         "model_calls": 1,
     }

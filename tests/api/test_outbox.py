@@ -209,6 +209,8 @@ async def test_status_metrics_and_readiness_tell_of_channels_and_what_is_owed(
         "gateway_outbox_retried_total 0.0",
         'gateway_channel_running{account="one",platform="played"} 0.0',
         'gateway_channel_restarts_total{account="one",platform="played"} 3.0',
+        'gateway_channel_state{account="one",platform="played",state="backing_off"} 1.0',
+        'gateway_channel_state{account="one",platform="played",state="running"} 0.0',
     } <= set(metrics)
     assert (ready.status_code, ready.json()) == (
         200,

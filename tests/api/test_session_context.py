@@ -112,6 +112,7 @@ async def test_a_context_is_shown_message_by_message_with_its_sums(tmp_path: Pat
         "sent_chars": chars,
         "said_messages": 4 * RESULTS,
         "said_chars": chars,
+        "pruned_messages": 0,
         "summarised_turns": 0,
         "left_out_turns": 0,
         "agent_chars": 0,

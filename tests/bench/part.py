@@ -27,6 +27,7 @@ PARTS: Final = {
     "turns": "goal 6: whole turns over HTTP",
     "reader": "goal 7: a reader of sessions.json",
     "context": "context pruning: cost and time",
+    "pruning": "rules over what is stored: plans, and looking whether anything is due",
 }
 
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.sessions.entry import encode_member
-from tests.bench import parsing, prune, updates
+from tests.bench import parsing, prune, pruning, updates
 from tests.bench.prune import Timed
 from tests.bench.report import Report, quantile
 from tests.bench.states import keys, make_entry, members, opened, write_state
@@ -110,3 +110,12 @@ async def test_updates_and_prunes_can_be_measured(tmp_path: Path) -> None:
 
     assert {line.met for line in small.lines} <= {True, False, None}
     assert all(line.measured > 0 for line in small.lines + pruned.lines)
+
+
+async def test_rules_can_be_measured(tmp_path: Path) -> None:
+    report = await pruning.measure(tmp_path / "pruning", items=20_000, in_memory=2_000)
+
+    plans = [report.data[f"plan_{share}"] for share in (0.02, 0.1)]
+    assert all({"old", "old-results", "count"} <= set(plan) for plan in plans)  # type: ignore[call-overload]
+    assert [line.goal for line in report.lines].count("<= 3") == 2
+    assert all(line.measured >= 0 for line in report.lines)

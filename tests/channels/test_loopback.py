@@ -22,7 +22,14 @@ from gateway.channels.loopback import MAX_WAITING, LoopbackChannel
 from gateway.channels.settings import LoopbackSettings
 from gateway.clock import FakeClock
 from gateway.errors import StorageFullError
-from gateway.model import ChatType, Inbound, SessionSource
+from gateway.model import (
+    Attachment,
+    AttachmentKind,
+    Change,
+    ChatType,
+    Inbound,
+    SessionSource,
+)
 from tests.support.loopback import connected, message
 
 if TYPE_CHECKING:
@@ -101,6 +108,57 @@ async def test_a_message_is_answered_once_it_is_stored(state_dir: Path) -> None:
         assert inbound.typed
 
 
+async def test_what_comes_beside_a_text_and_what_becomes_of_a_message_is_told(
+    state_dir: Path,
+) -> None:
+    file = {"kind": "image", "media_type": "image/png", "name": "a.png", "size_bytes": 7}
+    async with running(state_dir) as run, connected(run.channel.path) as client:
+        await client.ask(**message(text="", attachments=[file, {"name": "b"}]))
+        await client.ask(**message(edited=True))
+        await client.ask(retracted=True, message_id="m1", chat_id="ann")
+
+    first, edit, retraction = run.received
+    assert first.attachments == (
+        Attachment(AttachmentKind.IMAGE, "image/png", "a.png", 7),
+        Attachment(AttachmentKind.FILE, name="b"),
+    )
+    assert (first.text, first.change) == ("", Change.NEW)
+    assert (edit.text, edit.change) == ("hello 1", Change.EDITED)
+    assert (retraction.text, retraction.change) == ("", Change.RETRACTED)
+    assert {one.message_id for one in run.received} == {"m1"}
+
+
+async def test_a_client_that_serves_edits_and_shows_that_an_answer_is_made(
+    state_dir: Path,
+) -> None:
+    async with running(state_dir, edits=True, typing=True) as run:
+        with pytest.raises(NotConnectedError):
+            await run.channel.edit(outbound(), "17")
+        await run.channel.show_typing(ANN)
+        async with connected(run.channel.path) as client:
+            await client.serve()
+            await run.channel.show_typing(ANN)
+            typing = await client.read()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run.channel.edit, outbound("new"), "17")
+                edit = await client.read()
+                await client.write(delivered="t-1")
+
+    place = {"chat_id": "ann", "chat_type": "dm", "thread_id": "t", "user_id": "u"}
+    assert typing == {"typing": True, **place}
+    assert edit == {"edit": "t-1", "of": "17", **place, "text": "new", "plain": False}
+
+
+async def test_who_shows_no_sign_of_typing_is_told_none(state_dir: Path) -> None:
+    async with running(state_dir) as run, connected(run.channel.path) as client:
+        await client.serve()
+        await run.channel.show_typing(ANN)
+
+        assert await client.ask(**message()) == {"accepted": "m1"}
+        assert (run.channel.edits, run.channel.typing_s) == (False, 0.0)
+
+
 async def test_what_is_forwarded_was_not_typed(state_dir: Path) -> None:
     async with running(state_dir) as run, connected(run.channel.path) as client:
         await client.ask(**message(text="/stop", forwarded=True))
@@ -177,6 +235,31 @@ async def test_what_cannot_be_stored_is_not_acknowledged(state_dir: Path) -> Non
             b'{"text":"x","message_id":"a","chat_id":"a","forwarded":"no"}',
             "forwarded: accepted is true or false",
             id="a-word-for-a-flag",
+        ),
+        pytest.param(
+            b'{"text":"","message_id":"a","chat_id":"a","attachments":{}}',
+            "attachments: accepted is a list of up to 100 objects",
+            id="attachments",
+        ),
+        pytest.param(
+            b'{"text":"","message_id":"a","chat_id":"a","attachments":[{"url":"x"}]}',
+            "attachments: accepted are objects with kind, media_type, name, size_bytes",
+            id="attachment",
+        ),
+        pytest.param(
+            b'{"text":"","message_id":"a","chat_id":"a","attachments":[{"kind":"fax"}]}',
+            "kind: accepted is one of image, audio, voice, video, sticker, file, other",
+            id="kind-of-attachment",
+        ),
+        pytest.param(
+            b'{"text":"x","message_id":"a","chat_id":"a","edited":"yes"}',
+            "edited: accepted is true or false",
+            id="edited",
+        ),
+        pytest.param(
+            b'{"retracted":false,"message_id":"a","chat_id":"a"}',
+            "retracted: accepted is true",
+            id="retracted",
         ),
         pytest.param(b'{"serve":1}', "serve: accepted is true or false", id="serve"),
         pytest.param(b'{"failed":"t-1"}', "retryable: accepted is true or false", id="failed"),
@@ -258,6 +341,7 @@ async def test_a_client_that_serves_gets_what_is_sent(state_dir: Path) -> None:
                 "reply_to": "m1",
                 "text": "hi",
                 "repeat": True,
+                "plain": False,
             }
         ]
 

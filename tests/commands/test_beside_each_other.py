@@ -254,7 +254,7 @@ async def test_a_result_reaches_its_user_also_where_no_agent_tells_it(
         tmp_path / "state", PlayedAgent(fails_later), processes=EVERYBODY, settings=settings
     ) as bench:
         await bench.say("hello")
-        bench.turns.turns.hooks.on_begun = lambda _s, _m, progress: replies.append(progress)
+        bench.turns.turns.hooks.on_begun = lambda _row, progress: replies.append(progress)
         await bench.say("/bg echo the-result")
         with anyio.fail_after(10):
             while not gate.began:

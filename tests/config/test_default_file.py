@@ -12,7 +12,7 @@ from gateway.config import GatewayConfig, load, render_default_file
 from gateway.config.locate import locate_keys
 from gateway.settings import Settings
 from gateway.tools.settings import McpServerSettings
-from tests.config.values import leaves
+from tests.config.values import SESSION, leaves
 
 SHIPPED = Path(__file__).parents[2] / "config" / "gateway.toml"
 WITHOUT_DEFAULT = {
@@ -21,12 +21,14 @@ WITHOUT_DEFAULT = {
         "routes",
         "by_platform",
         "by_chat_type",
+        "identities",
         "cache",
         "servers",
         "platforms",
         "channels",
     ),
     *("cwd", "env", "secret_env", "runner"),
+    *("max_size", "rules", SESSION),
 }
 """Keys that TOML cannot express at their default: they stand there as examples."""
 

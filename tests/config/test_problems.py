@@ -19,8 +19,8 @@ ACCEPTED_SECRET = (
 )
 TOP_LEVEL = (
     "state_dir, session_store_max_age_days, session_store_max_entries, default_agent, store, "
-    "sessions, turns, context, budgets, access, channels, delivery, http, log, tools, processes, "
-    "agents, routes"
+    "sessions, turns, context, pruning, budgets, access, channels, delivery, http, log, tools, "
+    "processes, agents, routes"
 )
 HOLDER = "what holds this key is no table, accepted is one"
 NEEDS = (
@@ -247,8 +247,9 @@ def problems_of(
         ),
         pytest.param(
             "[[routes]]\nagent = 'main'",
-            "g.toml:1: routes[0]: would match every message, accepted is at least one of platform, "
-            "chat_type, chat_id (the agent of all other messages is default_agent)",
+            "g.toml:1: routes[0]: would match every message, accepted is at least one of "
+            "platform, account, chat_type, chat_id, user_id (the agent of all other messages is "
+            "default_agent)",
             id="route-that-matches-everything",
         ),
         pytest.param(

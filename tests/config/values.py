@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gateway.config.schema import Node
 
 SECRETS = st.sampled_from([{"file": "key"}, {"env": "KEY"}, {"credential": "key"}])
+SESSION = "agent:main:telegram::dm:12345::"
+MEMBER = "loopback/loopback/@"
 EVERY_TABLE: dict[str, Any] = {
     "agents": {
         "main": {"kind": "echo"},
@@ -32,6 +34,7 @@ EVERY_TABLE: dict[str, Any] = {
         }
     },
     "channels": {"loopback": {"kind": "loopback", "path": "/run/loopback.sock"}},
+    "pruning": {"sessions": {SESSION: {"thresholds": {"max_count": 9}}}},
     "access": {"platforms": {"telegram": {}, "http/a": {"unknown": "pair"}}},
     "processes": {"env": {"A": "b"}, "secret_env": {"C": {"env": "KEY"}}},
     "sessions": {
@@ -49,7 +52,21 @@ OF_THE_OTHER_TRANSPORT = {
 }
 """Keys that a server of `EVERY_TABLE` does not take, for it is no program or no address."""
 LIMITS_IN_DOLLARS = ("session_usd", "user_usd_per_day", "usd_per_day")
+DURATIONS = st.sampled_from(["90s", "5m", "1h30m", "30d", "36525d"])
+KEPT = DURATIONS | st.just("forever")
+SIZES = st.sampled_from(["0B", "100kB", "64MiB"])
+RULE = {
+    "id": "old",
+    "conditions": [{"type": "age", "max_age": "30d"}, {"type": "count", "max_count": 3}],
+    "action": {"type": "compact", "ratio": 0.25},
+}
+ARGUMENTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("check_interval", "min_prune_interval", "max_duration", "max_age"), DURATIONS),
+    **dict.fromkeys(("grace", "min_age", "restored", "settle"), DURATIONS),
+    **dict.fromkeys(("archive_keep", "audit_keep", "removed_sessions_keep"), KEPT),
+    **dict.fromkeys(("max_size", "max_total_size"), SIZES),
+    "rules": st.lists(st.just(RULE), max_size=1),
     "default_agent": st.just("main"),
     "host": st.sampled_from(["127.0.0.1", "localhost", "::1"]),
     "timezone": st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
@@ -96,12 +113,28 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "runner": st.sampled_from(["/run/gateway-runner/socket", "ü"]),
     "cwd": st.sampled_from([".", "/a b"]),
     "url": st.sampled_from(["http://127.0.0.1:1/mcp", "https://example.org/mcp?x=1"]),
-    "A": st.text(st.characters(exclude_characters="\0", codec="utf-8")),
+    "A": ARGUMENTS,
+    "shell": st.lists(ARGUMENTS),
     "replies": st.lists(st.sampled_from(["a", "b\nc"]), min_size=1),
+    "identities": st.lists(
+        st.sampled_from(["anna", "ben", "c.d"]).map(
+            lambda name: {
+                "name": name,
+                "members": [f"loopback/loopback/{name} ü", f"{MEMBER}{name}"],
+            }
+        ),
+        max_size=2,
+        unique_by=lambda one: str(one["name"]),
+    ),
     "routes": st.lists(
         st.fixed_dictionaries(
             {"platform": st.text(), "agent": st.sampled_from(["main", "gpt"])},
-            optional={"chat_type": st.sampled_from(["dm", "group"]), "chat_id": st.text()},
+            optional={
+                "account": st.text(),
+                "chat_type": st.sampled_from(["dm", "group"]),
+                "chat_id": st.text(),
+                "user_id": st.text(min_size=1),
+            },
         ),
         max_size=3,
     ),

@@ -55,6 +55,21 @@ def test_the_oldest_turns_leave(sizes: list[int], room: int, turns: int) -> None
     assert overflow(context_of(_turns(*sizes)), room) == expected
 
 
+def test_answers_whose_question_is_gone_leave_with_the_turn_before_them() -> None:
+    """Else a request would begin with them; behind a summary they may stay."""
+    said = _turns(400, 100, 100, 100)
+    del said[2]
+    context = context_of(said)
+    beyond = overflow(context, context.chars - 1)
+    assert beyond == Overflow(3, 2, user("t1").turn_id)
+    context.leave_out(beyond.messages, beyond.turns)
+    assert context.messages[0].role is Role.USER
+
+    behind = CountedContext(summary=summary_message("so far", user("t-1").turn_id))
+    behind.extend(said)
+    assert overflow(behind, behind.chars - 1) == Overflow(2, 1, user("t0").turn_id)
+
+
 def test_a_summary_stays_in_front_of_what_leaves_behind_it() -> None:
     summary = summary_message("so far", user("t-1").turn_id)
     context = CountedContext(summary=summary, summarised_turns=5, left_out_turns=5)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from gateway.durable.connection import open_writer
-from gateway.durable.pages import CHECK_SUM_BYTES, damaged_pages, has_check_sums, open_checked
+from gateway.durable.pages import (
+    CHECK_SUM_BYTES,
+    damaged_pages,
+    gives_pages_back,
+    has_check_sums,
+    open_checked,
+)
 from gateway.durable.schema import APPLICATION_ID, CHECKED_FROM, MIGRATIONS
 from gateway.sessions.entry import encode_member
 from tests.crash.recording import read_folder
@@ -79,6 +85,8 @@ def not_rewritten(path: Path, before: Rows) -> list[str]:
             found.append(f"version {version}")
         if not has_check_sums(connection):
             found.append(f"other than {CHECK_SUM_BYTES} bytes are kept free")
+        if not gives_pages_back(connection):
+            found.append("free pages cannot be given back")
     rows = rows_of(path)
     return found + [f"rows of {table} differ" for table in KEPT if rows[table] != before[table]]
 

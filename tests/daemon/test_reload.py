@@ -30,11 +30,15 @@ async def test_what_can_change_live_does_and_what_cannot_is_named(tmp_path: Path
         _replace(
             daemon,
             "session_store_max_age_days = 0.5\n[turns]\nmax_text_chars = 10\ngrace_s = 3.0\n"
-            '[log]\nlevel = "info"\n',
+            '[log]\nlevel = "info"\n[pruning]\ngrace = "1d"\n',
         )
         line = await daemon.log.wait_for("config.reloaded")
 
-        assert sorted(line["applied"]) == ["session_store_max_age_days", "turns.max_text_chars"]
+        assert sorted(line["applied"]) == [
+            "pruning.grace",
+            "session_store_max_age_days",
+            "turns.max_text_chars",
+        ]
         assert line["needs_restart"] == ["turns.grace_s"]
         assert (await daemon.send("x" * 50)).status_code == 400
         assert (await daemon.send("x" * 10)).status_code == 200
@@ -47,6 +51,9 @@ async def test_what_can_change_live_does_and_what_cannot_is_named(tmp_path: Path
     [
         pytest.param('[turns]\nmax_text_chars = "ten"\n', "state.toml:2", id="wrong-type"),
         pytest.param("[turns\n", "state.toml:1", id="no-toml"),
+        pytest.param(
+            '\n[[pruning.rules]]\nid = "r"\nmatch_all = 1\n', "state.toml:4", id="no-rule"
+        ),
         pytest.param('default_agent = "nobody"\n', "nobody", id="no-such-agent"),
         pytest.param(
             '[http]\ntoken = { file = "/nowhere/token" }\n', "/nowhere/token", id="no-secret"

@@ -2,31 +2,117 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.pieces import piece_end
+from gateway.delivery.pieces import Piece, cut
 from gateway.delivery.planning import NOTE_CHARS, REPEAT
 
 TEXTS = st.text(st.sampled_from("ab. \n\u0301😀"), max_size=300)
 
 
-def pieces(text: str, max_chars: int) -> list[str]:
-    found, start = [], 0
-    while start < len(text):
-        end = piece_end(text, start, max_chars)
-        found.append(text[start:end])
-        start = end
+def cuts(text: str, max_chars: int) -> list[Piece]:
+    found: list[Piece] = []
+    while not found or found[-1].end < len(text):
+        found.append(cut(text, found[-1].end if found else 0, max_chars))
     return found
 
 
-@given(text=TEXTS, max_chars=st.integers(1, 80))
-def test_pieces_are_the_text_and_none_is_empty_or_too_long(text: str, max_chars: int) -> None:
-    found = pieces(text, max_chars)
+def pieces(text: str, max_chars: int) -> list[str]:
+    return [one.shown(text) for one in cuts(text, max_chars)] if text else []
 
-    assert "".join(found) == text
-    assert all(0 < len(piece) <= max_chars for piece in found)
+
+LINES = st.sampled_from(
+    [
+        *("", "word", "a few words here", "x" * 30, "    indented", "``two``", "a ``` in a line"),
+        *("```", "```python", "```` text", "````", "~~~", "~~~ sh -x", "  ```", "   ~~~~", "- a"),
+    ]
+)
+MARKED = st.lists(LINES, max_size=40).map("\n".join)
+
+
+def open_fence(text: str) -> str:
+    """Return the marks of the block of code that is open at the end; empty: none is."""
+    mark = ""
+    for line in text.split("\n"):
+        found = re.fullmatch(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if found is None:
+            continue
+        if not mark and (found[1][0] == "~" or "`" not in found[2]):
+            mark = found[1]
+        elif mark and found[1].startswith(mark) and not found[2].strip():
+            mark = ""
+    return mark
+
+
+@given(text=TEXTS | MARKED, max_chars=st.integers(1, 80))
+def test_pieces_are_the_text_and_none_is_empty_or_too_long(text: str, max_chars: int) -> None:
+    found = cuts(text, max_chars) if text else []
+
+    assert "".join(text[one.start : one.end] for one in found) == text
+    assert all(one.end > one.start for one in found)
+    assert all(len(one.shown(text)) <= max_chars for one in found)
+
+
+@given(text=MARKED, max_chars=st.integers(64, 120))
+def test_no_piece_leaves_a_block_of_code_open_that_it_did_not_leave_to_the_text(
+    text: str, max_chars: int
+) -> None:
+    found = cuts(text, max_chars) if text else []
+
+    assert not any(open_fence(one.shown(text)) for one in found[:-1])
+    assert open_fence(found[-1].shown(text) if found else "") == open_fence(text)
+
+
+@given(text=MARKED, max_chars=st.integers(64, 120))
+def test_what_is_added_are_whole_lines_of_marks(text: str, max_chars: int) -> None:
+    for one in cuts(text, max_chars) if text else []:
+        assert re.fullmatch(r"( *(`{3,}|~{3,})[^\n]*\n)?", one.before)
+        assert re.fullmatch(r"(\n? *(`{3,}|~{3,}))?", one.after)
+
+
+def test_a_block_of_code_is_closed_at_a_cut_and_opened_again_with_its_language() -> None:
+    lines = [f"line_{number} = {number}" for number in range(20)]
+    text = "Look:\n\n```python\n" + "\n".join(lines) + "\n```\n\nThat is all."
+
+    found = pieces(text, 100)
+
+    assert len(found) > 2
+    coded = [piece for piece in found if "line_" in piece]
+    assert all(piece.startswith("```python\n") for piece in coded[1:])
+    assert all(piece.rstrip().endswith("```") for piece in coded)
+    code = [line for piece in found for line in piece.split("\n") if line.startswith("line_")]
+    assert code == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "cut_as"),
+    [
+        pytest.param(
+            "word " * 10 + "\n```sh\nls -la\n```\n" + "more " * 5,
+            ["word " * 10 + "\n", "```sh\nls -la\n```\n" + "more " * 5],
+            id="no-empty-block-before-a-cut",
+        ),
+        pytest.param(
+            "```\n" + "ab cd\n" * 8 + "```\n" + "more " * 4,
+            ["```\n" + "ab cd\n" * 8 + "```\n", "more " * 4],
+            id="no-empty-block-after-a-cut",
+        ),
+        pytest.param(
+            "````md\n```\nx\n```\n" + "ab cd\n" * 9 + "````",
+            [
+                "````md\n```\nx\n```\n" + "ab cd\n" * 6 + "````",
+                "````md\n" + "ab cd\n" * 3 + "````",
+            ],
+            id="a-block-within-a-block",
+        ),
+    ],
+)
+def test_a_cut_near_a_fence(text: str, cut_as: list[str]) -> None:
+    assert pieces(text, 60) == cut_as
 
 
 @pytest.mark.parametrize(

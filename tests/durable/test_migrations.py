@@ -87,6 +87,8 @@ async def test_every_older_version_comes_to_the_same_tables(tmp_path: Path) -> N
 
 FOURTH = 4
 """The last version without sums of what was used."""
+SIXTH = 6
+"""The last version whose messages had no sizes."""
 CALL = (
     "INSERT INTO model_calls (session_id, turn_id, agent, model, started_at, input_tokens, "
     "output_tokens, cache_read_tokens, cache_write_tokens) VALUES (?, 't', ?, ?, ?, ?, ?, ?, ?)"
@@ -171,3 +173,114 @@ async def test_damaged_counts_keep_no_gateway_from_starting(tmp_path: Path) -> N
 
     assert [row.name for row in rows] == ["2026-01-02", "2026-01-01"]
     assert [row.total_tokens for row in rows] == [0, 4 * 10**15]
+
+
+SAID = (
+    # Session, role, text, tool calls, tool call, images; how large it is, and its tokens.
+    (("s1", "user", "hello", None, None, None), 5, 2),
+    (("s1", "assistant", "", '[{"call_id":"c1"}]', None, None), 18, 5),
+    (("s1", "tool", "ä€😀", None, "c1", None), 9, 2),
+    (("s1", "notice", "stopped", None, None, None), 7, 0),
+    (("s2", "user", "what a picture", None, None, '[{"media_type":"","data":"aGk="}]'), 47, 2004),
+)
+"""Messages as older versions have them; four characters are a token, a picture is 2,000."""
+ADD = (
+    "INSERT INTO messages (session_id, turn_id, role, text, created_at) "
+    "VALUES ('s3', 't', 'tool', '12345678', '')"
+)
+BY_TYPE = "SELECT session_id, type, items, size_bytes, tokens FROM item_totals ORDER BY 1, 2"
+SUMS = (
+    "SELECT session_id, CASE role WHEN 'tool' THEN 'tool_result' ELSE 'message' END, count(*), "
+    "sum(size_bytes), sum(tokens) FROM messages GROUP BY 1, 2 ORDER BY 1, 2"
+)
+
+
+def _say(connection: apsw.Connection, version: int, *said: tuple[object, ...]) -> None:
+    """Store messages as a version has them; before the fourth there are no images."""
+    columns = ["session_id", "role", "text", "tool_calls", "tool_call_id", "images"]
+    if version < FOURTH:
+        columns.remove("images")
+    marks = ", ".join("?" * len(columns))
+    for row in said:
+        connection.execute(
+            f"INSERT INTO messages ({', '.join(columns)}, turn_id, created_at) "  # noqa: S608 - names of ours
+            f"VALUES ({marks}, 't', '2026-01-01T00:00:00Z')",
+            row[: len(columns)],
+        )
+
+
+@pytest.mark.parametrize("version", range(1, SIXTH + 1))
+async def test_what_was_said_before_has_its_size_and_counts_in_the_totals(
+    tmp_path: Path, version: int
+) -> None:
+    path = tmp_path / "gateway.db"
+    rows = SAID if version >= FOURTH else SAID[:-1]
+    connection = _old(path, version)
+    _say(connection, version, *(row for row, _, _ in rows))
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        kept = await database.read(
+            lambda conn: conn.execute(
+                "SELECT session_id, role, text, tool_calls, tool_call_id, images, size_bytes, "
+                "tokens, version, marks FROM messages ORDER BY position"
+            ).fetchall()
+        )
+        totals = await database.read(lambda conn: conn.execute(BY_TYPE).fetchall())
+
+    assert kept == [(*row, size, tokens, 1, None) for row, size, tokens in rows]
+    picture = [("s2", "message", 1, 47, 2004)] if version >= FOURTH else []
+    assert totals == [("s1", "message", 3, 30, 7), ("s1", "tool_result", 1, 9, 2), *picture]
+
+
+async def test_totals_go_on_from_what_an_older_version_had(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    connection = _old(path, SIXTH)
+    _say(connection, SIXTH, *(row for row, _, _ in SAID))
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        for statement in (
+            "DELETE FROM messages WHERE role = 'tool'",
+            "DELETE FROM messages WHERE session_id = 's2'",
+            "UPDATE messages SET text = 'ä', version = version + 1 WHERE role = 'user'",
+            ADD,
+        ):
+            await database.write(lambda tx, one=statement: tx.execute(one))  # type: ignore[misc]
+        totals = await database.read(lambda conn: conn.execute(BY_TYPE).fetchall())
+        sums = await database.read(lambda conn: conn.execute(SUMS).fetchall())
+
+    assert totals == [("s1", "message", 3, 27, 6), ("s3", "tool_result", 1, 8, 2)]
+    assert totals == sums
+
+
+DAMAGED = (
+    ("s1", "user", "x", None, None, "["),
+    ("s1", "user", "x", "{{{", None, None),
+    ("s1", "ghost", "x", None, None, '{"data":'),
+    ("", "tool", "", "", "", ""),
+    ("s1", "tool", "a\0b", None, None, None),
+)
+"""Rows that mean nothing; each has a size all the same."""
+
+
+@pytest.mark.parametrize("version", range(1, SIXTH + 1))
+async def test_damaged_messages_keep_no_gateway_from_starting(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "gateway.db"
+    connection = _old(path, version)
+    _say(connection, version, *DAMAGED)
+    connection.execute("UPDATE messages SET created_at = 'yesterday' WHERE position = 1")
+    connection.execute("UPDATE messages SET text = CAST(x'ff41' AS TEXT) WHERE position = 2")
+    connection.close()
+
+    async with Database.open(path, FakeClock()) as database:
+        totals = await database.read(lambda conn: conn.execute(BY_TYPE).fetchall())
+        sums = await database.read(lambda conn: conn.execute(SUMS).fetchall())
+
+    assert totals == sums
+    images = 9 if version >= FOURTH else 0
+    assert [row[:4] for row in totals] == [
+        ("", "tool_result", 1, 0),
+        ("s1", "message", 3, 7 + images),
+        ("s1", "tool_result", 1, 3),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.clock import FakeClock
 from gateway.pruning import AgeCondition, PruningBudgets, SizeCondition, SummarizeAction
+from gateway.pruning.applying import BATCH
 from tests.pruning.making import (
     Summaries,
     answer,
@@ -93,20 +94,21 @@ async def test_a_pair_is_never_parted_by_a_budget() -> None:
     assert taken(await pruner.prune()) == ["c", "r"]
 
 
-async def test_seconds_are_looked_at_between_items() -> None:
+async def test_seconds_are_looked_at_between_changes() -> None:
     clock = FakeClock()
-    pruner = manager([ALL], items(3), clock=clock, budgets=PruningBudgets(max_duration_s=10))
+    stored = items(2 * BATCH + 1)
+    pruner = manager([ALL], stored, clock=clock, budgets=PruningBudgets(max_duration_s=10))
 
     async def slow(_: object) -> None:
         await clock.sleep(0)
-        clock._move_to(clock.monotonic() + 6)  # noqa: SLF001 - a run that takes its time
+        clock._move_to(clock.monotonic() + 6 / BATCH)  # noqa: SLF001 - a run that takes its time
 
     pruner.on("item-pruned", slow)
 
     result = await pruner.prune()
 
-    assert taken(result) == ["s0000", "s0001"]
-    assert reasons(result) == {"s0002": "budget_seconds"}
+    assert taken(result) == [one.id for one in stored[: 2 * BATCH]]
+    assert reasons(result) == {"s0200": "budget_seconds"}
     assert (result.success, result.detail) == (True, "the time of the run is over")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
+from typing_extensions import override
 
 from gateway.clock import FakeClock
 from gateway.errors import NotFoundError
@@ -14,14 +16,19 @@ from gateway.pruning import (
     CompactAction,
     CountCondition,
     CustomCondition,
+    MemoryItemStore,
     Protection,
     Protections,
+    PrunableItem,
     RuleScope,
     SizeCondition,
     TypeCondition,
 )
 from gateway.pruning.items import ItemType
 from tests.pruning.making import answer, call, item, items, limit, manager, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 AGE = rule("age", AgeCondition(100))
 
@@ -192,3 +199,15 @@ async def test_a_failing_function_says_so() -> None:
 async def test_there_is_no_explanation_of_what_is_not_there() -> None:
     with pytest.raises(NotFoundError):
         await manager([AGE]).explain("a")
+
+
+async def test_an_item_may_be_asked_for_by_another_spelling_that_its_store_knows() -> None:
+    class Lenient(MemoryItemStore):
+        @override
+        async def find(self, item_ids: Collection[str]) -> Mapping[str, PrunableItem]:
+            found = await super().find([one.zfill(4) for one in item_ids])
+            return {one: found[one.zfill(4)] for one in item_ids if one.zfill(4) in found}
+
+    told = await manager([AGE], Lenient([item("0042", 400)])).explain("42")
+
+    assert (told.item_id, told.taken_by) == ("0042", "age")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from random import Random
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.clock import FakeClock
@@ -35,11 +36,11 @@ from gateway.pruning import (
     TypeCondition,
 )
 from gateway.pruning.rules import SessionPruningConfig
-from tests.pruning.making import NOW, Summaries
+from tests.pruning.making import NOW, Summaries, item
+from tests.pruning.making import limit as count_rule
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
-    from random import Random
 
     from gateway.pruning import PruningResult
     from gateway.pruning.conditions import Condition, SetCondition
@@ -269,6 +270,7 @@ def test_a_plan_is_what_the_naive_model_says(
 
 
 @given(_rules(ACTIONS), _items(), PROTECTIONS, st.randoms(use_true_random=False))
+@example([count_rule(0)], [item("i0", 9, "p"), item("i1", 9, "q")], Protections(), Random(1))
 def test_the_order_of_rules_and_items_is_nothing(
     rules: list[PruningRule], items: list[PrunableItem], kept: Protections, random: Random
 ) -> None:

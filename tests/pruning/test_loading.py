@@ -147,16 +147,19 @@ def _with(**condition: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a file
         ({"rules": [_rule(), _rule()]}, 'rules[1].id: "r" stands twice'),
         ({"rules": [_rule(id="")]}, 'rules[0].id: "" is of no use'),
         ({"rules": [_rule(id=7)]}, "rules[0].id: 7 is of no use"),
-        ({"rules": [_rule(color="red")]}, "rules[0].color: is no key that is known here"),
+        ({"rules": [_rule(color="red")]}, "rules[0].color: unknown key"),
         ({"rules": [_rule(priority="high")]}, 'rules[0].priority: "high" is of no use'),
         ({"rules": [_rule(scope="some")]}, 'rules[0].scope: "some" is unknown, accepted are'),
         ({"rules": [_rule(ignore_protections=["x"])]}, 'ignore_protections: "x" is unknown'),
         ({"rules": [_rule(ignore_protections="pinned")]}, "accepted is a list of exempt"),
         ({"rules": [_rule(enabled="yes")]}, 'rules[0].enabled: "yes" is no truth value'),
-        ({"rules": [_rule(action={"type": "shred"})]}, "rules[0].action.type: is unknown"),
-        ({"rules": [_rule(action={})]}, "rules[0].action.type: is unknown"),
+        (
+            {"rules": [_rule(action={"type": "shred"})]},
+            'action.type: "shred" is unknown, accepted are',
+        ),
+        ({"rules": [_rule(action={})]}, "rules[0].action.type: is missing, accepted are delete"),
         ({"rules": [_rule(action="delete")]}, 'rules[0].action: "delete" is no table'),
-        ({"rules": [_rule(action={"type": "delete", "x": 1})]}, "rules[0].action.x: is no key"),
+        ({"rules": [_rule(action={"type": "delete", "x": 1})]}, "rules[0].action.x: unknown key"),
         ({"rules": [_rule(action={"type": "summarize"})]}, "there is no summarizer"),
         *(
             (
@@ -168,8 +171,8 @@ def _with(**condition: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a file
         ({"rules": [_rule(action={"type": "compact"})]}, "action.ratio: is missing"),
         ({"rules": "none"}, 'rules: "none" is of no use'),
         ({"rules": [5]}, "rules[0]: 5 is no table"),
-        (_with(type="agee"), "rules[0].conditions[0].type: is unknown, accepted are age, size"),
-        (_with(max_age="1d"), "rules[0].conditions[0].type: is unknown"),
+        (_with(type="agee"), 'conditions[0].type: "agee" is unknown, accepted are age, size'),
+        (_with(max_age="1d"), "rules[0].conditions[0].type: is missing, accepted are age, size"),
         (_with(type="age"), "rules[0].conditions[0].max_age: is missing"),
         (_with(type="age", max_age=30), "max_age: 30 is no text"),
         (_with(type="age", max_age="30"), 'max_age: "30" is no duration'),
@@ -190,18 +193,22 @@ def _with(**condition: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever a file
         (_with(type="custom", function="g"), 'function: "g" is no registered function'),
         (_with(type="custom"), "function: is missing"),
         (_with(type="custom", function="f", params=5), "params: is no table"),
-        (_with(type="count", max_count=1, of="x"), "conditions[0].of: is no key"),
+        (_with(type="count", max_count=1, of="x"), "conditions[0].of: unknown key"),
         ({"check_interval": "0s"}, "check_interval: 0 seconds are too few"),
         ({"max_share": 0}, "max_share: 0 is of no use"),
         ({"budgets": {"max_items": 0}}, "budgets.max_items: 0 is below 1"),
         ({"budgets": {"max_size": "-1B"}}, 'budgets.max_size: "-1B" is no size'),
-        ({"protections": {"keep": 1}}, "protections.keep: is no key that is known here"),
+        ({"protections": {"keep": 1}}, "protections.keep: unknown key"),
         ({"protections": {"keep_newest": -1}}, "protections.keep_newest: -1 is below 0"),
         ({"sessions": {"a b": {"exempt": 1}}}, 'sessions."a b".exempt: 1 is no truth value'),
-        ({"sessions": {"a": {"thresholds": {"max_mails": 1}}}}, "thresholds.max_mails: is no key"),
+        (
+            {"sessions": {"a": {"thresholds": {"max_mails": 1}}}},
+            "thresholds.max_mails: unknown key",
+        ),
         ({"sessions": {"a": {"rules": [_rule(scope="all")]}}}, "sessions.a.rules[0].scope"),
         ({"sessions": {"a": {"rules": [_rule(), _rule()]}}}, "sessions.a.rules[1].id"),
-        ({"interval": 5}, "interval: is no key that is known here"),
+        ({"interval": 5}, "interval: unknown key"),
+        ({"rules": [_rule(priorty=5)]}, "priorty: unknown key, did you mean prio"),
     ],
 )
 def test_what_is_of_no_use_is_refused_with_its_place(tree: dict[str, Any], problem: str) -> None:
@@ -209,6 +216,36 @@ def test_what_is_of_no_use_is_refused_with_its_place(tree: dict[str, Any], probl
         read_config(tree, functions={"f"})
 
     assert problem in str(raised.value)
+
+
+def test_what_is_no_table_has_no_other_problem() -> None:
+    with pytest.raises(PruningConfigError) as raised:
+        read_config({"rules": [5]})
+
+    assert raised.value.problems == ("rules[0]: 5 is no table",)
+
+
+@pytest.mark.parametrize("key", ["include", "exclude"])
+def test_types_that_are_not_stored_are_refused_where_the_caller_says_so(key: str) -> None:
+    with pytest.raises(PruningConfigError) as raised:
+        read_config(
+            _with(type="type", **{key: ["message", "file"]}), types=frozenset({ItemType.MESSAGE})
+        )
+
+    (problem,) = raised.value.problems
+    assert problem.startswith(f'rules[0].conditions[0].{key}: "file" is a type that is not stored')
+    assert problem.endswith("accepted are message")
+
+
+def test_archives_that_are_not_there_are_refused_where_the_caller_names_them() -> None:
+    tree = {"rules": [_rule(action={"type": "archive", "destination": "cold"})]}
+    with pytest.raises(PruningConfigError) as raised:
+        read_config(tree, destinations={"default"})
+
+    assert raised.value.problems == (
+        'rules[0].action.destination: "cold" is unknown, accepted is default, or nothing',
+    )
+    assert read_config(tree, destinations={"cold"}).rules[0].action == ArchiveAction("cold")
 
 
 def test_all_problems_are_told_at_once_below_the_path_that_is_given() -> None:

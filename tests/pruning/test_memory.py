@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.errors import BadRequestError, ConflictError
 from gateway.pruning import ItemQuery, ItemType, MemoryItemStore, PrunableItem, Totals
-from gateway.pruning.ordered import CHUNK, OrderedItems
+from gateway.pruning.ordered import CHUNK, Ordered
 from tests.pruning.making import item, items, left, manager
 
 
@@ -33,7 +33,7 @@ def test_items_are_in_order_however_they_come_and_go(steps: list[tuple[int, int]
 
 
 def test_many_chunks_are_one_order() -> None:
-    ordered = OrderedItems()
+    ordered = Ordered[PrunableItem](lambda one: one.position)
     made = items(CHUNK * 5)
     for one in made[::2] + made[1::2][::-1]:
         ordered.add(one)

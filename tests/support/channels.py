@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from gateway.transcripts.inbox import InboxRow
 from tests.support.state import START
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -50,6 +51,16 @@ class PlayedChannel:
     asked: list[Outbound] = field(default_factory=list)
     shown: list[Outbound] = field(default_factory=list)
     """What people see; of an idempotent channel each delivery id once."""
+    edits: bool = False
+    edit_interval_s: float = 2.0
+    typing_s: float = 0.0
+    edited: list[tuple[float, str, str]] = field(default_factory=list)
+    """When, which message, and how it reads since."""
+    reads: dict[str, str] = field(default_factory=dict)
+    """How each message that is shown reads now, by its id."""
+    typed: list[SessionSource] = field(default_factory=list)
+    """Where it was shown that an answer is made, each time."""
+    now: Callable[[], float] = lambda: 0.0
     hung: anyio.Event = field(default_factory=anyio.Event)
     """Set while `hang` or `hang_shown` holds a message."""
     hanging: int = 0
@@ -67,7 +78,25 @@ class PlayedChannel:
         if play is not None:
             await play(outbound)
         self.show(outbound)
-        return f"id-{len(self.shown)}"
+        shown_id = f"id-{len(self.shown)}"
+        self.reads[shown_id] = outbound.text
+        return shown_id
+
+    async def edit(self, outbound: Outbound, shown_id: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.asked.append(outbound)
+        play = self.plays.pop(0) if self.plays else None
+        if isinstance(play, Exception):
+            raise play
+        if play is not None:
+            await play(outbound)
+        assert shown_id in self.reads
+        self.edited.append((self.now(), shown_id, outbound.text))
+        self.reads[shown_id] = outbound.text
+
+    async def show_typing(self, target: SessionSource) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.typed.append(target)
 
     def show(self, outbound: Outbound) -> None:
         if not self.idempotent or outbound.delivery_id not in self.ids():

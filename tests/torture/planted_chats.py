@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.transcripts.outbox_rows import OutboxRow
-    from gateway.turns.commit import TurnCommit
+    from gateway.turns.commit import Committed, TurnCommit
     from gateway.turns.ticket import Reply, Ticket
 
 HIT: Final = Path("hit")
@@ -91,7 +91,7 @@ def before_the_commit() -> None:
     """Die between the end of a turn of the HTTP API and its commit."""
     commit_turn = commit.commit_turn
 
-    async def dying(database: Database, store: SessionStore, turn: TurnCommit) -> Reply:
+    async def dying(database: Database, store: SessionStore, turn: TurnCommit) -> Committed:
         if turn.row.source.platform == "http":
             die_once()
         return await commit_turn(database, store, turn)

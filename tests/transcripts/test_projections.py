@@ -25,7 +25,16 @@ TRIM = Projection("t1/0/c", ProjectionMode.TRIM, max_chars=4_000, head_chars=10,
 CLEAR = Projection("t1/0/c", ProjectionMode.CLEAR, placeholder="[gone]")
 TEXTS = st.text(max_size=30).map(clean_text)
 SIZES = st.integers(0, 2**62)
-MADE = st.builds(Projection, TEXTS, st.sampled_from(ProjectionMode), SIZES, SIZES, SIZES, TEXTS)
+MADE = st.builds(
+    Projection,
+    TEXTS,
+    st.sampled_from(ProjectionMode),
+    SIZES,
+    SIZES,
+    SIZES,
+    TEXTS,
+    st.none() | st.integers(1, 2**62),
+)
 
 
 async def _keep(database: Database, *made: Projection, session_id: SessionId = ID) -> None:

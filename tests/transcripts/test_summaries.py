@@ -32,6 +32,7 @@ SUMMARIES = st.builds(
     model=TEXTS,
     tokens_before=COUNTS,
     tokens_after=COUNTS,
+    through=st.none() | COUNTS,
 )
 FIRST = Summary(TurnId("t3"), 3, "They talked.", AgentId("main"), "m", 9_000, 1_000)
 

@@ -24,17 +24,26 @@ from gateway.model import (
     Usage,
     clean_text,
 )
+from gateway.transcripts import pruned
+from gateway.transcripts.pruned import PrunedRow, instant
 from gateway.transcripts.reading import (
     Beginning,
     beginning_after,
+    count_gone,
+    count_gone_since,
+    is_changed_since,
     messages_after,
+    newest_turn,
     read_transcript,
+    turns_between,
 )
 from gateway.transcripts.writing import append_messages, append_model_calls
 from tests.support.state import START
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gateway.durable.batch import Queries, Transaction
 
 ID, OTHER = SessionId("s1"), SessionId("s2")
 AT = "2026-01-01T00:00:00Z"
@@ -209,3 +218,89 @@ async def test_after_a_turn_that_nothing_was_said_in_all_is_there(tmp_path: Path
         await _add(database, OTHER, Message(Role.USER, "x", turn_id=TurnId("t9")))
 
         assert await _beginning(database, "t9") == Beginning()
+
+
+async def test_where_a_session_goes_on_is_known_also_when_the_turn_is_gone(tmp_path: Path) -> None:
+    turns = [TurnId(f"t{number}") for number in range(4)]
+    said = [
+        Message(role, turn, turn_id=turn) for turn in turns for role in (Role.USER, Role.ASSISTANT)
+    ]
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await _add(database, ID, *said)
+        await database.write(lambda tx: tx.execute("DELETE FROM messages WHERE turn_id = 't1'"))
+        known = await database.read(lambda conn: beginning_after(conn, ID, turns[1], 4))
+        unknown = await _beginning(database, "t1")
+        between = await database.read(lambda conn: turns_between(conn, ID, 2, 6))
+        newest = [
+            await database.read(lambda conn, until=until: newest_turn(conn, ID, until))  # type: ignore[misc]
+            for until in (0, 4, 5)
+        ]
+
+    assert known == Beginning(4, 1, said[1])
+    assert unknown == Beginning()
+    assert between == 1
+    assert newest == [None, "t0", "t2"]
+
+
+@pytest.mark.parametrize(
+    ("marks", "shortened"),
+    [
+        pytest.param(None, "", id="nothing"),
+        pytest.param('{"restored_at":"2026-01-01T00:00:00Z"}', "", id="it-only-came-back"),
+        pytest.param('{"summary":"refused"}', "", id="no-summary-was-kept"),
+        pytest.param('{"summary":"made"}', "summary", id="a-summary"),
+        pytest.param('{"ratio":0.5,"content_bytes":9}', "compacted", id="its-beginning"),
+    ],
+)
+async def test_a_reader_is_told_what_rules_made_of_a_text(
+    tmp_path: Path, marks: str | None, shortened: str
+) -> None:
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await _add(database, ID, _said("a"))
+        await database.write(lambda tx: tx.execute("UPDATE messages SET marks = ?", (marks,)))
+        (row,) = await read_transcript(database, ID)
+
+    assert row.shortened == shortened
+
+
+async def test_what_rules_took_of_a_session_is_counted(tmp_path: Path) -> None:
+    rows = [
+        (1, "delete", "purged", 1),
+        (2, "archive", "archived", 2),
+        (3, "delete", "restored", 2),
+        (4, "compact", "held", 3),
+        (9, "delete", "held", 4),
+    ]
+
+    def put(transaction: Transaction) -> None:
+        for item, action, state, second in rows:
+            at = instant(START + timedelta(seconds=second))
+            pruned.add(
+                transaction, PrunedRow("r", item, ID, action, state, at, None, None, {}), None
+            )
+
+    def facts(connection: Queries, after: int, second: int) -> tuple[int, int, bool]:
+        since = instant(START + timedelta(seconds=second))
+        return (
+            count_gone(connection, ID),
+            count_gone_since(connection, ID, after=after, since=since),
+            is_changed_since(connection, ID, after=after, since=since),
+        )
+
+    async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
+        await database.write(put)
+        found = [
+            await database.read(lambda conn, one=one: facts(conn, *one))  # type: ignore[misc]
+            for one in ((0, 0), (0, 1), (1, 1), (2, 3), (3, 4), (9, 0))
+        ]
+        other = await database.read(lambda conn: count_gone(conn, OTHER))
+
+    assert found == [
+        (3, 3, True),
+        (3, 2, True),
+        (3, 2, True),
+        (3, 1, True),
+        (3, 0, False),
+        (3, 0, False),
+    ]
+    assert other == 0

@@ -24,9 +24,16 @@ from gateway.model import (
     TurnId,
 )
 from gateway.transcripts import projections, summaries
+from gateway.transcripts.reading import beginning_after
 from gateway.transcripts.writing import append_messages
-from gateway.turns.memory import ContextMemory, SessionContext, leave_out, load_context
-from tests.context.conversations import facts, notice, says, talk, user
+from gateway.turns.memory import (
+    MAX_IMAGE_CHARS,
+    ContextMemory,
+    SessionContext,
+    leave_out,
+    load_context,
+)
+from tests.context.conversations import calls, facts, notice, says, talk, user
 from tests.support.database import opened_database
 
 if TYPE_CHECKING:
@@ -56,8 +63,10 @@ async def _summed(database: Database, summary: Summary) -> None:
     await database.write(lambda tx: summaries.keep(tx, ID, summary, at=AT))
 
 
-async def _load(database: Database, **bounds: int) -> SessionContext:
-    return await load_context(database, ID, **{"max_chars": ALL} | bounds)
+async def _load(
+    database: Database, *, max_chars: int = ALL, max_image_chars: int = MAX_IMAGE_CHARS
+) -> SessionContext:
+    return await load_context(database, ID, max_chars=max_chars, max_image_chars=max_image_chars)
 
 
 def _ids(context: SessionContext) -> list[str]:
@@ -99,6 +108,23 @@ async def test_the_turns_begin_after_what_is_further_on_and_the_summary_leads_al
     assert _ids(context)[:2] == [through, first]
     assert context.counted.left_out_turns == int(first[1:])
     assert context.counted.summarised_turns == 2
+
+
+async def test_turns_that_are_summarised_and_gone_are_counted_beside_those_left_out_since(
+    tmp_path: Path,
+) -> None:
+    async with opened_database(tmp_path) as database:
+        await _said(database, talk(9, 100))
+        await _summed(database, replace(_summary("t4", 5), through=20))
+        await _made(database, Projection("t6", ProjectionMode.OMIT, through=28))
+        await database.write(
+            lambda tx: tx.execute("DELETE FROM messages WHERE position <= 18 OR turn_id = 't6'")
+        )
+        context = await _load(database)
+
+    assert _ids(context) == ["t4", "t7", "t8"]
+    # Of those left out one is gone as well; who is gone is not left out.
+    assert (context.counted.left_out_turns, context.counted.summarised_turns) == (6, 5)
 
 
 async def test_a_summary_of_turns_that_are_not_there_hides_none(tmp_path: Path) -> None:
@@ -167,7 +193,7 @@ def _pictures(turns: int, size: int) -> list[Message]:
         result = Message(
             Role.TOOL, "", tool_call_id="c", tool_name="look", turn_id=turn, images=(shown,)
         )
-        said += [user(turn), result, says(turn)]
+        said += [user(turn), calls(turn, "c"), result, says(turn)]
     return said
 
 
@@ -212,12 +238,13 @@ async def test_a_turn_that_is_too_much_by_itself_leaves_whole(tmp_path: Path) ->
     said = [*_pictures(3, 10), *huge, user("t3"), says("t3", "NO_REPLY"), *talk(2, 10)]
     async with opened_database(tmp_path) as database:
         await _said(database, said)
+        through = await database.read(lambda conn: beginning_after(conn, ID, TurnId("h")).position)
         loaded = [
-            await _load(database, **bounds)
-            for bounds in ({"max_image_chars": 100_000}, {"max_chars": 10_000})
+            await _load(database, max_image_chars=100_000),
+            await _load(database, max_chars=10_000),
         ]
         for context in loaded:
-            assert context.left_out == Projection("h", ProjectionMode.OMIT)
+            assert context.left_out == Projection("h", ProjectionMode.OMIT, through=through)
             assert context.counted.messages == [user("t3"), *talk(2, 10)]
             assert (context.counted.left_out_turns, context.counted.image_chars) == (4, 0)
 

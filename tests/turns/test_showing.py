@@ -280,8 +280,8 @@ async def test_each_message_says_why_no_round_touches_it(tmp_path: Path) -> None
     talk = "user and assistant text"
     late = "one of the last 2 assistant messages or after"
     assert [(line.role.value, line.protected, line.why) for line in shown.messages] == [
-        ("assistant", True, talk),
-        ("tool", True, "before the first user message"),
+        ("assistant", False, "what it answers was pruned"),
+        ("tool", False, "what it answers was pruned"),
         ("user", True, talk),
         ("assistant", True, talk),
         ("tool", False, ""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from typing import TYPE_CHECKING
 
 import orjson
@@ -10,7 +12,7 @@ from gateway.clock import FakeClock
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
 from gateway.upkeep.salvage import REPORT, Salvaged, salvage
-from tests.support.upkeep import found, look, shown_entries
+from tests.support.upkeep import found, look, overwrite, shown_entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,3 +31,24 @@ async def salvaged(path: Path, target: Path) -> Salvaged:
     assert document["complete"] is made.complete is not bool(made.given_up)
     assert len(document["given_up"]) == len(made.given_up)
     return made
+
+
+async def ruined_and_salvaged(path: Path, target: Path, seed: int) -> None:
+    """Ruin places of a state by chance, and salvage what is left."""
+    dice = random.Random(seed)
+    archived = [f"archive/{one.name}" for one in path.glob("archive/*")]
+    for _ in range(dice.randint(1, 6)):
+        file = path / dice.choice(
+            ["sessions.json", "sessions.json.prev", *["gateway.db"] * 3, *archived]
+        )
+        size = file.stat().st_size
+        kind = dice.choice(["flip", "zero", "cut", "noise"])
+        if kind == "cut":
+            os.truncate(file, dice.randrange(size // 2, size))
+        else:
+            data = {"flip": b"\x10", "zero": bytes(4096), "noise": dice.randbytes(600)}[kind]
+            overwrite(file, dice.randrange(size), data)
+
+    made = await salvaged(path, target)
+
+    assert made.entries, f"seed {seed}"

@@ -44,8 +44,8 @@ async def test_a_backup_is_the_state_itself_and_leaves_it_as_it_is(
 ) -> None:
     path = await used_state(tmp_path / "state", killed=killed)
     (path / "token").write_text("secret")
-    (path / "archive" / "2026").mkdir(parents=True)
-    (path / "archive" / "2026" / "a.zst").write_bytes(b"old")
+    (path / "archive").mkdir()
+    (path / "archive" / "left-over.jsonl.zst").write_bytes(b"old")
     (path / "quarantine").mkdir()
     before = look(path)
 
@@ -57,7 +57,7 @@ async def test_a_backup_is_the_state_itself_and_leaves_it_as_it_is(
     assert made.bytes == sum(one.stat().st_size for one in copy.rglob("*") if one.is_file())
     assert not made.beside_daemon
     names = {str(one.relative_to(copy)) for one in copy.rglob("*") if one.is_file()}
-    assert names == {"gateway.db", "sessions.json", "token", "archive/2026/a.zst"}
+    assert names == {"gateway.db", "sessions.json", "token"}
     assert (copy / "token").read_text() == "secret"
     for one in (copy, *copy.rglob("*")):
         assert stat.S_IMODE(one.stat().st_mode) == (0o700 if one.is_dir() else 0o600)

@@ -48,8 +48,9 @@ def test_no_table_is_forgotten() -> None:
             )
         }
 
-    # The log becomes part of the snapshot, where the store stands is made anew.
-    assert {*TABLES, LOG, "store_state"} == names
+    # The log becomes part of the snapshot, where the store stands is made anew, and sums over
+    # items come with the messages.
+    assert {*TABLES, LOG, "store_state", "item_totals"} == names
 
 
 async def test_readable_messages_of_nobody_are_kept_in_a_file(tmp_path: Path) -> None:

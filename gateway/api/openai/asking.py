@@ -1,0 +1,225 @@
+"""What a request asks for: a message to a session, or an answer to the client's conversation.
+
+What an agent does not heed is refused here, before anything is done. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.access.tokens import OPERATOR
+from gateway.agents.direct import NO_WISHES, DirectRequest, Takes, Wishes
+from gateway.api.bodies import header_of
+from gateway.api.openai.conversation import conversation, said_last
+from gateway.api.openai.errors import refused
+from gateway.api.openai.wire import MAX_SESSION_CHARS
+from gateway.model import AgentId, Inbound, SessionSource, ToolSpec
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from gateway.api.openai.wire import ChatRequest
+    from gateway.model import TurnId
+
+PLATFORM: Final = "openai"
+SESSION_HEADER: Final = "x-session-key"
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+_FIELDS: Final = {
+    "named_tool": "tool_choice",
+    "parallel_calls": "parallel_tool_calls",
+    "max_output_tokens": "max_completion_tokens",
+}
+"""Wishes whose fields have another name."""
+_USUAL: Final = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+}
+"""Values that say what is done without them: many clients always send them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who sends a request."""
+
+    token: str
+    """The name of the client's token; empty: the gateway's own."""
+
+    def source(self, session: str = "") -> SessionSource:
+        """Return where the messages of a session come from; no other token has the same place."""
+        user = self.token or OPERATOR
+        return SessionSource(PLATFORM, session, account=self.token, user_id=user)
+
+
+def session_name(scope: Scope, request: ChatRequest) -> str:
+    """Return the name of the session that a request is for, NFC; empty: it is for none.
+
+    Raises:
+        ProblemError: the name is none.
+    """
+    named = _header(scope, SESSION_HEADER)
+    return unicodedata.normalize("NFC", request.user or "" if named is None else named)
+
+
+def message_of(scope: Scope, request: ChatRequest, asker: Asker, session: str) -> Inbound:
+    """Return the message that a request to a session is.
+
+    Raises:
+        ProblemError: it asks for what a session does not give.
+    """
+    if request.tools:
+        raise refused(
+            "tools: a session's agent has its own tools. Call without a session to use yours.",
+            "tools",
+        )
+
+    for name in sorted(wishes_of(request).named()):
+        field = _field(name, request)
+        raise refused(
+            f"{field}: a session is answered with its agent's own settings. Leave it out, or call "
+            "without a session.",
+            field,
+        )
+    if request.prompt_cache_key:
+        raise refused("prompt_cache_key: a session has its own.", "prompt_cache_key")
+
+    return Inbound(
+        source=asker.source(session),
+        text=said_last(request.messages),
+        message_id=_header(scope, IDEMPOTENCY_HEADER) or "",
+        agent=AgentId(request.model),
+        typed=False,
+    )
+
+
+def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> DirectRequest:
+    """Return what a stateless request asks an agent for.
+
+    Raises:
+        ProblemError: its conversation or its tools are not taken.
+    """
+    tools = _tools(request)
+    wishes = wishes_of(request)
+    if wishes.named_tool is not None and wishes.named_tool not in {tool.name for tool in tools}:
+        raise refused("tool_choice: names none of the tools.", "tool_choice")
+    if wishes.tool_choice == "required" and not tools:
+        raise refused("tool_choice: there are no tools, accepted is auto or none.", "tool_choice")
+
+    messages = conversation(request.messages, turn_id)
+    cache_key = ""
+    if request.prompt_cache_key:
+        # Another token's prompt must not be found by its name.
+        told = f"{asker.token}\0{request.prompt_cache_key}".encode(errors="replace")
+        cache_key = hashlib.sha256(told).hexdigest()[:32]
+    return DirectRequest(messages, tools, wishes, cache_key)
+
+
+def check_taken(asked: DirectRequest, takes: Takes, request: ChatRequest) -> None:
+    """Refuse what an agent would not heed.
+
+    Raises:
+        ProblemError: the first such field.
+    """
+    who = f"the agent {request.model!r} cannot heed it"
+    if asked.tools and not takes.tools:
+        raise refused(f"tools: {who}.", "tools")
+
+    for name in sorted(asked.wishes.named() - takes.wishes):
+        field = _field(name, request)
+        raise refused(f"{field}: {who}.", field)
+    temperature = asked.wishes.temperature
+    if temperature is not None and temperature > takes.max_temperature:
+        text = f"accepted by the agent {request.model!r} is up to {takes.max_temperature:g}."
+        raise refused(f"temperature: {text}", "temperature")
+
+
+def wishes_of(request: ChatRequest) -> Wishes:
+    """Return what a request wishes for, without what is done anyway."""
+    lengths = [most for most in (request.max_tokens, request.max_completion_tokens) if most]
+    given: dict[str, object] = {
+        "max_output_tokens": min(lengths, default=None),
+        "stop": tuple(request.stop or ()) or None,
+        "seed": request.seed,
+        "reasoning_effort": request.reasoning_effort,
+    }
+    for name, usual in _USUAL.items():
+        value = getattr(request, name)
+        given[name] = None if value == usual else value
+    wanted = request.response_format
+    if wanted is not None and wanted.type != "text":
+        given["response_format"] = wanted.model_dump()
+    if request.tools:
+        if request.parallel_tool_calls is False:
+            given["parallel_calls"] = False
+        given |= _choice(request)
+    elif request.tool_choice is not None and request.tool_choice.type not in {"auto", "none"}:
+        given |= _choice(request)
+    return Wishes(**given) if given else NO_WISHES  # type: ignore[arg-type]
+
+
+def _choice(request: ChatRequest) -> dict[str, object]:
+    choice = request.tool_choice
+    if choice is None or choice.type == "auto":
+        return {}
+    if choice.type != "function":
+        return {"tool_choice": choice.type}
+    if choice.function is None:
+        raise refused("tool_choice.function: is missing.", "tool_choice.function")
+
+    return {"named_tool": choice.function.name}
+
+
+def _tools(request: ChatRequest) -> list[ToolSpec]:
+    tools = []
+    names: set[str] = set()
+    for place, tool in enumerate(request.tools or ()):
+        function = tool.function
+        if function.name in names:
+            param = f"tools[{place}].function.name"
+            raise refused(f"{param}: another tool has this name.", param)
+        names.add(function.name)
+        schema = function.parameters or {"type": "object", "properties": {}}
+        if schema.get("type", "object") != "object":
+            param = f"tools[{place}].function.parameters"
+            raise refused(f"{param}: accepted is the schema of an object.", param)
+        description = function.description or ""
+        tools.append(ToolSpec(function.name, description, schema, function.strict, verbatim=True))
+    return tools
+
+
+def _field(wish: str, request: ChatRequest) -> str:
+    if wish == "max_output_tokens" and request.max_completion_tokens is None:
+        return "max_tokens"
+
+    return _FIELDS.get(wish, wish)
+
+
+def _header(scope: Scope, name: str) -> str | None:
+    """Return a header as text; None where it is not there.
+
+    Raises:
+        ProblemError: it is empty, too long or no UTF-8, or holds control characters.
+    """
+    values = [value for key, value in scope["headers"] if key == name.encode()]
+    if not values:
+        return None
+
+    try:
+        text = header_of(scope, name.encode()).encode("latin-1").decode().strip()
+    except UnicodeDecodeError:
+        text = ""
+    fit = 0 < len(text) <= MAX_SESSION_CHARS and not any(
+        unicodedata.category(char) in {"Cc", "Cs"} for char in text
+    )
+    if len(values) > 1 or not fit:
+        raise refused(
+            f"The header {name} takes 1 to {MAX_SESSION_CHARS} characters of UTF-8 without control "
+            "characters, once.",
+            name,
+        )
+
+    return text

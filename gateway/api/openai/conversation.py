@@ -1,0 +1,154 @@
+"""A client's conversation as the gateway's messages, results behind their calls. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gateway.api.openai.errors import refused
+from gateway.api.openai.wire import (
+    AssistantMessage,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    ToolMessage,
+    UserMessage,
+)
+from gateway.model import Image, Message, Role, ToolCall, TurnId, clean_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.api.openai.wire import AnyMessage, ImagePart
+
+_DATA_URL: Final = re.compile(
+    r"data:(image/(?:gif|jpeg|png|webp));base64,((?:[A-Za-z0-9+/]{4})*"
+    r"(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)"
+)
+
+
+def conversation(messages: Sequence[AnyMessage], turn_id: TurnId) -> list[Message]:
+    """Return all messages of a stateless call.
+
+    Raises:
+        ProblemError: no model would take them in this order, or one holds what is not taken.
+    """
+    made: list[Message] = []
+    waiting: dict[str, str] = {}
+    for place, message in enumerate(messages):
+        where = f"messages[{place}]"
+        if waiting and not isinstance(message, ToolMessage):
+            raise _unanswered(waiting, where)
+
+        match message:
+            case SystemMessage():
+                made.append(Message(Role.SYSTEM, _text(message.content), turn_id=turn_id))
+            case UserMessage():
+                text, images = _text(message.content), _images(message, where)
+                made.append(Message(Role.USER, text, turn_id=turn_id, images=images))
+            case AssistantMessage():
+                answer = _answer(message, where, turn_id)
+                waiting = {call.call_id: call.name for call in answer.tool_calls}
+                made.append(answer)
+            case ToolMessage():
+                made.append(_result(message, where, waiting, turn_id))
+    if waiting:
+        raise _unanswered(waiting, "the end")
+    if made[-1].role not in {Role.USER, Role.TOOL}:
+        text = "the last message is neither a user's nor a tool's, accepted is one of the two."
+        raise refused(f"messages: {text}", "messages")
+    if not any(message.role is Role.USER for message in made):
+        raise refused("messages: none of them is a user's, accepted is at least one.", "messages")
+
+    return made
+
+
+def said_last(messages: Sequence[AnyMessage]) -> str:
+    """Return what a session is told: the texts of the user behind the last answer.
+
+    Raises:
+        ProblemError: there are none, or the request holds what a session does not take.
+    """
+    for place, message in enumerate(messages):
+        if isinstance(message, SystemMessage):
+            raise refused(
+                f"messages[{place}]: a session takes no system message, its agent has its own. "
+                "Leave it out, or call without a session.",
+                f"messages[{place}]",
+            )
+    behind = 1 + max(
+        (place for place, one in enumerate(messages) if isinstance(one, AssistantMessage)),
+        default=-1,
+    )
+    texts = []
+    for place, message in enumerate(messages[behind:], behind):
+        where = f"messages[{place}]"
+        if not isinstance(message, UserMessage):
+            text = "a session takes no results of tools. Call without a session to use your own."
+            raise refused(f"{where}: {text}", where)
+        if _image_parts(message):
+            raise refused(f"{where}: a session takes no images yet, accepted is text.", where)
+        texts.append(_text(message.content))
+    if not texts:
+        text = "nothing follows the last answer, accepted is a user message behind it."
+        raise refused(f"messages: {text}", "messages")
+
+    return "\n\n".join(texts)
+
+
+def _text(parts: Sequence[TextPart | ImagePart | RefusalPart]) -> str:
+    texts = (part.text for part in parts if isinstance(part, TextPart))
+    return clean_text("\n".join(texts))
+
+
+def _image_parts(message: UserMessage) -> list[tuple[int, ImagePart]]:
+    return [
+        (place, part)
+        for place, part in enumerate(message.content)
+        if not isinstance(part, TextPart)
+    ]
+
+
+def _images(message: UserMessage, where: str) -> tuple[Image, ...]:
+    """Return the images of a message, none of which is fetched from anywhere."""
+    images = []
+    for place, part in _image_parts(message):
+        found = _DATA_URL.fullmatch(part.image_url.url)
+        if found is None:
+            param = f"{where}.content[{place}].image_url.url"
+            raise refused(
+                f"{param}: accepted is data:image/png;base64,... with a gif, jpeg, png or webp; "
+                "nothing is fetched from other addresses.",
+                param,
+            )
+        images.append(Image(found[1], found[2]))
+    return tuple(images)
+
+
+def _answer(message: AssistantMessage, where: str, turn_id: TurnId) -> Message:
+    parts = message.content or []
+    refusals = [part.refusal for part in parts if isinstance(part, RefusalPart)]
+    texts = [_text(parts), *refusals, message.refusal or ""]
+    calls = tuple(
+        ToolCall(clean_text(call.id), call.function.name, clean_text(call.function.arguments))
+        for call in message.tool_calls or ()
+    )
+    if len({call.call_id for call in calls}) < len(calls):
+        raise refused(f"{where}.tool_calls: two calls have one id.", f"{where}.tool_calls")
+
+    return Message(Role.ASSISTANT, "\n".join(filter(None, texts)), calls, turn_id=turn_id)
+
+
+def _result(message: ToolMessage, where: str, waiting: dict[str, str], turn_id: TurnId) -> Message:
+    call_id = clean_text(message.tool_call_id)
+    if call_id not in waiting:
+        param = f"{where}.tool_call_id"
+        raise refused(f"{param}: answers no call of the message before it.", param)
+
+    name = waiting.pop(call_id)
+    return Message(Role.TOOL, _text(message.content), (), call_id, name, turn_id)
+
+
+def _unanswered(waiting: dict[str, str], where: str) -> Exception:
+    text = f"{len(waiting)} tool calls have no result before {where}, accepted is one for each."
+    return refused(f"messages: {text}", "messages")

@@ -1,0 +1,89 @@
+"""Answers that grow in their chats while they are made, until their replies take their place.
+
+In memory only: after a crash nobody knows what was shown, and the reply is sent anew. Whoever makes
+an answer grow stands above; the line that delivers the reply closes its stream first, so that
+nothing of a part comes after the whole.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+
+MAX_KEPT: Final = 10_000
+"""Streams remembered; the reply of one that is forgotten is sent anew."""
+_MAX_PACES: Final = 1_024
+"""Chats whose paces are remembered before those that are over are dropped."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """The message in which one answer grows."""
+
+    chat: str
+    """As the outbox names it."""
+    shown_id: str = ""
+    """The platform's id of the message; empty: nothing is shown yet."""
+    closed: bool = False
+    """Whether the reply takes its place: no part is shown any more."""
+    lock: anyio.Lock = field(default_factory=lambda: anyio.Lock(fast_acquire=True))
+    """Held while the platform is asked to show a part, and to close it."""
+
+    async def close(self) -> str:
+        """Let it grow no more, and return the platform's id of it; empty: nothing is shown."""
+        async with self.lock:
+            self.closed = True
+        return self.shown_id
+
+
+class Streams:
+    """What grows now, and how fast each chat may be edited."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Begin with none."""
+        self._clock = clock
+        self._streams: OrderedDict[str, Stream] = OrderedDict()
+        self._next_at: dict[str, float] = {}
+        """By chat, when it may be edited next, monotonic."""
+
+    def __len__(self) -> int:
+        """Return how many are remembered."""
+        return len(self._streams)
+
+    def open(self, delivery_id: str, chat: str) -> Stream:
+        """Return the stream of a reply that will bear this id."""
+        stream = self._streams[delivery_id] = Stream(chat)
+        if len(self._streams) > MAX_KEPT:
+            self._streams.popitem(last=False)
+        return stream
+
+    def find(self, delivery_id: str) -> Stream | None:
+        """Return the stream of a reply, if there is one."""
+        return self._streams.get(delivery_id)
+
+    def forget(self, delivery_id: str) -> None:
+        """Drop the stream of a reply that is shown, or given up; harmless where there is none."""
+        self._streams.pop(delivery_id, None)
+
+    def wait_s(self, chat: str) -> float:
+        """Return in how many seconds a chat may be edited; 0: now."""
+        return max(0.0, self._next_at.get(chat, 0.0) - self._clock.monotonic())
+
+    def take(self, chat: str, interval_s: float) -> float:
+        """Take the next edit of a chat; return in how many seconds it may be made."""
+        wait_s = self.wait_s(chat)
+        self.hold(chat, wait_s + interval_s)
+        return wait_s
+
+    def hold(self, chat: str, seconds: float) -> None:
+        """Leave a chat alone for at least so long."""
+        now = self._clock.monotonic()
+        if len(self._next_at) >= _MAX_PACES:
+            self._next_at = {name: at for name, at in self._next_at.items() if at > now}
+        self._next_at[chat] = max(self._next_at.get(chat, 0.0), now + seconds)

@@ -1,0 +1,132 @@
+"""What is kept and told of runs: those that changed something, were refused, or failed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.log import get_logger
+from gateway.pruning import RunStatus
+from gateway.transcripts import pruned
+from gateway.transcripts.pruned import RUNNING, RunRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.durable.batch import Queries
+    from gateway.pruning import PruningResult, PruningStats
+    from gateway.pruning.records import Tally
+    from gateway.retention.keeping import Kept
+
+INTERRUPTED: Final = "interrupted"
+"""The status of a run that the end of the gateway has cut off."""
+_MAX_ERRORS: Final = 100
+
+
+def read_runs(
+    place: Queries, *, limit: int, before: int | None, current: str | None
+) -> list[RunRow]:
+    """Return runs, newest first, also those whose end was never noted.
+
+    Args:
+        place: Where.
+        limit: How many at most.
+        before: Only those with a smaller position.
+        current: The run in progress.
+    """
+    return [
+        _cut_off(place, row, current) if row.status == RUNNING else row
+        for row in pruned.runs(place, limit=limit, before=before)
+    ]
+
+
+def _cut_off(place: Queries, row: RunRow, current: str | None) -> RunRow:
+    """Return a run that has not ended with what it has done so far."""
+    status = RUNNING if row.run_id == current else INTERRUPTED
+    return replace(row, status=status, pruned=pruned.count_of_run(place, row.run_id))
+
+
+def run_row(result: PruningResult) -> RunRow:
+    """Return what is kept of a run."""
+    stats = result.stats
+    return RunRow(
+        run_id=result.id,
+        cause=result.trigger,
+        started_at=pruned.instant(result.started_at),
+        ended_at=pruned.instant(result.completed_at),
+        status=result.status.value,
+        detail=result.detail,
+        pruned=stats.pruned_count,
+        freed_bytes=stats.freed_bytes,
+        freed_tokens=stats.freed_tokens,
+        record={
+            "plan_id": result.plan_id,
+            "force": result.force,
+            "session_id": result.session_id,
+            "stats": plain_stats(stats),
+            "errors": [
+                {"item_id": one.item_id, "rule_id": one.rule_id, "error": one.error}
+                for one in result.errors[:_MAX_ERRORS]
+            ],
+        },
+    )
+
+
+def log_run(result: PruningResult) -> None:
+    """Tell how a run ended; of contents nothing."""
+    log = get_logger().info if result.status is RunStatus.OK else get_logger().warning
+    log(
+        "items.pruned",
+        run_id=result.id,
+        cause=result.trigger,
+        status=result.status.value,
+        detail=result.detail,
+        pruned=result.stats.pruned_count,
+        skipped=result.stats.skipped_count,
+        errors=result.stats.error_count,
+        freed_bytes=result.stats.freed_bytes,
+        freed_tokens=result.stats.freed_tokens,
+        duration_ms=result.stats.duration_ms,
+    )
+
+
+def log_sweep(kept: Kept) -> None:
+    """Tell what became of what had been kept for long enough, if anything did."""
+    if not kept.is_idle:
+        get_logger().info(
+            "items.kept_long_enough",
+            purged=kept.purged_items,
+            archived=kept.archived_items,
+            archived_bytes=kept.archived_bytes,
+            removed_archives=kept.removed_archives,
+            moved=kept.moved_items,
+            forgotten_sessions=kept.forgotten_sessions,
+            forgotten_records=kept.forgotten_records,
+            freed_bytes=kept.freed_bytes,
+        )
+    for problem in kept.problems:
+        get_logger().warning("items.damaged", problem=problem)
+
+
+def plain_stats(stats: PruningStats) -> dict[str, Any]:
+    """Return the sums of a run, but for those that its row has."""
+    return {
+        "scanned_count": stats.scanned_count,
+        "skipped_count": stats.skipped_count,
+        "error_count": stats.error_count,
+        "duration_ms": stats.duration_ms,
+        "by_rule": _tallies(stats.by_rule),
+        "by_action": _tallies(stats.by_action),
+        "skipped_by_reason": dict(stats.skipped_by_reason),
+    }
+
+
+def _tallies(by: Mapping[str, Tally]) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            "count": one.count,
+            "freed_bytes": one.freed_bytes,
+            "freed_tokens": one.freed_tokens,
+        }
+        for name, one in by.items()
+    }

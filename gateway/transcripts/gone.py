@@ -1,0 +1,73 @@
+"""What the database knows of rows that are gone: where positions go on, and that the audit was cut.
+
+Both stand in `store_state`. SQLite gives out the position after the greatest one in the table:
+where the newest messages go, their positions would come again, and what tells of a position (the
+audit of pruning, the beginning of a context) would speak of another message.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.durable.batch import Queries
+
+LAST_MESSAGE: Final = "last_message"
+"""Its value is a position that was given out; those up to it never are again."""
+AUDIT_CUT: Final = "audit_cut"
+"""Its value is the instant, in Unix seconds, before which entries of the audit were deleted."""
+_NOTE: Final = (
+    "INSERT INTO store_state (name, value) VALUES (?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
+)
+NEXT_POSITION: Final = (
+    "(SELECT 1 + max(coalesce((SELECT max(position) FROM messages), 0), "  # noqa: S608 - a text of ours
+    f"coalesce((SELECT value FROM store_state WHERE name = '{LAST_MESSAGE}'), 0)))"
+)
+"""SQL of the position that the next message gets."""
+_HIGHEST: Final = 1 << 40
+"""Beyond all positions and instants there are."""
+_LATEST: Final = int(datetime.max.replace(tzinfo=UTC).timestamp())
+_OF_MESSAGES: Final = "SELECT coalesce(max(position), 0) FROM messages"
+_OF_ALL: Final = (
+    "SELECT coalesce(max(position), 0) FROM (SELECT max(position) AS position FROM messages "
+    "UNION ALL SELECT max(item) FROM pruned_items UNION ALL SELECT max(through) FROM summaries "
+    "UNION ALL SELECT max(through) FROM projections)"
+)
+
+
+def keep_positions(place: Queries) -> None:
+    """Let no position come again: in the transaction that deletes what may be the newest rows."""
+    _note_last(place, _OF_MESSAGES)
+
+
+def take_over(place: Queries, known: Mapping[str, int]) -> None:
+    """Note what another database knew, and let no position come again that anything tells of.
+
+    Args:
+        place: The new database, with its rows.
+        known: Names and values of the other's `store_state`; what is out of range is left out.
+    """
+    _note_last(place, _OF_ALL)
+    for name in (LAST_MESSAGE, AUDIT_CUT):
+        if 0 < known.get(name, 0) < _HIGHEST:
+            place.execute(_NOTE, (name, known[name]))
+
+
+def note_audit_cut(place: Queries, before: datetime) -> None:
+    """Note that entries of the audit up to an instant are deleted: of those it does not tell."""
+    place.execute(_NOTE, (AUDIT_CUT, math.ceil(before.timestamp())))
+
+
+def audit_cut(place: Queries) -> datetime | None:
+    """Return the instant up to which entries of the audit were deleted; None where none were."""
+    rows = place.execute("SELECT value FROM store_state WHERE name = ?", (AUDIT_CUT,)).fetchall()
+    return datetime.fromtimestamp(min(int(str(rows[0][0])), _LATEST), UTC) if rows else None
+
+
+def _note_last(place: Queries, greatest: str) -> None:
+    place.execute(_NOTE, (LAST_MESSAGE, place.execute(greatest).fetchall()[0][0]))

@@ -1,0 +1,383 @@
+"""Laws of the channel to Telegram beyond the contract: offsets, other pollers, refusals, pieces."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import orjson
+import pytest
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from gateway.channels.base import ChannelError, NotConnectedError, Outbound, Receipt, SendError
+from gateway.channels.running import Channels, ChannelState, open_channels
+from gateway.channels.telegram import RETRY_S, TelegramChannel
+from gateway.channels.telegram_settings import TelegramSettings
+from gateway.clock import FakeClock
+from gateway.errors import ConfigurationError, StorageBusyError
+from gateway.model import ChatType, Inbound, SessionSource
+from gateway.settings import SecretSource
+from tests.support.telegram_api import Failure, TelegramServer, message, user
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+ANN = SessionSource("telegram", "7", ChatType.DM, "main", user_id="7")
+
+
+@dataclass
+class Run:
+    """A channel that runs, and the other side of it."""
+
+    server: TelegramServer
+    channel: TelegramChannel
+    clock: FakeClock
+    received: list[Inbound] = field(default_factory=list)
+    receipts: list[Receipt | Exception] = field(default_factory=list)
+    """What becomes of the next messages; then all are stored."""
+    channels: Channels | None = None
+
+    async def receive(self, inbound: Inbound) -> Receipt:
+        receipt = self.receipts.pop(0) if self.receipts else Receipt()
+        if isinstance(receipt, Exception):
+            raise receipt
+        self.received.append(inbound)
+        self.server.note()
+        return receipt
+
+    def state(self) -> ChannelState:
+        assert self.channels is not None
+        return self.channels.statistics()[0].state
+
+    def offsets(self) -> list[str | None]:
+        return [said.get("offset") for method, said in self.server.asked if method == "getUpdates"]
+
+    async def say(self, text: str, number: int, **more: object) -> int:
+        """Have Ann write, and wait until it came and is acknowledged; return the update's id."""
+        update_id = self.server.push(message=message(text, number, **more))
+        await self.server.until(lambda: update_id in self.server.acknowledged)
+        return update_id
+
+    async def lost(self) -> str:
+        """Wait until the channel is lost, and return why."""
+        assert self.channels is not None
+        with anyio.fail_after(5):
+            while self.state() is not ChannelState.BACKING_OFF:
+                await anyio.wait_all_tasks_blocked()
+                self.server.end_poll()
+        return self.channels.statistics()[0].last_error
+
+
+def settings(tmp_path: Path, server: TelegramServer, **more: Any) -> TelegramSettings:  # noqa: ANN401
+    file = tmp_path / "token"
+    file.write_text(more.pop("secret", server.token))
+    return TelegramSettings(
+        kind="telegram", token=SecretSource(file=str(file)), base_url=server.url, **more
+    )
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path,
+    server: TelegramServer | None = None,
+    *,
+    ready: bool = True,
+    **more: Any,  # noqa: ANN401 - of the settings
+) -> AsyncGenerator[Run]:
+    """Run a channel as the gateway does."""
+    server, clock = server or TelegramServer(), FakeClock()
+    run = Run(server, TelegramChannel("main", settings(tmp_path, server, **more), clock), clock)
+    run.channels = Channels([run.channel], clock, lambda: 1.0)
+    reached = anyio.Event()
+    async with server.serving(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run.channels.run, run.receive, lambda _channel: reached.set())
+        if ready:
+            with anyio.fail_after(5):
+                await reached.wait()
+            await server.until(lambda: server.polled)
+        yield run
+        tasks.cancel_scope.cancel()
+
+
+def outbound(text: str = "hi", target: SessionSource = ANN, **more: Any) -> Outbound:  # noqa: ANN401
+    return Outbound(target, text, "t-1", **more)
+
+
+async def test_the_offset_moves_past_what_is_stored_and_no_further(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.receipts = [Receipt(), StorageBusyError()]
+        first = run.server.push(message=message("one", 1))
+        second = run.server.push(message=message("two", 2))
+        await run.server.until(lambda: run.received)
+        await run.clock.advance(RETRY_S - 0.01)
+        early = list(run.server.acknowledged), run.offsets()[-1]
+        await run.clock.advance(0.01)
+        await run.server.until(lambda: run.server.acknowledged == [first, second])
+
+    assert early == ([], None)
+    assert run.offsets()[2:] == [str(first + 1), str(second + 1)]
+    assert [one.text for one in run.received] == ["one", "two"]
+
+
+async def test_what_was_refused_is_acknowledged_and_its_sender_told_as_it_stands(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as run:
+        run.receipts = [Receipt(accepted=False, text="Not *you*.")]
+        await run.say("hello", 5)
+        await run.server.until(lambda: run.server.posted)
+
+    (told,) = run.server.posted
+    assert (told.chat, told.text) == ("7", "Not *you*.")
+    assert "parse_mode" not in told.fields
+
+
+async def test_after_a_quiet_poll_no_old_offset_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        update_id = await run.say("hello", 1)
+        await run.server.until(lambda: run.server.polled)
+        run.server.end_poll()
+        await run.server.until(lambda: len(run.offsets()) == 4)
+
+    assert run.offsets() == [None, None, str(update_id + 1), None]
+
+
+async def test_an_update_that_is_not_understood_is_passed_and_those_beside_it_come(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as run:
+        with capture_logs() as logs:
+            strange = run.server.push(message={"message_id": "what", "text": "a secret"})
+            await run.say("hello", 2)
+
+    assert [one.text for one in run.received] == ["hello"]
+    assert strange in run.server.acknowledged
+    assert "telegram.update_not_understood" in [line["event"] for line in logs]
+    assert "secret" not in str(logs)
+
+
+async def test_only_messages_are_asked_for(tmp_path: Path) -> None:
+    async with running(tmp_path, poll_timeout_s=17) as run:
+        asked = [fields for method, fields in run.server.asked if method == "getUpdates"]
+
+    assert orjson.loads(asked[0]["allowed_updates"]) == [
+        "message",
+        "edited_message",
+        "channel_post",
+        "edited_channel_post",
+    ]
+    assert [fields["timeout"] for fields in asked] == ["0", "17"]
+
+
+async def test_a_second_poller_is_told_once_and_backed_off_from(tmp_path: Path) -> None:
+    reason = ""
+    with capture_logs() as logs:
+        async with running(tmp_path) as run:
+            for pause_s in (1, 2, 4):
+                run.server.poll_elsewhere()
+                reason = await run.lost()
+                await run.clock.advance(pause_s)
+                await run.server.until(lambda: run.server.polled)
+            contested = run.state()
+            run.server.end_poll()
+            await run.server.until(lambda: run.state() is ChannelState.RUNNING)
+            first = len([line for line in logs if line["event"] == "telegram.second_poller"])
+            run.server.poll_elsewhere()
+            await run.lost()
+
+    told = [line for line in logs if line["event"] == "telegram.second_poller"]
+    assert reason == "another program asks for this bot's messages (409)"
+    assert contested is ChannelState.STARTING
+    assert (first, len(told)) == (1, 2)
+    assert {(line["log_level"], line["account"]) for line in told} == {("error", "main")}
+    assert len([line for line in logs if line["event"] == "channel.running"]) == 2
+    lost = [line["log_level"] for line in logs if line["event"] == "channel.lost"]
+    assert lost == ["warning", "debug", "debug", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("method", "failure", "why"),
+    [
+        ("getMe", Failure(401, "Unauthorized"), "Telegram refuses the token"),
+        ("getMe", Failure(404, "Not Found"), "Telegram refuses the token"),
+        (
+            "getUpdates",
+            Failure(409, "Conflict: can't use getUpdates method while webhook is active"),
+            "a webhook takes this bot's messages (409)",
+        ),
+        ("getUpdates", Failure(502, "Bad Gateway"), "Telegram fails (Bad Gateway)"),
+        ("getUpdates", Failure(502, body="<html>"), "Telegram's answer cannot be read"),
+        ("getUpdates", Failure(lost=True), "Telegram cannot be reached (ServerDisconnectedError)"),
+    ],
+)
+async def test_why_the_channel_is_lost_is_said(
+    tmp_path: Path, method: str, failure: Failure, why: str
+) -> None:
+    server = TelegramServer()
+    server.failures[method] = [failure]
+    async with running(tmp_path, server, ready=False) as run:
+        reason = await run.lost()
+        await run.clock.advance(1)
+        await run.server.until(lambda: run.state() is ChannelState.RUNNING)
+
+    assert reason.startswith(why)
+    assert server.token not in reason
+
+
+async def test_a_wrong_token_is_told_and_never_shown(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, ready=False, secret="5:another-token") as run:
+            reason = await run.lost()
+
+    assert reason.startswith("Telegram refuses the token")
+    assert "another-token" not in str(logs)
+
+
+async def test_a_pause_that_is_asked_for_is_kept_while_polling(tmp_path: Path) -> None:
+    server = TelegramServer()
+    server.failures["getUpdates"] = [Failure(429, "Too Many Requests", {"retry_after": 30})]
+    async with running(tmp_path, server, ready=False) as run:
+        await server.until(run.offsets)
+        await run.clock.advance(29.9)
+        early = len(run.offsets())
+        await run.clock.advance(0.1)
+        await server.until(lambda: len(run.offsets()) > early)
+        await server.until(lambda: run.state() is ChannelState.RUNNING)
+
+    assert early == 1
+
+
+async def test_where_telegram_is_not_there_nothing_counts_as_sent(tmp_path: Path) -> None:
+    server = TelegramServer()
+    channel = TelegramChannel("main", settings(tmp_path, server), FakeClock())
+
+    with pytest.raises(ChannelError, match="cannot be reached"):
+        await channel.run(Run(server, channel, FakeClock()).receive, ready=pytest.fail)
+    with pytest.raises(NotConnectedError):
+        await channel.send(outbound())
+
+
+@pytest.mark.parametrize(
+    ("failure", "retryable", "ambiguous"),
+    [
+        (Failure(403, "Forbidden: bot was blocked by the user"), False, False),
+        (Failure(400, "Bad Request: chat not found"), False, False),
+        (Failure(400, 'Bad Request: wrong "secret text"'), False, False),
+        (Failure(500, "Internal Server Error"), True, True),
+        (Failure(502, body="<html>secret"), True, True),
+        (Failure(401, "Unauthorized"), True, False),
+    ],
+)
+async def test_a_refusal_says_what_may_be_done_about_it(
+    tmp_path: Path, failure: Failure, *, retryable: bool, ambiguous: bool
+) -> None:
+    async with running(tmp_path) as run:
+        run.server.failures["sendMessage"] = [failure]
+        with pytest.raises(SendError) as caught:
+            await run.channel.send(outbound())
+
+    assert (caught.value.retryable, caught.value.ambiguous) == (retryable, ambiguous)
+    assert "secret" not in str(caught.value)
+
+
+async def test_markup_that_telegram_refuses_is_shown_plain(tmp_path: Path) -> None:
+    text = "**bold**"
+    async with running(tmp_path) as run:
+        refusal = Failure(400, "Bad Request: can't parse entities: unsupported start tag")
+        run.server.failures = {"sendMessage": [refusal], "editMessageText": [refusal]}
+        shown_id = await run.channel.send(outbound(text))
+        first = run.server.posted[0].text
+        await run.channel.edit(outbound(f"{text}!"), shown_id)
+
+    assert [first, run.server.posted[0].text] == [text, f"{text}!"]
+
+
+async def test_a_message_goes_to_its_topic_refers_and_has_no_preview(tmp_path: Path) -> None:
+    topic = SessionSource("telegram", "-100", ChatType.THREAD, "main", thread_id="42")
+    async with running(tmp_path) as run:
+        await run.channel.send(outbound("see https://a.b", topic, reply_to="5"))
+        await run.channel.show_typing(topic)
+
+    (sent,) = run.server.posted
+    assert (sent.chat, sent.topic) == ("-100", "42")
+    assert orjson.loads(sent.fields["reply_parameters"]) == {
+        "message_id": 5,
+        "allow_sending_without_reply": True,
+    }
+    assert orjson.loads(sent.fields["link_preview_options"]) == {"is_disabled": True}
+    assert run.server.typing == [("-100", "42")]
+
+
+async def test_an_edit_to_what_is_shown_already_is_well(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        shown_id = await run.channel.send(outbound("same"))
+        await run.channel.edit(outbound("same"), shown_id)
+        with pytest.raises(SendError) as caught:
+            await run.channel.edit(outbound("other"), "999999")
+
+    assert not caught.value.retryable
+
+
+async def test_a_group_that_has_moved_is_written_to_where_it_is_now(tmp_path: Path) -> None:
+    group = SessionSource("telegram", "-5", ChatType.GROUP, "main")
+    moved = Failure(400, "Bad Request: group chat was upgraded", {"migrate_to_chat_id": -1005})
+    async with running(tmp_path) as run:
+        run.server.failures["sendMessage"] = [moved]
+        await run.channel.send(outbound(target=group))
+
+    assert [one.chat for one in run.server.posted] == ["-1005"]
+
+
+class Slow(TelegramServer):
+    """Takes its time with what is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = anyio.Event()
+        self.held = anyio.Event()
+
+    @override
+    async def before(self, method: str) -> None:
+        if method == "sendMessage":
+            self.held.set()
+            await self.gate.wait()
+
+
+async def test_a_lost_poll_cuts_off_nothing_that_is_being_sent(tmp_path: Path) -> None:
+    server, sent = Slow(), []
+
+    async def send(run: Run) -> None:
+        sent.append(await run.channel.send(outbound()))
+
+    async with running(tmp_path, server) as run, anyio.create_task_group() as tasks:
+        tasks.start_soon(send, run)
+        await server.held.wait()
+        server.poll_elsewhere()
+        await anyio.wait_all_tasks_blocked()
+        server.gate.set()
+        await run.lost()
+
+    assert sent == [str(server.posted[0].message_id)]
+
+
+async def test_names_are_cleaned(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        await run.say("hello", 1, sender=user(name="A\u202en"))
+
+    assert run.received[0].source.user_name == "A�n"
+
+
+@pytest.mark.parametrize("secret", ["not one", "654321", "12:a/../b", "12:a b"])
+async def test_what_is_no_token_is_refused_and_not_shown(tmp_path: Path, secret: str) -> None:
+    tables = {"main": settings(tmp_path, TelegramServer(), secret=secret)}
+
+    with pytest.raises(ConfigurationError) as caught:
+        open_channels(tables, tmp_path, FakeClock())
+
+    (problem,) = caught.value.problems
+    assert problem.startswith("channels.main.token: no token of a bot; accepted is what @BotFather")
+    assert secret not in problem

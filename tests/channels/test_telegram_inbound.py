@@ -1,0 +1,234 @@
+"""Laws of what people write on Telegram, by updates as the Bot API tells them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiogram.types import Update
+
+from gateway.access.deciding import Standing, standing
+from gateway.access.settings import AccessSettings, PlatformAccess
+from gateway.channels.telegram_inbound import inbound_of
+from gateway.commands.parsing import parse
+from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound, SessionSource
+from tests.support.telegram_api import BOT_NAME, message, user
+
+CLUB: dict[str, Any] = {"id": -100, "type": "supergroup", "title": "The\nclub"}
+NEWS: dict[str, Any] = {"id": -200, "type": "channel", "title": "News"}
+NOBODY: dict[str, Any] = {"from": None}
+ANONYMOUS = user(1087968824, "Group", is_bot=True)
+
+
+def read(update: dict[str, Any]) -> Inbound | None:
+    update_of = Update.model_validate({"update_id": 1, **update})
+    return inbound_of(update_of, account="main", bot_name=BOT_NAME)
+
+
+def said(**more: Any) -> Inbound:  # noqa: ANN401 - fields of a message
+    inbound = read({"message": message(**more)})
+    assert inbound is not None
+    return inbound
+
+
+def source(chat: str, kind: ChatType = ChatType.DM, **more: str) -> SessionSource:
+    return SessionSource("telegram", chat, kind, "main", **more)
+
+
+def test_a_private_chat_is_direct() -> None:
+    inbound = said(sender=user(last_name="Lee"))
+
+    assert inbound.source == source("7", user_id="7", user_name="Ann Lee")
+    assert (inbound.text, inbound.message_id, inbound.change) == ("hello", "1", Change.NEW)
+    assert inbound.typed
+    assert inbound.bot_name == BOT_NAME
+
+
+@pytest.mark.parametrize("kind", ["group", "supergroup"])
+def test_a_group_has_its_title_and_its_senders(kind: str) -> None:
+    inbound = said(chat=CLUB | {"type": kind})
+
+    assert inbound.source == source(
+        "-100", ChatType.GROUP, user_id="7", user_name="Ann", chat_name="The�club"
+    )
+
+
+def test_a_topic_is_a_thread_and_a_chain_of_replies_is_none() -> None:
+    topic = said(chat=CLUB, message_thread_id=42, is_topic_message=True).source
+    chain = said(chat=CLUB, message_thread_id=42).source
+
+    assert (topic.chat_type, topic.thread_id) == (ChatType.THREAD, "42")
+    assert (chain.chat_type, chain.thread_id) == (ChatType.GROUP, "")
+
+
+def test_a_topic_of_a_private_chat_is_direct_still() -> None:
+    topic = said(message_thread_id=42, is_topic_message=True).source
+
+    assert (topic.chat_type, topic.thread_id) == (ChatType.DM, "42")
+
+
+@pytest.mark.parametrize(
+    ("update", "name"),
+    [
+        pytest.param(
+            {"message": message(sender_chat=CLUB, chat=CLUB, sender=ANONYMOUS)},
+            "The�club",
+            id="anonymous-admin",
+        ),
+        pytest.param(
+            {"message": message(chat=CLUB, sender_chat=NEWS, sender=ANONYMOUS)},
+            "News",
+            id="channel-in-a-group",
+        ),
+        pytest.param(
+            {"channel_post": message(chat=NEWS, sender_chat=NEWS, **NOBODY)},
+            "News",
+            id="channel-post",
+        ),
+    ],
+)
+def test_who_speaks_as_a_chat_has_no_id_and_is_on_no_list(
+    update: dict[str, Any], name: str
+) -> None:
+    inbound = read(update)
+
+    assert inbound is not None
+    assert (inbound.source.user_id, inbound.source.user_name) == ("", name)
+    listed = PlatformAccess(allow_users=["*", "1087968824"])
+    access = AccessSettings(platforms={"telegram": listed}, admins=["telegram:1087968824"])
+    assert standing(inbound.source, access, is_paired=True) is Standing.STRANGER
+
+
+def test_a_channel_is_one() -> None:
+    inbound = read({"channel_post": message(chat=NEWS, sender_chat=NEWS, **NOBODY)})
+
+    assert inbound is not None
+    assert inbound.source.chat_type is ChatType.CHANNEL
+
+
+@pytest.mark.parametrize("kind", ["edited_message", "edited_channel_post"])
+def test_an_edit_is_a_change_of_the_message(kind: str) -> None:
+    inbound = read({kind: message("now", edit_date=1_700_000_100)})
+
+    assert inbound is not None
+    assert (inbound.change, inbound.message_id, inbound.text) == (Change.EDITED, "1", "now")
+
+
+@pytest.mark.parametrize(
+    ("more", "typed"),
+    [
+        pytest.param({}, True, id="own-words"),
+        pytest.param({"quote": {"text": "/stop", "position": 0}}, True, id="beside-a-quotation"),
+        pytest.param(
+            {"forward_origin": {"type": "hidden_user", "sender_user_name": "B", "date": 1}},
+            False,
+            id="forwarded",
+        ),
+        pytest.param({"is_automatic_forward": True}, False, id="forwarded-by-the-platform"),
+        pytest.param({"via_bot": user(9, "B", is_bot=True)}, False, id="by-a-bot"),
+        pytest.param(
+            {
+                "text": None,
+                "caption": "/stop",
+                "voice": {"file_id": "v", "duration": 1} | {"file_unique_id": "v"},
+            },
+            False,
+            id="caption",
+        ),
+    ],
+)
+def test_only_what_the_sender_wrote_as_a_message_may_be_a_command(
+    more: dict[str, Any], *, typed: bool
+) -> None:
+    inbound = said(**{"text": "/stop", **more})
+
+    assert inbound.text == "/stop"
+    assert inbound.typed is typed
+
+
+@pytest.mark.parametrize(("text", "ours"), [(f"/stop@{BOT_NAME}", True), ("/stop@other", False)])
+def test_a_command_may_name_the_bot(text: str, *, ours: bool) -> None:
+    assert (parse(said(text=text, chat=CLUB)) is not None) is ours
+
+
+FILE = {"file_id": "f", "file_unique_id": "f", "file_size": 10}
+SIZED = FILE | {"width": 10, "height": 10}
+PLACE = {"latitude": 52.5, "longitude": 13.25}
+
+
+@pytest.mark.parametrize(
+    ("more", "attachment"),
+    [
+        (
+            {"photo": [SIZED, SIZED | {"width": 99, "file_size": 999}, SIZED]},
+            Attachment(AttachmentKind.IMAGE, "image/jpeg", "", 999),
+        ),
+        (
+            {"document": FILE | {"file_name": "a.pdf", "mime_type": "application/pdf"}},
+            Attachment(AttachmentKind.FILE, "application/pdf", "a.pdf", 10),
+        ),
+        (
+            {"audio": FILE | {"duration": 1, "file_name": "a.mp3", "mime_type": "audio/mpeg"}},
+            Attachment(AttachmentKind.AUDIO, "audio/mpeg", "a.mp3", 10),
+        ),
+        (
+            {"voice": FILE | {"duration": 1, "mime_type": "audio/ogg"}},
+            Attachment(AttachmentKind.VOICE, "audio/ogg", "", 10),
+        ),
+        (
+            {"video": SIZED | {"duration": 1, "mime_type": "video/mp4", "file_name": "v.mp4"}},
+            Attachment(AttachmentKind.VIDEO, "video/mp4", "v.mp4", 10),
+        ),
+        (
+            {"animation": SIZED | {"duration": 1, "mime_type": "video/mp4"}, "document": FILE},
+            Attachment(AttachmentKind.VIDEO, "video/mp4", "", 10),
+        ),
+        (
+            {"video_note": FILE | {"length": 1, "duration": 1}},
+            Attachment(AttachmentKind.VIDEO, "video/mp4", "", 10),
+        ),
+        (
+            {
+                "sticker": SIZED
+                | {"type": "regular", "is_animated": False, "is_video": False, "emoji": "😀"}
+            },
+            Attachment(AttachmentKind.STICKER, "image/webp", "😀", 10),
+        ),
+        ({"location": PLACE}, Attachment(AttachmentKind.OTHER, name="location 52.50000, 13.25000")),
+        (
+            {"venue": {"location": PLACE, "title": "Bar", "address": "1 Way"}, "location": PLACE},
+            Attachment(AttachmentKind.OTHER, name="location Bar, 1 Way 52.50000, 13.25000"),
+        ),
+        (
+            {"contact": {"phone_number": "+49 1", "first_name": "B", "last_name": "C"}},
+            Attachment(AttachmentKind.OTHER, name="contact B C +49 1"),
+        ),
+        (
+            {"dice": {"emoji": "🎲", "value": 4}},
+            Attachment(AttachmentKind.OTHER, name="dice 🎲 4"),
+        ),
+    ],
+    ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
+)
+def test_what_is_sent_beside_a_text_is_described(
+    more: dict[str, Any], attachment: Attachment
+) -> None:
+    assert said(text=None, **more).attachments == (attachment,)
+    assert said(text=None, caption="look", **more).text == "look"
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        pytest.param({"message": message(None, new_chat_title="x")}, id="the-chat-changed"),
+        pytest.param({"message": message(None, left_chat_member=user())}, id="somebody-left"),
+        pytest.param({"message": message(sender=user(9, "B", is_bot=True))}, id="a-bot"),
+        pytest.param({"news_of_tomorrow": {}}, id="not-known"),
+    ],
+)
+def test_what_nobody_said_is_no_message(update: dict[str, Any]) -> None:
+    assert read(update) is None
+
+
+def test_text_that_no_store_takes_is_cleaned() -> None:
+    assert said(text="a\0b").text == "ab"

@@ -1,0 +1,134 @@
+"""A channel that runs on its platform: with a gateway that a test directs, or with the real one."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+
+from gateway.access.settings import AccessSettings, PlatformAccess
+from gateway.channels.base import Receipt
+from gateway.channels.running import Channels, ChannelState
+from gateway.commands.following import Followers
+from gateway.delivery.delivery import Delivery
+from gateway.delivery.settings import DeliverySettings
+from gateway.errors import StorageBusyError
+from gateway.model import Inbound
+from tests.support.commands import open_door
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+    from gateway.agents.base import Agent
+    from tests.contract.platforms import Platform
+    from tests.support.commands import DoorBench
+
+TICK_S = 0.02
+"""How long a test waits for something to happen before it lets time pass on the channel's clock."""
+
+
+@dataclass
+class Gateway:
+    """Takes what a channel hands over."""
+
+    received: list[Inbound] = field(default_factory=list)
+    troubles: int = 0
+    """So many messages cannot be stored at first."""
+    gate: anyio.Event = field(default_factory=anyio.Event)
+    """Nothing is stored before it is set."""
+    asked: int = 0
+    reached: anyio.Event = field(default_factory=anyio.Event)
+
+    async def receive(self, inbound: Inbound) -> Receipt:
+        self.asked += 1
+        await self.gate.wait()
+        if self.troubles:
+            self.troubles -= 1
+            raise StorageBusyError
+
+        self.received.append(inbound)
+        return Receipt()
+
+
+@asynccontextmanager
+async def running(platform: Platform, *, gate_open: bool = True) -> AsyncGenerator[Gateway]:
+    """Run the channel alone, people being there."""
+    gateway = Gateway()
+    if gate_open:
+        gateway.gate.set()
+
+    async def run() -> None:
+        await platform.channel.run(gateway.receive, ready=gateway.reached.set)
+
+    async with platform.server(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        with anyio.fail_after(platform.patience_s):
+            await gateway.reached.wait()
+        async with platform.present():
+            yield gateway
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def whole(platform: Platform, path: Path, agent: Agent) -> AsyncGenerator[DoorBench]:
+    """Run the channel with everything that answers there, people being there."""
+    async with (
+        platform.server(),
+        alone(platform, path, agent) as (bench, channels),
+        joined(platform, channels),
+    ):
+        yield bench
+
+
+@asynccontextmanager
+async def joined(platform: Platform, channels: Channels) -> AsyncGenerator[None]:
+    """Have people at a channel that is started, once it reaches its platform."""
+    with anyio.fail_after(4 * platform.patience_s):
+        while channels.statistics()[0].state is not ChannelState.RUNNING:
+            with anyio.move_on_after(TICK_S):
+                await anyio.sleep_forever()
+            await platform.pass_s(0.25)
+    async with platform.present():
+        yield
+
+
+@asynccontextmanager
+async def alone(
+    platform: Platform, path: Path, agent: Agent
+) -> AsyncGenerator[tuple[DoorBench, Channels]]:
+    """Run the channel with everything that answers there; whether it is reached is left open."""
+    channels = Channels([platform.channel], platform.clock, lambda: 1.0)
+    everybody = PlatformAccess(allow_users=["*"])
+    access = AccessSettings(platforms={platform.channel.platform: everybody})
+    async with open_door(path, agent, access=access) as bench:
+        database, clock, turns = bench.turns.state.database, platform.clock, bench.turns.turns
+        delivery = Delivery(database, clock, DeliverySettings(), channels, lambda: 0.0)
+        followers = Followers(channels, clock, delivery)
+        turns.hooks.on_replied = delivery.wake
+        turns.hooks.on_begun = followers.follow
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(delivery.run)
+            await tasks.start(followers.run)
+            tasks.start_soon(channels.run, bench.door.receive, delivery.reached)
+            yield bench, channels
+            tasks.cancel_scope.cancel()
+
+
+async def until(platform: Platform, holds: Callable[[], bool]) -> None:
+    """Wait for people to see something, while time passes."""
+    with anyio.fail_after(4 * platform.patience_s):
+        while not holds():
+            changed = platform.people.changed
+            with anyio.move_on_after(TICK_S):
+                await changed.wait()
+            await platform.pass_s(0.25)
+
+
+async def acknowledged(platform: Platform, count: int) -> None:
+    """Wait until so many messages are acknowledged; no time passes."""
+    with anyio.fail_after(platform.patience_s):
+        while len(platform.people.acknowledged) < count:
+            await platform.people.changed.wait()
