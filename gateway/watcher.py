@@ -37,7 +37,8 @@ PRUNE_INTERVAL_S: Final = 3600.0
 RETRY_S: Final = 5.0
 """How long a failed write of measurements, or work on items, waits before it is tried again."""
 CLOCK_STEP_S: Final = 3600.0
-"""A wall clock that moved this much against the monotonic one puts the prune off by one tick."""
+"""A wall clock that moved this much against the monotonic one puts the prune, and all work on
+items, off by one tick."""
 PROBE_S: Final = 5.0
 """How often a full disk is asked whether it has space again."""
 DRAIN_TIMEOUT_S: Final = 10.0
@@ -125,6 +126,7 @@ class ExpiryWatcher:
         self._retry_at: float | None = None
         self._probe_at = 0.0
         self._seen: tuple[datetime, float] | None = None
+        self._prune_doubtful = self._items_doubtful = False
         self._duty_since: float | None = None
         self._last_prune_at: datetime | None = None
         self._counts: Counter[str] = Counter()
@@ -188,6 +190,26 @@ class ExpiryWatcher:
         )
 
     async def _do_due(self) -> None:
+        await self._do_short()
+        items = self._items
+        if items is None or self._items_in_s(items) > 0:
+            return
+
+        self._look_at_clock()
+        if self._items_doubtful:
+            self._items_doubtful = False
+            self._items_at = self._clock.monotonic() + PRUNE_INTERVAL_S
+            return
+
+        done = await self._duty("items", lambda: items.work(self._between))
+        self._items_at = self._clock.monotonic() + (0.0 if done else RETRY_S)
+
+    async def _between(self) -> None:
+        """Do what must not wait for the end of a long duty, which thereby shows that it goes on."""
+        self._duty_since = self._clock.monotonic()
+        await self._do_short()
+
+    async def _do_short(self) -> None:
         now = self._clock.monotonic()
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
@@ -197,21 +219,16 @@ class ExpiryWatcher:
             await self._duty("space", self._probe)
         if self._prune_at <= now:
             self._prune_at = now + PRUNE_INTERVAL_S
-            if not self._clock_stepped():
+            self._look_at_clock()
+            doubtful, self._prune_doubtful = self._prune_doubtful, False
+            if not doubtful:
                 await self._duty("prune", self._prune)
                 await self._duty("retention", self._discard)
-        await self._write_snapshot()
-        items = self._items
-        if items is not None and self._items_in_s(items) <= 0:
-            done = await self._duty("items", lambda: items.work(self._write_snapshot))
-            self._items_at = self._clock.monotonic() + (0.0 if done else RETRY_S)
+        if self._store.snapshots.due_in_s() == 0:
+            await self._duty("snapshot", self._store.snapshots.write)
 
     def _items_in_s(self, items: TimedWork) -> float:
         return max(items.next_in_s(), self._items_at - self._clock.monotonic())
-
-    async def _write_snapshot(self) -> None:
-        if self._store.snapshots.due_in_s() == 0:
-            await self._duty("snapshot", self._store.snapshots.write)
 
     def _next_in_s(self) -> float:
         now = self._clock.monotonic()
@@ -301,20 +318,18 @@ class ExpiryWatcher:
                 # One damaged entry must not keep the measurements of all others waiting.
                 get_logger().warning("store.entry_unreadable", session_key=key, reason=str(error))
 
-    def _clock_stepped(self) -> bool:
-        """Tell whether the wall clock jumped since the last tick: ages are doubtful then."""
+    def _look_at_clock(self) -> None:
+        """See whether the wall clock jumped since the last look: ages are doubtful then."""
         seen, self._seen = self._seen, (self._clock.now(), self._clock.monotonic())
         if seen is None:
-            return False
+            return
 
         wall_s = (self._seen[0] - seen[0]).total_seconds()
         step_s = wall_s - (self._seen[1] - seen[1])
-        if abs(step_s) <= CLOCK_STEP_S:
-            return False
-
-        self._counts["clock_steps"] += 1
-        get_logger().warning("clock.step", step_s=round(step_s, 3), prune="put off by one tick")
-        return True
+        if abs(step_s) > CLOCK_STEP_S:
+            self._prune_doubtful = self._items_doubtful = True
+            self._counts["clock_steps"] += 1
+            get_logger().warning("clock.step", step_s=round(step_s, 3), prune="put off by one tick")
 
     def _busy_s(self) -> float:
         since = self._duty_since

@@ -254,7 +254,7 @@ def sdk_outside_its_place(uses: list[Use]) -> Iterator[str]:
                 yield f"{use.place}: {use.target} loads the SDK of {sdk}; import it in a function"
 
 
-MANAGING: Final = ("manager", "flights", "shared")
+MANAGING: Final = ("engine", "flights", "interludes", "manager", "shared")
 """The modules of `pruning` that run tasks; all others are pure."""
 
 

@@ -56,6 +56,20 @@ class Form:
             self._problems.append(f"{name}: {fault}")
         return value
 
+    def name(self, name: str) -> str | None:
+        """Return a text that names something; None where it is not there.
+
+        An empty one is refused: who means one thing, and names none, must not get everything.
+        """
+        value = self._take(name)
+        if value is None:
+            return None
+        if isinstance(value, str) and value.strip():
+            return clean_text(value)
+
+        self._refuse(name, value, "a string that is not blank, or nothing")
+        return None
+
     def identifiers(self, name: str, *, most: int) -> list[str]:
         """Return a list of up to `most` ids; empty where it is not there."""
         values = self._take(name)

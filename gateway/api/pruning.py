@@ -65,7 +65,7 @@ class Pruning:
         """Answer with what a run would do now; nothing is changed."""
         limit = listed(request)
         form = await self._form(request)
-        force, session = form.flag("force"), form.text("session") or None
+        force, session = form.flag("force"), form.name("session")
         form.finish()
 
         plan = await self._pruning.plan(force=force, session=session)
@@ -108,12 +108,10 @@ class Pruning:
         """Answer with a page of what was done to items, the newest first."""
         form = query_form(request)
         cursor, limit = _page(form)
-        item, run, session = form.identifier("item"), form.identifier("run"), form.text("session")
+        item, run, session = form.name("item"), form.name("run"), form.name("session")
         form.finish()
 
-        return await self._entries(
-            cursor, limit, item=item or None, run=run or None, session=session or None
-        )
+        return await self._entries(cursor, limit, item=item, run=run, session=session)
 
     async def explain(self, request: Request) -> Response:
         """Answer with why an item stays or goes, and when it is due."""
@@ -132,14 +130,12 @@ class Pruning:
         query_form(request).finish()
         form = await self._form(request)
         items = form.identifiers("items", most=MAX_LISTED)
-        run, session = form.identifier("run"), form.text("session")
+        run, session = form.name("run"), form.name("session")
         if [bool(items), bool(run), bool(session)].count(True) != 1:
             form.refuse("items", "one of items, run and session")
         form.finish()
 
-        restored = await self._pruning.restore(
-            items=items, run=run or None, session=session or None
-        )
+        restored = await self._pruning.restore(items=items, run=run, session=session)
         return json_response(shown_restored(restored))
 
     async def retry(self, request: Request) -> Response:

@@ -77,7 +77,7 @@ class Applying:
             ProblemError: a field is wrong or unknown.
             NotFoundError: the plan is not kept.
         """
-        plan_id, session = form.identifier("plan"), form.text("session")
+        plan_id, session = form.name("plan"), form.name("session")
         force, dry_run = form.flag("force"), form.flag("dry_run")
         confirmed = form.flag("confirmed")
         for name, given in (("session", session), ("force", force)):
@@ -92,12 +92,12 @@ class Applying:
                 plan=plan,
                 dry_run=dry_run,
                 force=force,
-                session=session or None,
+                session=session,
                 confirmed=confirmed,
                 on_progress=watch,
             )
             if result.pruned_items and not dry_run:
-                self._shelf.drop(plan_id)
+                self._shelf.drop(plan_id or "")
             return result
 
         return run

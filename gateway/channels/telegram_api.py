@@ -98,6 +98,8 @@ def channel_error(error: AiogramError) -> ChannelError:
             why = "another program asks for this bot's messages (409)"
         case TelegramUnauthorizedError() | TelegramNotFound():
             why = _REFUSED
+        case TelegramRetryAfter():
+            why = f"Telegram asks to be left alone for {error.retry_after} s"
         case TelegramNetworkError():
             why = f"Telegram cannot be reached ({_cause(error)})"
         case ClientDecodeError():

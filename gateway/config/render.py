@@ -42,7 +42,7 @@ _EXAMPLES: Final[dict[KeyPath, str]] = {
     ("pruning", "rules"): (
         '[[pruning.rules]]\nid = "old-tool-results"\nconditions = [{ type = "type", '
         'include = ["tool_result"] }, { type = "age", max_age = "30d" }]\n'
-        'action = { type = "archive" }'
+        'action = { type = "archive" }\nignore_protections = ["tool_pair"]'
     ),
     ("pruning", "sessions"): (
         '[pruning.sessions."agent:main:telegram::dm:12345::"]\nexempt = true'

@@ -80,10 +80,11 @@ def cut(text: str, start: int, max_chars: int) -> Piece:
             break
 
         end = _end(text, start, max(1, end - start - excess))
-    closed = _closed_at(text, end)
-    if after and closed and len(before) + closed - start <= max_chars:
-        # The block ends here by itself; the next piece would begin with an empty one.
-        return Piece(start, closed, before)
+    if after:
+        for closed in _closed_at(text, end):
+            if len(before) + closed - start <= max_chars:
+                # The block ends here by itself; the next piece would begin with an empty one.
+                return Piece(start, closed, before)
 
     return Piece(start, end, before, after)
 
@@ -132,13 +133,13 @@ def _open_at(text: str, place: int) -> _Fence | None:
     return fence
 
 
-def _closed_at(text: str, place: int) -> int:
-    """Return where the line ends that closes a block of code right at a place; 0: none does."""
+def _closed_at(text: str, place: int) -> tuple[int, ...]:
+    """Return where the line may end that closes a block of code at a place: its break, or it."""
     fence, found = _open_at(text, place), _FENCE.match(text, place)
     if fence is None or found is None or not fence.is_closed_by(*found.groups()):
-        return 0
+        return ()
 
-    return min(found.end() + 1, len(text))
+    return min(found.end() + 1, len(text)), found.end()
 
 
 def _opening(fence: _Fence | None, max_chars: int) -> str:

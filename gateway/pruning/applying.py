@@ -9,7 +9,7 @@ any change, and counts only if the item is still the same afterwards.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
@@ -32,15 +32,16 @@ from gateway.pruning.shrinking import (
     marked_as_is,
     summarized,
 )
-from gateway.pruning.store import Change, ItemStore
+from gateway.pruning.store import NOTHING_DONE, Change, ItemStore
 
 SUMMARIZER_TRIES: Final = 3
 """Failures in a row after which the summarizer is left alone for the rest of a run: it is more
 likely to be out of order than the items are."""
 BATCH: Final = 100
 """Items that are changed together at most, but for a unit that has more."""
-BATCH_BYTES: Final = 2 * 1_024**2
-"""What they come to at most, for their contents are in memory, and shortening takes its time."""
+BATCH_BYTES: Final = 1_024**2
+"""What they come to at most, but for a unit that has more: their contents are in memory, shortening
+takes its time, and who writes as well waits for the change."""
 MAX_WAITING_SUMMARIES: Final = 100
 """Summaries that are kept for items whose change failed, so that none is made twice."""
 
@@ -58,9 +59,11 @@ class Means:
     elapsed_s: Callable[[], float]
     """Since the run began."""
     pause: Pause
+    between: Callable[[], Awaitable[None]]
+    """Lets others do what is due, between changes."""
     tell: Callable[[Event, object], Awaitable[None]]
     summarize: Callable[[PrunableItem, SummarizeAction, str], Awaitable[ItemSummary | None]]
-    """Writes a summary; None where the time of the run is over."""
+    """Writes a summary; None where the time of the run is over, or it has to end."""
     live_turns: Callable[[], Mapping[str, str]]
     exempt: Callable[[], frozenset[str]]
     """The sessions that are exempt now."""
@@ -101,6 +104,8 @@ class Run:
     """What was done so far."""
     _in_a_row: int = 0
     """Failures of the summarizer."""
+    _live: Mapping[str, str] = field(default_factory=dict)
+    """The turns that run, as last asked: to ask for each item would hold up everybody."""
 
     def __post_init__(self) -> None:
         """Begin with nothing done."""
@@ -124,6 +129,7 @@ class Run:
                     await self.ledger.progress(unit)
             else:
                 await self._do(units)
+            await self.means.between()
 
     @property
     def status(self) -> RunStatus:
@@ -191,20 +197,36 @@ class Run:
     async def _together(self, units: Sequence[Unit]) -> bool:
         """Do units in one change; return whether that was possible, else nothing was done."""
         items = await self.means.store.find([one.item_id for unit in units for one in unit])
-        outcomes = [await self._outcome(unit, items) for unit in units]
+        self._live = self.means.live_turns()
+        outcomes = []
+        for unit in units:
+            await self.means.pause(2)
+            outcomes.append(await self._outcome(unit, items))
+        self._live = self.means.live_turns()  # Others have run meanwhile.
+        outcomes = [self._checked(outcome, items) for outcome in outcomes]
         changes = [change for outcome in outcomes for change in outcome.changes]
-        stale = await self.means.store.commit(changes) if changes else frozenset[str]()
-        if stale and len(units) > 1:
+        done = await self.means.store.commit(changes) if changes else NOTHING_DONE
+        if done.stale and len(units) > 1:
             return False
 
         for outcome in outcomes:
-            if stale:
+            await self.means.pause(2)
+            if done.stale:
                 outcome.changes = []
                 outcome.skips = [(one, SkipReason.CHANGED) for one in outcome.unit]
-            await self._told(outcome)
+            await self._told(outcome, done.after)
         return True
 
-    async def _told(self, outcome: Outcome) -> None:
+    def _checked(self, outcome: Outcome, items: Mapping[str, PrunableItem]) -> Outcome:
+        """Return what is to become of a unit if nothing has come up since that keeps an item."""
+        if outcome.changes:
+            for one in outcome.unit:
+                reason = self._why_not(one, items.get(one.item_id))
+                if reason is not None:
+                    return _staying(outcome.unit, one, reason)
+        return outcome
+
+    async def _told(self, outcome: Outcome, after: Mapping[str, Totals]) -> None:
         """Keep and tell what became of a unit."""
         for one, reason in outcome.skips:
             if reason is SkipReason.GONE:
@@ -216,8 +238,9 @@ class Run:
             if change.record is None:
                 await self.ledger.skip(one, SkipReason.NO_GAIN)
             else:
-                self.ledger.keep(change.record)
-                await self.means.tell(Event.ITEM_PRUNED, change.record)
+                record = replace(change.record, after=after.get(one.item_id, NO_TOTALS))
+                self.ledger.keep(record)
+                await self.means.tell(Event.ITEM_PRUNED, record)
         await self.ledger.progress(outcome.unit)
 
     async def _outcome(self, unit: Unit, items: Mapping[str, PrunableItem]) -> Outcome:
@@ -232,9 +255,7 @@ class Run:
                     outcome.changes.append(found)
                     continue
                 reason = found
-            others = [other for other in unit if other is not one]
-            skips = [(one, reason or SkipReason.GONE)]
-            return Outcome(unit, [], skips + [(other, SkipReason.CHANGED) for other in others])
+            return _staying(unit, one, reason or SkipReason.GONE)
         return outcome
 
     def _why_not(self, one: PlannedAction, item: PrunableItem | None) -> SkipReason | None:
@@ -248,7 +269,7 @@ class Run:
         ignored = frozenset[Protection]() if rule is None else rule.ignore_protections
         failing = self.means.quarantine.of(one.item_id)
         is_exempt = item.session_id in self.means.exempt() and not self.plan.force
-        is_in_turn = is_live(self.means.live_turns(), item)
+        is_in_turn = is_live(self._live, item)
         # Whatever else may protect it has not begun since, or has changed its version.
         checks = (
             (SkipReason.EXEMPT, is_exempt and Protection.EXEMPT not in ignored),
@@ -268,7 +289,8 @@ class Run:
             summary = await self._summary(one, one.action, item)
             if isinstance(summary, SkipReason):
                 return summary
-            reason = self._why_not(one, item)  # Much may have happened meanwhile.
+            self._live = self.means.live_turns()  # Much may have happened meanwhile.
+            reason = self._why_not(one, item)
             if reason is not None:
                 return reason
             at = self.means.now()
@@ -295,8 +317,10 @@ class Run:
         summary = await self.means.summarize(item, action, one.reason)
         self._in_a_row -= 1
         if summary is None:
-            self._out_of_time()
-            return SkipReason.BUDGET_SECONDS
+            self._look_up()
+            if self.halt is None:
+                self._out_of_time()
+            return SkipReason.BUDGET_SECONDS if self.halt is None else self.halt.reason
 
         self._in_a_row = 0
         if len(self.means.waiting) >= MAX_WAITING_SUMMARIES:
@@ -327,6 +351,12 @@ class Run:
         if not self.dry_run:
             self.means.quarantine.fail(failure)
         await self.ledger.fail(failure)
+
+
+def _staying(unit: Unit, one: PlannedAction, reason: SkipReason) -> Outcome:
+    """Return that a unit stays, and which of its items is why."""
+    others = [(other, SkipReason.CHANGED) for other in unit if other is not one]
+    return Outcome(unit, [], [(one, reason), *others])
 
 
 def _totals(item: PrunableItem) -> Totals:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
+from anyio import CancelScope
+
 from gateway.errors import ConflictError
 from gateway.pruning.applying import Halt, Means, Run
 from gateway.pruning.due import next_due
 from gateway.pruning.events import Listeners
 from gateway.pruning.explain import explain
+from gateway.pruning.interludes import Interludes
 from gateway.pruning.judging import Situation
 from gateway.pruning.loading import checked_config
 from gateway.pruning.outside import ask, checked_summary, within
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from gateway.pruning.conditions import CustomCondition
     from gateway.pruning.explain import Explanation
+    from gateway.pruning.interludes import Between
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.judging import Evaluate
     from gateway.pruning.outside import Evaluator, Summarizer, Times
@@ -92,10 +96,14 @@ class Engine:
         self.listeners = Listeners(lambda one: self._within(HANDLER_TIMEOUT_S, one))
         self.next_due_at: datetime | None = None
         """As last found out."""
+        self.between: Between | None = None
+        """See `PruningManager.between`."""
         self._summarizer = summarizer
         self._clock = clock
         self._live_turns = live_turns
         self._waiting: dict[tuple[str, int], ItemSummary] = {}
+        self._writing: CancelScope | None = None
+        """Ends the summary that is being written."""
         self._cursor = ""
         self._quiet: tuple[int, str, datetime] | None = None
         self.rulebook = Rulebook(self._checked(config))
@@ -108,6 +116,11 @@ class Engine:
         """
         self.rulebook = Rulebook(self._checked(config))
         return self.rulebook.config
+
+    def halt(self) -> None:
+        """Have no summary finished that is being written; whoever says so stops the run as well."""
+        if self._writing is not None:
+            self._writing.cancel()
 
     def look_again(self) -> None:
         """Forget that there was nothing to do."""
@@ -139,6 +152,8 @@ class Engine:
         """Make the plan, unless there is one, and carry it out."""
         started_at, start = self._clock.now(), self._clock.monotonic()
         rulebook, run_id = self.rulebook, uuid4().hex
+        revision = self.store.revision()
+        interludes = Interludes(self._clock, self.between)
         started = RunStarted(
             run_id,
             started_at,
@@ -151,7 +166,12 @@ class Engine:
         plan = request.plan or await self.plan(
             rulebook, force=request.force, session_id=request.session_id
         )
-        means = self._means(rulebook, lambda: self._clock.monotonic() - start, is_stopped)
+        means = self._means(
+            rulebook,
+            lambda: self._clock.monotonic() - start - interludes.taken_s,
+            is_stopped,
+            interludes,
+        )
         run = Run(run_id, plan, means, request.dry_run)
         if not request.dry_run:
             run.halt = _refusal(rulebook.config, plan, confirmed=request.confirmed)
@@ -168,14 +188,14 @@ class Engine:
             force=request.force,
             session_id=request.session_id,
             status=run.status,
-            detail=run.halt.detail if run.halt else plan.breaker,
+            detail=_detail(run),
             pruned_items=tuple(run.ledger.pruned),
             skipped_items=tuple(run.ledger.skipped),
             errors=tuple(run.ledger.failures),
             stats=run.ledger.stats(means.elapsed_s()),
             more=plan.more,
         )
-        self._note_quiet(request, plan, result)
+        self._note_quiet(request, plan, result, revision)
         await self.listeners.tell(Event.COMPLETE, result)
         return result
 
@@ -194,14 +214,28 @@ class Engine:
         )
 
     def _means(
-        self, rulebook: Rulebook, elapsed_s: Callable[[], float], is_stopped: Callable[[], bool]
+        self,
+        rulebook: Rulebook,
+        elapsed_s: Callable[[], float],
+        is_stopped: Callable[[], bool],
+        interludes: Interludes,
     ) -> Means:
         config = rulebook.config
 
         async def summarize(
             item: PrunableItem, action: SummarizeAction, reason: str
         ) -> ItemSummary | None:
-            return await self._summarize(config, item, action, reason, elapsed_s)
+            if is_stopped():
+                return None
+
+            with CancelScope() as scope:
+                self._writing = scope
+                try:
+                    writing = self._summarize(config, item, action, reason, elapsed_s)
+                    return await interludes.beside(writing)
+                finally:
+                    self._writing = None
+            return None
 
         return Means(
             store=self.store,
@@ -211,6 +245,7 @@ class Engine:
             now=self._clock.now,
             elapsed_s=elapsed_s,
             pause=self._pause(),
+            between=interludes.take,
             tell=self.listeners.tell,
             summarize=summarize,
             live_turns=self._live_turns,
@@ -242,13 +277,23 @@ class Engine:
 
             raise
 
-    def _note_quiet(self, request: Request, plan: Plan, result: PruningResult) -> None:
-        """Keep that there is nothing to do until an item changes or gets older."""
+    def _note_quiet(
+        self, request: Request, plan: Plan, result: PruningResult, revision: int
+    ) -> None:
+        """Keep that there is nothing to do until an item changes or gets older.
+
+        Args:
+            request: What was asked for.
+            plan: What was to be done.
+            result: What was done.
+            revision: That of the store before the plan: what was stored since was not looked at.
+        """
         stays = {SkipReason(one) for one in result.stats.skipped_by_reason}
         whole = request.session_id is None and not request.force and not request.dry_run
+        whole = whole and request.plan is None
         over = result.success and not result.pruned_items and not result.more
         if whole and over and not stays & _PASSING:
-            self._quiet = (self.store.revision(), self.rulebook.version, plan.made_at)
+            self._quiet = (revision, self.rulebook.version, plan.made_at)
 
     def _evaluate_at(self, now: datetime) -> Evaluate:
         timeout_s = self.rulebook.config.evaluator_timeout_s
@@ -276,6 +321,14 @@ class Engine:
                 await self._clock.sleep(0)
 
         return pause
+
+
+def _detail(run: Run) -> str:
+    """Return why a run ended before its time; of a dry run also why a true one would be refused."""
+    if run.halt is not None:
+        return run.halt.detail
+
+    return run.plan.breaker if run.dry_run else ""
 
 
 def _refusal(config: PruningConfig, plan: Plan, *, confirmed: bool) -> Halt | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.pruning.events import Handler
     from gateway.pruning.explain import Explanation
+    from gateway.pruning.interludes import Between
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.memory import ArchivedItem
     from gateway.pruning.outside import Evaluator, Summarizer
@@ -83,6 +84,7 @@ class PruningManager:
         self._wake = anyio.Event()
         self._loop_over: anyio.Event | None = None
         self._halting = False
+        self._stopped = False
 
     # Items; of a manager over another store that store is asked.
 
@@ -245,6 +247,9 @@ class PruningManager:
     ) -> PruningResult:
         """Carry out a plan; what is not as it was when the plan was made stays.
 
+        That is asked of each item. What was too much of a set is taken also where the set has got
+        smaller meanwhile: sums are those of the plan.
+
         Raises:
             ConflictError: it was made under other rules, another run is in progress, or the manager
                 is being stopped.
@@ -257,15 +262,18 @@ class PruningManager:
         return await self._fly(Request("apply", dry, plan.force, plan.session_id, confirmed, plan))
 
     async def prune_if_due(self) -> PruningResult | None:
-        """Prune if something is due; None where nothing is, or it is too soon, or switched off."""
+        """Prune if something is due; None where nothing is, or it is too soon, or switched off.
+
+        After `stop` nothing is due until `start`, `run` or `resume`.
+        """
         config = self._config
-        if not config.enabled or self.is_running or self._flights.closed:
+        if not config.enabled or self.is_running or self._stopped:
             return None
         if self._soonest_s() > 0:
             return None
 
         due_at = await self.next_due()
-        if due_at is None or due_at > self._clock.now():
+        if due_at is None or due_at > self._clock.now() or self._stopped:
             return None
 
         return await self._fly(Request("due", config.dry_run))
@@ -322,6 +330,7 @@ class PruningManager:
     def start(self, group: TaskGroup) -> None:
         """Run in a task group until `stop`; a manager that runs already goes on as it does."""
         if self._loop_over is None:
+            self.resume()
             self._loop_over = anyio.Event()
             group.start_soon(self.run)
 
@@ -331,10 +340,12 @@ class PruningManager:
         Raises:
             StorageError: the storage failed.
         """
+        if not self._flights.closed:
+            self.resume()
         over = self._loop_over = self._loop_over or anyio.Event()
         task_status.started()
         try:
-            while not self._flights.closed:
+            while not self._stopped:
                 self._wake = anyio.Event()
                 result = await self._look()
                 with self._clock.move_on_after(self._wait_s(result)):
@@ -346,20 +357,43 @@ class PruningManager:
     async def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """Begin nothing any more, and return once the run in progress is over.
 
+        Once it is over a run may be asked for again; none begins because it is due, until `start`,
+        `run` or `resume`.
+
         Args:
-            grace_s: How long it may go on; then it ends after the unit it is at.
+            grace_s: How long it may go on; then it ends after the unit it is at, and a summary that
+                is being written is given up.
         """
+        self._stopped = True
         self._flights.closed = True
         self._wake.set()
         try:
             with self._clock.move_on_after(grace_s):
                 await self._flights.landed()
             self._halting = True
+            self._engine.halt()
             await self._flights.landed()
             if self._loop_over is not None:
                 await self._loop_over.wait()
         finally:
             self._flights.closed = self._halting = False
+
+    def resume(self) -> None:
+        """Let runs begin again when they are due."""
+        self._stopped = False
+
+    @property
+    def between(self) -> Between | None:
+        """Called during each run, between changes and every second beside a summary; None: nobody.
+
+        It has no limit, and what it takes does not count towards `max_duration_s`. What it raises
+        ends the run; what was done until then is done.
+        """
+        return self._engine.between
+
+    @between.setter
+    def between(self, between: Between | None) -> None:
+        self._engine.between = between
 
     @property
     def is_running(self) -> bool:

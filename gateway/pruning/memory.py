@@ -24,7 +24,7 @@ from gateway.pruning.items import (
 )
 from gateway.pruning.ordered import Ordered
 from gateway.pruning.rules import ArchiveAction
-from gateway.pruning.store import ALL_TYPES, Page, StoreStatistics
+from gateway.pruning.store import ALL_TYPES, Committed, Page, StoreStatistics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -281,15 +281,16 @@ class MemoryItemStore:
         """Return items by id; what is not there is left out."""
         return {one: self._items[one] for one in item_ids if one in self._items}
 
-    async def commit(self, changes: Changes) -> frozenset[str]:
-        """Do all of the changes or none of them; return the ids of those that do not fit."""
+    async def commit(self, changes: Changes) -> Committed:
+        """Do all of the changes or none of them; return which do not fit, or what is left."""
         stale = frozenset(one.item_id for one in changes if not self._fits(one))
         if stale:
-            return stale
+            return Committed(stale)
 
         for change in changes:
             self._do(change)
-        return frozenset()
+        left = {one.item_id: amounts(one.after) for one in changes if one.after is not None}
+        return Committed(after=left)
 
     def _fits(self, change: Change) -> bool:
         item = self._items.get(change.item_id)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from gateway.pruning.budgets import Unit
     from gateway.pruning.items import PrunableItem
     from gateway.pruning.rulebook import ScopedRule
 
@@ -101,26 +102,32 @@ class Pass:
         )
         self._now = now
         self._looks = [one.seen for one in looks]
-        self._totals = tuple(one.total(room.totals) for one in sets) if room else ()
-
-    def planned(self, item: PrunableItem) -> PlannedAction:
-        """Return what becomes of an item that is taken."""
-        seen: tuple[float | str, ...] = self._totals
-        if self._looks:
-            now = self._now
-            seen = (*[look(item, now) for look in self._looks], *seen)
-        action = self.cause.action
-        return tuple.__new__(
-            PlannedAction,  # which is faster
-            (
-                item.id,
-                item.session_id,
-                item.type,
-                item.version,
-                item.size_bytes,
-                item.tokens or 0,
-                NO_TOTALS if action.removes else expected_after(action, item),
-                seen,
-                self.cause,
-            ),
+        self._totals: tuple[float | str, ...] = (
+            tuple(one.total(room.totals) for one in sets) if room else ()
         )
+
+    def units(self, picked: Sequence[Sequence[PrunableItem]]) -> list[Unit]:
+        """Return what becomes of items that are taken; in one go, for there may be very many."""
+        looks, totals, now, cause = self._looks, self._totals, self._now, self.cause
+        removes, new = cause.action.removes, tuple.__new__
+        units = []
+        for items in picked:
+            unit = [
+                new(  # a third of what calling the class costs
+                    PlannedAction,
+                    (
+                        item.id,
+                        item.session_id,
+                        item.type,
+                        item.version,
+                        item.size_bytes,
+                        item.tokens or 0,
+                        NO_TOTALS if removes else expected_after(cause.action, item),
+                        (*[look(item, now) for look in looks], *totals) if looks else totals,
+                        cause,
+                    ),
+                )
+                for item in items
+            ]
+            units.append(tuple(unit))
+        return units

@@ -253,7 +253,7 @@ class Planner:
         self._skips.drop(ids)
         if self._watched in ids:
             self.taken_by = one.scoped
-        units = [tuple([one.planned(item) for item in items]) for items in picked]
+        units = one.units(picked)
         self._freed.add(units)
         if self._more:
             full = [unit for unit in units if unit[0].session_id in self._full]

@@ -99,6 +99,21 @@ class Change:
 Changes: TypeAlias = Sequence[Change]
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What came of changes that were handed over together."""
+
+    stale: frozenset[str] = frozenset()
+    """The ids of items that are gone or have another version. Where there are any, nothing was
+    done."""
+    after: Mapping[str, Totals] = field(default_factory=lambda: MappingProxyType({}))
+    """What is in the place of each item that has a record, as it is measured; of one that went,
+    nothing may be said."""
+
+
+NOTHING_DONE: Final = Committed()
+
+
 class ItemStore(Protocol):
     """Where items are.
 
@@ -159,12 +174,10 @@ class ItemStore(Protocol):
         """Return items by id, each with its content; what is not there is left out."""
         ...
 
-    async def commit(self, changes: Changes) -> frozenset[str]:
+    async def commit(self, changes: Changes) -> Committed:
         """Do all of the changes, with their records in the audit, or none of them.
 
-        Returns:
-            The ids of items that are gone or have another version. Where there are any, nothing
-            was done.
+        The audit tells the same of what is left as is returned.
 
         Durability: what was done survives as the store promises, the records with it.
         Cancellation: all of it is done or nothing is.

@@ -35,17 +35,14 @@ class Freed:
         """Count what actions free."""
         name, by_type = None, dict[ItemType, _Amounts]()
         for unit in units:
-            for one in unit:
-                if one.session_id != name:
-                    name = one.session_id
+            for _, session_id, kind, _, size_bytes, tokens, after, _, _ in unit:
+                if session_id != name:
+                    name = session_id
                     by_type = self.sessions.part(name).setdefault(name, {})
-                kind, after = one.type, one.after
-                items = 1 - after.items
-                size_bytes = one.size_bytes - after.size_bytes
-                tokens = one.tokens - after.tokens
+                freed = 1 - after.items, size_bytes - after.size_bytes, tokens - after.tokens
                 for sums in (self._all, by_type):
                     so_far = sums.get(kind, _NOTHING)
-                    sums[kind] = so_far[0] + items, so_far[1] + size_bytes, so_far[2] + tokens
+                    sums[kind] = so_far[0] + freed[0], so_far[1] + freed[1], so_far[2] + freed[2]
 
     def of(self, query: ItemQuery) -> Totals:
         """Return what is freed of the items of a query, by its sessions and types."""

@@ -34,7 +34,7 @@ from gateway.transcripts.graces import Due
 from gateway.transcripts.pruned import instant
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Collection, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator
     from pathlib import Path
 
     from gateway.durable.batch import Transaction
@@ -78,6 +78,10 @@ class Removed:
     """Whether the time of others is over."""
 
 
+async def nothing() -> None:
+    """Do nothing between steps."""
+
+
 class Archives:
     """The folder of archive files of a state directory."""
 
@@ -98,11 +102,21 @@ class Archives:
         self.lock = database.lock(FOLDER)
         """Guards the files, and which items `archives` and `pruned_items` say are in them."""
 
-    async def store_due(self, now: datetime, purge_at: datetime | None) -> Stored:
+    async def store_due(
+        self,
+        now: datetime,
+        purge_at: datetime | None,
+        between: Callable[[], Awaitable[None]] = nothing,
+    ) -> Stored:
         """Write items whose grace is over to one file, the longest due first.
 
         Durability: on return the items are in the file, or still held where nothing is told.
         Cancellation: the file is given up, or finished by `mend`.
+
+        Args:
+            now: The present instant.
+            purge_at: When the time of the file is over; None: never.
+            between: Called between parts of the file, with the lock held.
 
         Raises:
             StorageFullError: no space for the file; what is due stays held.
@@ -122,16 +136,19 @@ class Archives:
                         more = True
                         break
                     unreadable += await self._in_thread(partial(file.add_held, piece))
+                    await between()
             if not file.items:
                 return replace(NOTHING_STORED, unreadable=tuple(unreadable))
 
             row = file.row(instant(now), None if purge_at is None else instant(purge_at))
             await self.database.write_through(partial(archives.add, row=row))
-            await self._settle(row)
+            await self._settle(row, between)
             return Stored(row.items, row.file_bytes, tuple(unreadable), more)
 
-    async def mend(self) -> int:
+    async def mend(self, between: Callable[[], Awaitable[None]] = nothing) -> int:
         """Finish what was cut off, also by a crash; return how many files were taken away.
+
+        `between` is called between steps.
 
         Raises:
             DamagedDataError: a file cannot be read; it stays, all else is done.
@@ -144,24 +161,33 @@ class Archives:
                 is_newest = newest is not None and newest.name == name
                 with self._collecting(problems):
                     # Of the newest, items may still be held; of others, only what is left counts.
-                    await (self._settle(newest) if newest and is_newest else self._renew(name))
+                    if newest and is_newest:
+                        await self._settle(newest, between)
+                    else:
+                        await self._renew(name, between)
             for name in await self.database.read(archives.condemned):
                 with self._collecting(problems):
-                    await self._renew(name)
+                    await self._renew(name, between)
             for name in await self.database.read(archives.going):
-                await self._purge(name)
+                await self._purge(name, between)
                 gone += 1
             if problems:
                 raise problems[0]
 
             return gone
 
-    async def remove_expired(self, now: datetime, keep_s: float | None) -> Removed:
+    async def remove_expired(
+        self,
+        now: datetime,
+        keep_s: float | None,
+        between: Callable[[], Awaitable[None]] = nothing,
+    ) -> Removed:
         """Take the oldest file away whose time is over.
 
         Args:
             now: The present instant.
             keep_s: How long a file stays after it was made, also one that is there; None: for ever.
+            between: Called between steps.
         """
         async with self.lock:
             rows = await self.database.read(archives.all_of)
@@ -175,7 +201,7 @@ class Archives:
             if not over:
                 return Removed(0, 0, more=False)
 
-            return Removed(await self._purge(over[0]), 1, more=len(over) > 1)
+            return Removed(await self._purge(over[0], between), 1, more=len(over) > 1)
 
     async def read(self, row: ArchiveRow) -> AsyncGenerator[list[ArchivedItem]]:
         """Yield the items of a file, some at a time; the lock must be held.
@@ -213,7 +239,12 @@ class Archives:
             with anyio.CancelScope(shield=True):
                 await self._in_thread(file.discard)
 
-    async def _settle(self, row: ArchiveRow, instead_of: str | None = None) -> None:
+    async def _settle(
+        self,
+        row: ArchiveRow,
+        between: Callable[[], Awaitable[None]],
+        instead_of: str | None = None,
+    ) -> None:
         """Let the items of a file name it; what it should not hold is taken out of it.
 
         It is read back before the database lets go of what it holds.
@@ -231,10 +262,11 @@ class Archives:
                             instead_of=instead_of,
                         )
                     )
+                    await between()
         if missing:
-            await self._renew(row.name)
+            await self._renew(row.name, between)
 
-    async def _renew(self, name: str) -> None:
+    async def _renew(self, name: str, between: Callable[[], Awaitable[None]]) -> None:
         """Put in the place of a file one that holds only what is nowhere else, or none."""
         row = await self.database.read(partial(archives.find, name=name))
         if not await self._in_thread(partial(self._folder.has, name)):
@@ -246,15 +278,17 @@ class Archives:
 
         if await self.database.read(partial(archives.holds_any, name=name)):
             async with self._writing(_instant(row.made_at)) as file:
-                await self._copy_needed(row, file)
+                await self._copy_needed(row, file, between)
             if file.items:
                 newer = file.row(row.made_at, row.purge_at)
                 await self.database.write_through(partial(archives.add, row=newer))
-                await self._settle(newer, instead_of=name)
+                await self._settle(newer, between, instead_of=name)
         await self.database.write_through(partial(archives.replace, name=name))
         await self._in_thread(partial(self._folder.remove, name))
 
-    async def _copy_needed(self, row: ArchiveRow, file: ArchiveWriter) -> None:
+    async def _copy_needed(
+        self, row: ArchiveRow, file: ArchiveWriter, between: Callable[[], Awaitable[None]]
+    ) -> None:
         async with aclosing(self.read(row)) as pieces:
             async for items in pieces:
                 positions = [one.position for one in items]
@@ -263,8 +297,9 @@ class Archives:
                 )
                 lines = [one.line for one in items if one.position in needed]
                 await self._in_thread(partial(file.add_lines, lines))
+                await between()
 
-    async def _purge(self, name: str) -> int:
+    async def _purge(self, name: str, between: Callable[[], Awaitable[None]]) -> int:
         """Take a file away, its items first; return how many of them are thereby gone."""
 
         def begin(transaction: Transaction) -> None:
@@ -279,6 +314,7 @@ class Archives:
             gone += await self.database.write_through(
                 partial(archives.purge, name=name, positions=positions)
             )
+            await between()
         await self.database.write_through(partial(archives.remove, name=name))
         await self._in_thread(partial(self._folder.remove, name))
         return gone

@@ -8,8 +8,9 @@ import orjson
 
 from gateway.pruning.conditions import NO_TOTALS, Totals
 from gateway.pruning.items import MARKS
+from gateway.pruning.store import Committed
 from gateway.retention.rows import plain_record
-from gateway.transcripts import items, pruned
+from gateway.transcripts import gone, items, pruned
 from gateway.transcripts.items import position_of
 from gateway.transcripts.pruned import PrunedRow, PrunedState, RunCause
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def commit(
     transaction: Transaction, changes: Changes, *, due_at: str, run: RunStarted | None
-) -> tuple[frozenset[str], frozenset[str]]:
+) -> tuple[Committed, frozenset[str]]:
     """Do all of the changes, or none of them.
 
     Args:
@@ -33,33 +34,34 @@ def commit(
         run: The run in progress, for its row.
 
     Returns:
-        The ids of items that are gone, have another version, or are to be removed and are the
-        newest of all: where there are any nothing was done. And the sessions whose contents are
-        others now.
+        What came of it, and the sessions whose contents are others now.
     """
-    newest = items.newest_position(transaction)
     originals: dict[int, dict[str, Any]] = {}
     stale = set[str]()
     for change in changes:
         position = position_of(change.item_id)
         row = None if position is None else items.original(transaction, position)
-        is_kept = change.after is None and position == newest
-        if position is None or row is None or row["version"] != change.version or is_kept:
+        if position is None or row is None or row["version"] != change.version:
             stale.add(change.item_id)
         else:
             originals[position] = row
     if stale:
-        return frozenset(stale), frozenset()
+        return Committed(frozenset(stale)), frozenset()
 
-    changed = set[str]()
+    if any(change.after is None for change in changes):
+        gone.keep_positions(transaction)  # The newest message of all may be among them.
+    changed, left = set[str](), dict[str, Totals]()
     for change, (position, row) in zip(changes, originals.items(), strict=True):
         _change(transaction, position, change)
         if change.record is not None:
             if not changed:
                 _begin(transaction, change, run)
-            _audit(transaction, position, row, change.record, due_at)
+            found = items.size_of(transaction, position)
+            after = Totals(*found) if found else NO_TOTALS
+            left[change.item_id] = after
+            _audit(transaction, position, row, change.record, after, due_at)
             changed.add(row["session_id"])
-    return frozenset(), frozenset(changed)
+    return Committed(after=left), frozenset(changed)
 
 
 def _begin(transaction: Transaction, change: Change, run: RunStarted | None) -> None:
@@ -89,9 +91,9 @@ def _audit(
     position: int,
     original: Mapping[str, Any],
     record: PrunedItem,
+    after: Totals,
     due_at: str,
 ) -> None:
-    after = items.size_of(transaction, position)
     row = PrunedRow(
         run_id=record.run_id,
         item=position,
@@ -101,6 +103,6 @@ def _audit(
         at=pruned.instant(record.at),
         due_at=due_at,
         archive=None,
-        record=plain_record(record, Totals(*after) if after else NO_TOTALS),
+        record=plain_record(record, after),
     )
     pruned.add(transaction, row, original)

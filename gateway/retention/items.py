@@ -1,10 +1,9 @@
 """The items of the rules in SQLite: pages, sums, and changes with their audit in one transaction.
 
-All reading is in threads, a page one read; all writing is in the database's writer. The newest row
-of all is offered to no rule, for SQLite would give its position out again. Rows that cannot be read
-are offered to no rule either, nor is anything that may belong to them; they are counted and told
-of. Over all sessions items are in the order of time; where more than a page of them was made within
-one second, those at its very beginning may come after others of it.
+All reading is in threads, a page one read; all writing is in the database's writer. Rows that
+cannot be read are offered to no rule, nor is anything that may belong to them; they are counted and
+told of. Over all sessions items are in the order of time; where more than a page of them was made
+within one second, those at its very beginning may come after others of it.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from gateway.pruning.conditions import SetCondition
     from gateway.pruning.items import Position, PrunableItem
     from gateway.pruning.records import RunStarted
-    from gateway.pruning.store import Changes, ItemQuery
+    from gateway.pruning.store import Changes, Committed, ItemQuery
     from gateway.transcripts.items import Choice, Sums
 
 __all__ = ["SqliteItemStore", "StoredItems", "item_id_of"]
@@ -234,23 +233,22 @@ class SqliteItemStore:
         found = await self._database.read(work)
         return {one: found[position] for one, position in positions.items() if position in found}
 
-    async def commit(self, changes: Changes) -> frozenset[str]:
+    async def commit(self, changes: Changes) -> Committed:
         """Do all of the changes, with their audit and their originals, or none of them.
 
-        The first changes of a run make its row as well. A row that is the newest of all is not
-        removed: it counts among those that do not fit.
+        The first changes of a run make its row as well. What goes leaves its position to nobody.
 
         Durability: on return all of it survives power loss.
         Cancellation: all of it is done, and told, before that comes through.
         """
         due_at = pruned.instant(self._clock.now() + timedelta(seconds=self._grace_s()))
         run = self._run
-        stale, session_ids = await self._database.write_through(
+        committed, session_ids = await self._database.write_through(
             lambda transaction: commit(transaction, changes, due_at=due_at, run=run)
         )
         if session_ids:
             self.on_changed(session_ids)
-        return stale
+        return committed
 
     async def _greatest(self, choice: Choice) -> Sums:
         """Return the greatest sums of a session; asked for once as long as nothing is written."""
@@ -281,12 +279,10 @@ class SqliteItemStore:
         is_full = len(rows) == limit
         if is_full and of_all:
             rows = _whole_seconds(rows)
-        newest = item_id(items.newest_position(place))
         found = [
             item
             for item in self._items(place, rows).values()
-            if item.id != newest
-            and (cursor.since is None or item.created_at >= cursor.since)
+            if (cursor.since is None or item.created_at >= cursor.since)
             and (query.created_before is None or item.created_at < query.created_before)
         ]
         if of_all:
@@ -309,7 +305,6 @@ class SqliteItemStore:
             if (row.position, row.version) not in known
         ]
         calls = _calls(place, unknown)
-        newest = items.newest_position(place)
         halves: list[PrunableItem] = []
         for turn, asked in turns.items():
             mine = rows[turn]
@@ -322,7 +317,7 @@ class SqliteItemStore:
                 or (row.position, row.version) in known
             ]
             paired = [item for item in found if item is not None]
-            halves += [item for item in paired if int(item.id) != newest]
+            halves += paired
             made = {call for item in paired for call in item.metadata.get("tool_calls", ())}
             answers = (item.metadata.get("tool_call_id") for item in paired)
             answered = {call for call in answers if call}

@@ -13,13 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import DamagedDataError, StorageFullError
+from gateway.retention.archiving import nothing
 from gateway.retention.removing import RemovedSessions
 from gateway.transcripts import graces
 from gateway.transcripts.graces import Due
 from gateway.transcripts.pruned import instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection
 
     from gateway.clock import Clock
     from gateway.retention.archiving import Archives
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 STEP_ROWS: Final = 100
 STEP_BYTES: Final = 524_288
 """Rows, and bytes of originals, of one transaction: it holds the writer for some milliseconds."""
+LOOKED_AT: Final = 1_000
+"""Rows of the audit that are looked at in one read."""
 SWEEP_STEPS: Final = 100
 """Transactions of one sweep for each thing there is to do."""
 
@@ -90,12 +93,17 @@ class Keeping:
         self._database = archives.database
         self._clock = clock
         self._removed = RemovedSessions(archives.database, self._tell_changed)
-        self._after_run = 0
+        self._after_entry = self._after_run = 0
+        self._between: Callable[[], Awaitable[None]] = nothing
 
-    async def work(self) -> Kept:
-        """Do one bounded sweep, in steps between which others write.
+    async def work(self, between: Callable[[], Awaitable[None]] | None = None) -> Kept:
+        """Do one bounded sweep, in steps between which others write; never two at once.
 
         What is damaged is passed over and told.
+
+        Args:
+            between: Called between the steps, again and again: what must not wait is done there. It
+                must not read or change the archive.
 
         Durability: on return what is told is on disk.
         Cancellation: what is done stays done; the next sweep goes on.
@@ -105,14 +113,13 @@ class Keeping:
             StorageError: the storage failed.
         """
         settings, now = self.settings, self._clock.now()
+        self._between = nothing if between is None else between
         kept = await self._purge_held(now)
         kept = kept.plus(await self._remove_archives(now, settings.archive_s))
         kept = kept.plus(await self._mend())
         kept = kept.plus(await self._archive(now, settings.archive_s))
         if settings.removed_sessions_s is not None:
-            kept = kept.plus(
-                await self._move_removed(now, settings.removed_sessions_s, settings.grace_s)
-            )
+            kept = kept.plus(await self._move_removed(now, settings, settings.removed_sessions_s))
         if settings.audit_s is not None:
             kept = kept.plus(await self._forget(now, settings.audit_s))
         return kept.plus(await self._give_back())
@@ -135,22 +142,24 @@ class Keeping:
 
             gone += await self._database.write(partial(graces.purge, entries=due))
             after = due[-1]
+            await self._between()
         return Kept(purged_items=gone, more=True)
 
     async def _remove_archives(self, now: datetime, archive_s: float | None) -> Kept:
-        removed = await self._archives.remove_expired(now, archive_s)
+        removed = await self._archives.remove_expired(now, archive_s, self._between)
         return Kept(purged_items=removed.items, removed_archives=removed.files, more=removed.more)
 
     async def _mend(self) -> Kept:
         """Finish what a crash or an erasure has left undone."""
         try:
-            return Kept(removed_archives=await self._archives.mend())
+            return Kept(removed_archives=await self._archives.mend(self._between))
         except DamagedDataError as error:
             return self._told(error)
 
     async def _archive(self, now: datetime, archive_s: float | None) -> Kept:
         try:
-            stored = await self._archives.store_due(now, _later(now, archive_s))
+            purge_at = _later(now, archive_s)
+            stored = await self._archives.store_due(now, purge_at, self._between)
         except DamagedDataError as error:
             return self._told(error)
         except StorageFullError as error:
@@ -175,13 +184,20 @@ class Keeping:
 
         return Kept(problems=(str(error),))
 
-    async def _move_removed(self, now: datetime, removed_s: float, grace_s: float) -> Kept:
+    async def _move_removed(self, now: datetime, settings: KeepSettings, removed_s: float) -> Kept:
         """Move what was said in conversations that ended long ago on its way to the archive."""
-        before, due_at = _earlier(now, removed_s), _later(now, grace_s)
+        before, due_at = _earlier(now, removed_s), _later(now, settings.grace_s)
         if before is None or due_at is None:
             return Kept()
 
-        moved = await self._removed.work(now, before, due_at, steps=SWEEP_STEPS)
+        moved = await self._removed.work(
+            now,
+            before,
+            due_at,
+            steps=SWEEP_STEPS,
+            exempt_keys=settings.exempt_keys,
+            between=self._between,
+        )
         problems = [
             f"{self._database.path}: messages {position}: cannot be read"
             for position in moved.unreadable
@@ -200,21 +216,44 @@ class Keeping:
         if before is None:
             return Kept()
 
+        entries = await self._forget_entries(before)
+        runs = await self._forget_runs(before)
+        gone = entries.forgotten_records + runs.forgotten_records
+        return Kept(forgotten_records=gone, more=bool(gone) and (entries.more or runs.more))
+
+    async def _forget_entries(self, before: datetime) -> Kept:
+        """Delete entries, as far as a sweep comes; the next goes on where it ended."""
         gone = 0
         for _ in range(SWEEP_STEPS):
-            entries = await self._database.read(
-                partial(graces.old_entries, before=before, limit=STEP_ROWS)
+            found, after = await self._database.read(
+                partial(graces.old_entries, before=before, after=self._after_entry, limit=LOOKED_AT)
             )
-            runs, after = await self._database.read(
+            for start in range(0, len(found), STEP_ROWS):
+                some = found[start : start + STEP_ROWS]
+                gone += await self._database.write(
+                    partial(graces.forget, entries=some, before=before)
+                )
+                await self._between()
+            self._after_entry = after or 0
+            if after is None:
+                return Kept(forgotten_records=gone)
+            await self._between()
+        return Kept(forgotten_records=gone, more=True)
+
+    async def _forget_runs(self, before: datetime) -> Kept:
+        gone = 0
+        for _ in range(SWEEP_STEPS):
+            found, after = await self._database.read(
                 partial(graces.old_runs, before=before, after=self._after_run, limit=STEP_ROWS)
             )
-            if entries or runs:
+            if found:
                 gone += await self._database.write(
-                    partial(graces.forget, entries=entries, runs=runs, before=before)
+                    partial(graces.forget_runs, runs=found, before=before)
                 )
             self._after_run = after or 0
-            if not entries and after is None:
+            if after is None:
                 return Kept(forgotten_records=gone)
+            await self._between()
         return Kept(forgotten_records=gone, more=True)
 
     def _tell_changed(self, session_ids: Collection[str]) -> None:
@@ -228,6 +267,7 @@ class Keeping:
             if not step:
                 return Kept(freed_bytes=freed)
             freed += step
+            await self._between()
         return Kept(freed_bytes=freed, more=True)
 
 

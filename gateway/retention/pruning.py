@@ -7,7 +7,7 @@ of runs there is one at a time, whoever asks.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -19,13 +19,13 @@ from gateway.pruning import (
     PruningManager,
     PruningProgress,
     PruningResult,
-    RunStatus,
 )
 from gateway.retention.archiving import Archives
 from gateway.retention.items import SqliteItemStore, StoredItems, item_id_of
 from gateway.retention.keeping import Keeping
+from gateway.retention.noting import RunNotes
 from gateway.retention.restoring import Restorable, restore
-from gateway.retention.runs import log_run, log_sweep, read_runs, run_row
+from gateway.retention.runs import log_sweep, read_runs
 from gateway.retention.surroundings import NoSummaries, TurnHooks
 from gateway.transcripts import archives, pruned
 from gateway.transcripts.archives import ArchiveTotals
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.clock import Clock
+    from gateway.durable.batch import Queries
     from gateway.durable.database import Database
     from gateway.pruning import (
         Explanation,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from gateway.retention.restoring import Restored
     from gateway.retention.settings import ItemPruningSettings
     from gateway.transcripts.pruned import PrunedRow, RunRow
-
-Ran = TypeVar("Ran", bound=PruningResult | None)
 
 KEEP_INTERVAL_S: Final = 3_600.0
 """How often is looked for what has been kept for long enough."""
@@ -99,25 +98,25 @@ class ItemPruning:
         self._archives = Archives(database, archive_dir)
         self._turns = turns
         self._measure_at: float | None = None
-        self._items = SqliteItemStore(database, clock, lambda: self._settings.keep.grace_s)
-        self._items.on_changed = self._tell_changed
+        self.items = SqliteItemStore(database, clock, lambda: self._settings.keep.grace_s)
+        """Where the items are."""
+        self.items.on_changed = self._tell_changed
         self._keeping = Keeping(self._archives, clock, settings.keep)
         self._keeping.on_changed = self._tell_changed
         self._manager = PruningManager(
             PruningConfig(),
-            items=self._items,
+            items=self.items,
             summarizer=summarizer or NoSummaries(),
             clock=clock,
             live_turns=turns.live_sessions,
         )
-        self._manager.on(Event.START, self._items.begin_run)
+        self._notes = RunNotes(database, clock, self.items, lambda: self._manager.is_running)
+        self._manager.on(Event.START, self._notes.begun)
         self._manager.on(Event.PROGRESS, self._progressed)
         self.on_due: Callable[[], None] = lambda: None
         """Called when there is something for `work` before its time."""
-        self._between: Callable[[], Awaitable[None]] | None = None
         self._watching: list[Callable[[PruningProgress], None]] = []
         self._archived = ArchiveTotals()
-        self._refused = self._noted = ""
         self._check_at = self._keep_at = clock.monotonic()
         self._reconfigured = True
         self._session_ids: dict[str, tuple[str, ...]] = {}
@@ -172,7 +171,7 @@ class ItemPruning:
             else:
                 run = self._manager.prune(force, dry_run, session_id, confirmed=confirmed)
             with anyio.CancelScope(shield=True):
-                result = await self._carried_out(run)
+                result = await self._notes.of(run)
         finally:
             if on_progress is not None:
                 self._watching.remove(on_progress)
@@ -186,7 +185,15 @@ class ItemPruning:
             NotFoundError: there is none of this id.
         """
         await self._configure()
-        return await self._manager.explain(item_id_of(item), force=force)
+        item_id = item_id_of(item)
+        try:
+            return await self._manager.explain(item_id, force=force)
+        except NotFoundError:
+            last = await self.history(limit=1, item=item_id)
+            if not last:
+                raise
+
+        raise NotFoundError(f"the item {item_id} was pruned at {last[0].at}; the history tells why")
 
     async def restore(
         self,
@@ -226,7 +233,7 @@ class ItemPruning:
 
     async def runs(self, *, limit: int, before: int | None = None) -> list[RunRow]:
         """Return runs, newest first: those that changed something, were refused or failed."""
-        current = self._items.run_id
+        current = self.items.run_id
         return await self._database.read(
             lambda place: read_runs(place, limit=limit, before=before, current=current)
         )
@@ -244,19 +251,24 @@ class ItemPruning:
 
         Raises:
             BadRequestError: that is no id of an item.
-            NotFoundError: there is no such session.
+            NotFoundError: there is no such run or session.
         """
         position = None if item is None else int(item_id_of(item))
         ids = None if session is None else await self._session_ids_of(session)
-        return await self._database.read(
-            lambda place: pruned.page(
+
+        def read(place: Queries) -> list[PrunedRow]:
+            if run is not None and pruned.find_run(place, run) is None:
+                raise NotFoundError(f"there is no run {run!r}")
+
+            return pruned.page(
                 place, limit=limit, before=before, item=position, run_id=run, session_ids=ids
             )
-        )
+
+        return await self._database.read(read)
 
     async def count(self) -> None:
         """Count what is stored, for `statistics`."""
-        await self._items.count()
+        await self.items.count()
         self._archived = await self._database.read(archives.totals)
 
     def statistics(self) -> PruningStatistics:
@@ -265,7 +277,7 @@ class ItemPruning:
             enabled=self._settings.enabled,
             rules=len(self._settings.rules),
             manager=self._manager.get_stats(),
-            stored=self._items.stored(),
+            stored=self.items.stored(),
             archive=self._archived,
         )
 
@@ -284,20 +296,23 @@ class ItemPruning:
         Args:
             between: Called again and again while it goes on.
         """
-        self._between = between
+        self._manager.between = between
         try:
             if self._check_at <= self._clock.monotonic():
                 await self._check()
+                now = self._clock.now()
+                if await self._database.read(lambda place: pruned.is_grace_over(place, now)):
+                    self._keep_at = self._clock.monotonic()
             if self._keep_at <= self._clock.monotonic():
                 self._keep_at = self._clock.monotonic() + KEEP_INTERVAL_S
-                kept = await self._keeping.work()
+                kept = await self._keeping.work(between)
                 log_sweep(kept)
                 if kept.more:
                     self._keep_at = self._clock.monotonic() + MORE_S
             if self._measure_at is not None and self._measure_at <= self._clock.monotonic():
                 await self._measure_changed()
         finally:
-            self._between = None
+            self._manager.between = None
 
     async def _measure_changed(self) -> None:
         """Have the sizes of changed contexts told; those in use wait for another time."""
@@ -318,7 +333,7 @@ class ItemPruning:
 
         await self._configure()
         config = self._manager.get_config()
-        result = await self._carried_out(self._manager.prune_if_due())
+        result = await self._notes.of(self._manager.prune_if_due())
         due_at = await self._manager.next_due()
         wait_s = config.check_interval_s
         if due_at is not None:
@@ -352,11 +367,9 @@ class ItemPruning:
 
         return found
 
-    async def _progressed(self, progress: PruningProgress) -> None:
+    def _progressed(self, progress: PruningProgress) -> None:
         for watch in self._watching:
             watch(progress)
-        if self._between is not None:
-            await self._between()
 
     def _tell_changed(self, session_ids: Collection[str]) -> None:
         """Tell at once whose items are not what they were: no turn may go on with what is gone."""
@@ -364,28 +377,3 @@ class ItemPruning:
             self._turns.on_changed(session_ids)
             self._measure_at = self._clock.monotonic()
             self.on_due()
-
-    async def _carried_out(self, run: Awaitable[Ran]) -> Ran:
-        """Let a run go on, and note how it ended."""
-        try:
-            result = await run
-            if result is not None:
-                await self._note(result)
-        finally:
-            if not self._manager.is_running:
-                self._items.end_run()
-        return result
-
-    async def _note(self, result: PruningResult) -> None:
-        """Note and tell how a run ended, if it changed something or could not."""
-        if result.dry_run or result.id == self._noted:
-            return
-
-        self._noted = result.id
-        refused = result.detail if result.status is RunStatus.REFUSED else ""
-        # A run that is refused is tried again and again, and is the same news.
-        is_news = bool(result.pruned_items or result.errors) or bool(refused and not self._refused)
-        self._refused = refused
-        if is_news:
-            await self._database.write(lambda tx: pruned.end_run(tx, run_row(result)))
-            log_run(result)

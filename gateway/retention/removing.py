@@ -6,6 +6,7 @@ until the archive's time is over. What came back counts its time from then.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -28,7 +29,7 @@ from gateway.transcripts.pruned import PrunedRow, PrunedState, RunCause, RunRow
 from gateway.transcripts.removed import Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Collection, Sequence
 
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
@@ -53,6 +54,10 @@ class Moved:
     run_id: str
     steps: int
     """How many reads and transactions may still be made."""
+    exempt_keys: frozenset[str]
+    """Session keys whose conversations are left alone."""
+    between: Callable[[], Awaitable[None]]
+    """Called between steps."""
     totals: Totals = NO_TOTALS
     """Messages that were moved."""
     forgotten: int = 0
@@ -60,8 +65,14 @@ class Moved:
     calls: int = 0
     """Model calls of such conversations."""
     more: bool = False
+    """Whether there is more to do, as far as was looked, and some of it was done."""
     unreadable: list[int] = field(default_factory=list)
     """Positions of messages that were passed over."""
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anything was done."""
+        return bool(self.totals.items or self.forgotten or self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +99,21 @@ class RemovedSessions:
         self._database = database
         self._on_changed = on_changed
         self._after = Ended()
+        self._within = ("", 0)
+        """The conversation that is gone over, and the last message there that was looked at. What
+        is passed over is looked at when its turn comes again."""
         self._after_call = 0
 
-    async def work(self, now: datetime, before: datetime, due_at: datetime, *, steps: int) -> Moved:
+    async def work(
+        self,
+        now: datetime,
+        before: datetime,
+        due_at: datetime,
+        *,
+        steps: int,
+        exempt_keys: frozenset[str],
+        between: Callable[[], Awaitable[None]],
+    ) -> Moved:
         """Move messages of conversations that ended before an instant, and forget what is over.
 
         Durability: on return what is told is on disk.
@@ -101,56 +124,73 @@ class RemovedSessions:
             before: When they must have ended at the latest.
             due_at: Until when what is moved stays in the database.
             steps: How many reads and transactions of messages at most.
+            exempt_keys: Session keys whose conversations are left alone.
+            between: Called between steps.
         """
-        moved, times = Moved(uuid4().hex, steps), _Times(now, before, due_at)
-        await self._go_over(moved, times)
+        moved = Moved(uuid4().hex, steps, exempt_keys, between)
+        times = _Times(now, before, due_at)
+        is_more = not await self._go_over(moved, times)
         if moved.totals.items:
             await self._database.write_through(lambda tx: pruned.end_run(tx, _run(moved, now)))
-        await self._forget_calls(moved, times)
+        is_more = not await self._forget_calls(moved, times) or is_more
+        moved.more = is_more and moved.is_any
         return moved
 
-    async def _go_over(self, moved: Moved, times: _Times) -> None:
+    async def _go_over(self, moved: Moved, times: _Times) -> bool:
+        """Go on over what ended; False where that takes more steps."""
         for _ in range(LISTS):
             some = await self._database.read(
                 partial(removed.ended, before=stamp(times.before), after=self._after, limit=LISTED)
             )
             for one in some:
-                if one.has_messages and not await self._move(moved, one.session_id, times):
-                    moved.more = True
-                    return
+                if moved.steps <= 0:
+                    return False
 
-                if one.is_over:
+                is_exempt = one.session_key in moved.exempt_keys
+                if one.has_messages and not is_exempt:
+                    if not await self._move(moved, one, times):
+                        return False
+                elif one.is_over and not is_exempt:
                     moved.steps -= 1
                     await self._forget(moved, one.session_id, times)
-                self._after = one
-                if moved.steps <= 0:
-                    moved.more = True
-                    return
-
+                    await moved.between()
+                self._after, self._within = one, ("", 0)
             if len(some) < LISTED:
                 self._after = Ended()
-                return
-        moved.more = True
+                return True
+            await moved.between()
+        return False
 
-    async def _move(self, moved: Moved, session_id: str, times: _Times) -> bool:
-        """Move all messages of a conversation; False where that takes more steps."""
-        after = 0
+    async def _move(self, moved: Moved, one: Ended, times: _Times) -> bool:
+        """Move the messages of a conversation; False where that takes more steps."""
+        session_id = one.session_id
+        if self._within[0] != session_id:
+            self._within = (session_id, 0)
         while moved.steps > 0:
             moved.steps -= 1
+            await moved.between()
             listed = await self._database.read(
-                partial(removed.messages_of, session_id=session_id, after=after, limit=STEP_ITEMS)
+                partial(
+                    removed.messages_of,
+                    session_id=session_id,
+                    after=self._within[1],
+                    limit=STEP_ITEMS,
+                )
             )
             if not listed:
                 return True
 
-            piece = _first_bytes(listed, STEP_BYTES)
-            after = piece[-1].position
-            positions = [one.position for one in piece if not _is_back_since(one, times.before)]
-            if not positions:
+            old = [message for message in listed if not _is_back_since(message, times.before)]
+            piece = _first_bytes(old, STEP_BYTES)
+            last = listed if len(piece) == len(old) else piece
+            if not piece:
+                self._within = (session_id, last[-1].position)
                 continue
+            positions = [message.position for message in piece]
             taken = await self._database.write_through(
                 partial(self._take, moved, session_id, positions, times)
             )
+            self._within = (session_id, last[-1].position)
             if taken is None:
                 return True
 
@@ -201,24 +241,22 @@ class RemovedSessions:
             partial(removed.forget, session_id=session_id, before=stamp(times.before), users=users)
         )
 
-    async def _forget_calls(self, moved: Moved, times: _Times) -> None:
-        """Delete model calls of conversations that are forgotten."""
+    async def _forget_calls(self, moved: Moved, times: _Times) -> bool:
+        """Delete model calls of conversations that are forgotten; False where there may be more."""
+        before = stamp(times.before)
         for _ in range(LISTS):
             calls, after = await self._database.read(
-                partial(
-                    removed.old_calls,
-                    before=stamp(times.before),
-                    after=self._after_call,
-                    limit=LISTED,
-                )
+                partial(removed.old_calls, before=before, after=self._after_call, limit=LISTED)
             )
             if calls:
-                await self._database.write_through(partial(removed.forget_calls, positions=calls))
-                moved.calls += len(calls)
+                moved.calls += await self._database.write_through(
+                    partial(removed.forget_calls, positions=calls, before=before)
+                )
             self._after_call = after or 0
             if after is None:
-                return
-        moved.more = True
+                return True
+            await moved.between()
+        return False
 
 
 def _first_bytes(listed: Sequence[Listed], most: int) -> Sequence[Listed]:

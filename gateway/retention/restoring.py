@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio.to_thread
 import orjson
 
 from gateway.errors import BadRequestError, DamagedDataError, NotFoundError
@@ -18,11 +20,17 @@ from gateway.transcripts import restorable
 from gateway.transcripts.archives import find as find_archive
 from gateway.transcripts.items import item_id
 from gateway.transcripts.pruned import PrunedState, find_run, original
-from gateway.transcripts.restorable import Entry
-from gateway.transcripts.restorable import entries as entries_of
+from gateway.transcripts.restorable import (
+    Entry,
+    Group,
+    entries_in,
+    entries_of,
+    files_with,
+    has_any,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
     from gateway.clock import Clock
     from gateway.durable.batch import Queries, Transaction
@@ -36,6 +44,8 @@ UNREADABLE: Final = "what it was cannot be read"
 TAKEN: Final = "another message is in its place"
 AWAY: Final = "it was taken away since"
 CHANGED: Final = "it was changed since"
+PAGE: Final = 500
+"""Entries of one read."""
 _STATES: Final[dict[str, str]] = {PrunedState.PURGED: GONE, PrunedState.RESTORED: BEFORE}
 _REMOVING: Final = frozenset({"delete", "archive"})
 """Actions after which the row is not there."""
@@ -48,9 +58,9 @@ class Restorable:
     items: Sequence[str] = ()
     """Ids of items, as 000000000042 or 42."""
     run: str | None = None
-    """All that a run took."""
+    """All that a run took and that can be given back."""
     sessions: Sequence[str] = ()
-    """All that was ever taken of these session ids."""
+    """All that was ever taken of these session ids and can be given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,9 @@ async def restore(archives: Archives, clock: Clock, which: Restorable) -> Restor
     """Give back what was pruned, in steps between which others write.
 
     A row comes back at its old place with a version of its own and `restored_at` in its marks. What
-    was shortened more than once is undone from the last time on, as far as it is asked for.
+    was shortened more than once is undone from the last time on, as far as it is asked for. Of a
+    run or a session only what can be given back is asked for: what came back before, or is gone, is
+    refused only where its item was named.
 
     Durability: on return what is told is on disk; one step is done whole or not at all.
     Cancellation: what is done stays done; asked again, it goes on.
@@ -104,35 +116,64 @@ async def restore(archives: Archives, clock: Clock, which: Restorable) -> Restor
         raise BadRequestError("accepted is one of: items, a run, a session")
 
     async with archives.lock:
-        entries = await _asked_for(archives.database, which)
         giving = _Giving(archives, instant_text(clock.now()))
-        giving.refuse_gone(entries)
-        files: dict[str, dict[int, Entry]] = {}
-        for one in entries:
-            if one.archive is not None and one.state == PrunedState.ARCHIVED:
-                files.setdefault(one.archive, {})[one.position] = one
-        for name, wanted in files.items():
-            await giving.out_of_file(name, wanted)
-        await giving.out_of_grace([one for one in entries if one.state == PrunedState.HELD])
-        return giving.told()
+        if which.items:
+            await _give_items(giving, archives.database, which.items)
+        elif which.run is not None:
+            await _give_run(giving, archives.database, which.run)
+        # One by one: of each there is an index in the order of positions.
+        for session_id in which.sessions:
+            await _give_all(giving, archives.database, Group("session_id", session_id))
+        return await anyio.to_thread.run_sync(giving.told)
 
 
-async def _asked_for(database: Database, which: Restorable) -> list[Entry]:
-    """Return the entries that are asked for, newest first."""
-    items = {int(item_id_of(one)) for one in which.items} or None
-    sessions = which.sessions or None
+async def _give_items(giving: _Giving, database: Database, named: Sequence[str]) -> None:
+    items = {int(item_id_of(one)) for one in named}
+    entries = await database.read(partial(entries_of, items=items))
+    unknown = items - {one.item for one in entries}
+    if unknown:
+        raise NotFoundError(f"nothing was ever done to item {item_id(min(unknown))}")
 
-    def query(place: Queries) -> list[Entry]:
-        found = entries_of(place, items=items, run_id=which.run, session_ids=sessions)
-        unknown = (items or set()) - {one.item for one in found}
-        if unknown:
-            raise NotFoundError(f"nothing was ever done to item {item_id(min(unknown))}")
-        if which.run is not None and not found and find_run(place, which.run) is None:
-            raise NotFoundError(f"there is no run {which.run!r}")
+    giving.refuse_gone(entries)
+    files: dict[str, dict[int, Entry]] = {}
+    for one in entries:
+        if one.archive is not None and one.state == PrunedState.ARCHIVED:
+            files.setdefault(one.archive, {})[one.position] = one
+    for name, wanted in files.items():
+        await giving.out_of_file(name, wanted)
+    await giving.out_of_grace([one for one in entries if one.state == PrunedState.HELD])
 
-        return found
 
-    return await database.read(query)
+async def _give_run(giving: _Giving, database: Database, run_id: str) -> None:
+    group = Group("run_id", run_id)
+    if not await database.read(lambda place: find_run(place, run_id) or has_any(place, group)):
+        raise NotFoundError(f"there is no run {run_id!r}")
+
+    await _give_all(giving, database, group)
+
+
+async def _give_all(giving: _Giving, database: Database, group: Group) -> None:
+    """Give back all that can be of a group.
+
+    Files come first: to what is in one nothing was done after that.
+    """
+    for name in await database.read(partial(files_with, group=group)):
+        archived = partial(entries_in, group=group, state=PrunedState.ARCHIVED.value, archive=name)
+        wanted = {one.position: one async for page in _pages_of(database, archived) for one in page}
+        await giving.out_of_file(name, wanted)
+    held = partial(entries_in, group=group, state=PrunedState.HELD.value)
+    async for page in _pages_of(database, held):
+        await giving.out_of_grace(page)
+
+
+async def _pages_of(
+    database: Database, query: Callable[..., list[Entry]]
+) -> AsyncGenerator[list[Entry]]:
+    """Yield the entries that a query finds, newest first, some at a time."""
+    before: int | None = None
+    while page := await database.read(partial(query, before=before, limit=PAGE)):
+        yield page
+        before = page[-1].position
 
 
 class _Giving:
@@ -245,7 +286,7 @@ class _Giving:
 
 def _why_not(transaction: Transaction, entry: Entry) -> str:
     """Return why an entry cannot be given back any more, as things are now; empty where it can."""
-    state = restorable.state_of(transaction, entry.position)
+    state = restorable.state_of(transaction, entry)
     if state not in {PrunedState.HELD, PrunedState.ARCHIVED}:
         return _STATES.get(state or "", ERASED)
 

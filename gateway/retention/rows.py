@@ -1,7 +1,8 @@
 """Rows of `messages` as items of the rules, queries as choices of rows, records as plain values.
 
 Pure. A row that cannot be read as an item is none: its role is unknown, its instant is not as the
-gateway writes instants, or its marks or tool calls are no JSON of their kind.
+gateway writes instants, its marks or tool calls are no JSON of their kind, or one of
+its texts is no UTF-8.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def item_of(row: ItemRow, calls: str | None) -> PrunableItem:
         version,
         marks,
         text,
+        is_damaged,
     ) = row
+    if is_damaged:
+        raise UnreadableItemError("its texts are not all UTF-8")
     if role not in _ROLES:
         raise UnreadableItemError("its role is unknown")
 

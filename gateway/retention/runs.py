@@ -9,17 +9,21 @@ from gateway.log import get_logger
 from gateway.pruning import RunStatus
 from gateway.transcripts import pruned
 from gateway.transcripts.pruned import RUNNING, RunRow
+from gateway.transcripts.reading import session_ids_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
-    from gateway.durable.batch import Queries
+    from gateway.durable.batch import Queries, Transaction
     from gateway.pruning import PruningResult, PruningStats
-    from gateway.pruning.records import Tally
+    from gateway.pruning.records import RunStarted, Tally
     from gateway.retention.keeping import Kept
 
 INTERRUPTED: Final = "interrupted"
 """The status of a run that the end of the gateway has cut off."""
+FAILED: Final = "failed"
+"""The status of a run that an error has ended."""
 _MAX_ERRORS: Final = 100
 
 
@@ -43,7 +47,40 @@ def read_runs(
 def _cut_off(place: Queries, row: RunRow, current: str | None) -> RunRow:
     """Return a run that has not ended with what it has done so far."""
     status = RUNNING if row.run_id == current else INTERRUPTED
-    return replace(row, status=status, pruned=pruned.count_of_run(place, row.run_id))
+    count, freed_bytes, freed_tokens = pruned.sums_of_run(place, row.run_id)
+    return replace(
+        row, status=status, pruned=count, freed_bytes=freed_bytes, freed_tokens=freed_tokens
+    )
+
+
+def note_end(transaction: Transaction, row: RunRow) -> None:
+    """Note how a run ended; of a session that was erased meanwhile it tells nothing."""
+    record = dict(row.record or {})
+    session_id = record.get("session_id")
+    if session_id and not session_ids_of(transaction, str(session_id)):
+        record["session_id"] = None
+    pruned.end_run(transaction, replace(row, record=record))
+
+
+def failed_row(started: RunStarted, ended_at: datetime, error: Exception) -> RunRow:
+    """Return what is kept of a run that failed as a whole; what it did until then is added up."""
+    return RunRow(
+        run_id=started.run_id,
+        cause=started.trigger,
+        started_at=pruned.instant(started.started_at),
+        ended_at=pruned.instant(ended_at),
+        status=FAILED,
+        # Its text may quote what somebody wrote.
+        detail=f"{type(error).__name__} (the log tells more)",
+        record={"force": started.force, "session_id": started.session_id},
+    )
+
+
+def note_failed(transaction: Transaction, row: RunRow) -> None:
+    """Note that a run failed, with what it did until then."""
+    count, freed_bytes, freed_tokens = pruned.sums_of_run(transaction, row.run_id)
+    done = replace(row, pruned=count, freed_bytes=freed_bytes, freed_tokens=freed_tokens)
+    note_end(transaction, done)
 
 
 def run_row(result: PruningResult) -> RunRow:

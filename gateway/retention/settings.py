@@ -44,7 +44,10 @@ class KeepSettings:
     audit_s: float | None
     """What is told of runs, and of items that are gone or were given back, stays for so long."""
     removed_sessions_s: float | None
-    """The transcript of a conversation that ended goes to the archive after so long."""
+    """The transcript of a conversation that ended goes to the archive after so long; None also
+    where pruning is off."""
+    exempt_keys: frozenset[str] = frozenset()
+    """Session keys whose conversations are left alone, however long ago they ended."""
 
 
 def _checked(read: Callable[[Table], object], text: str) -> str:
@@ -204,7 +207,8 @@ class SessionPruningSettings(Settings):
     """What is different for one session: for each of its conversations by itself."""
 
     exempt: bool = False
-    """Whether no rule takes anything of it."""
+    """Whether no rule takes anything of it, nor the archive its conversations that ended long
+    ago."""
     rules: Annotated[list[Any], AfterValidator(_session_rules)] = Field(default_factory=list)
     """Rules of its own, as `[[pruning.rules]]`; one takes the place of that with the same id."""
     thresholds: ThresholdSettings = Field(default_factory=ThresholdSettings)
@@ -217,7 +221,8 @@ class ItemPruningSettings(Settings):
     """
 
     enabled: bool = True
-    """Whether rules are applied; plans can be made in any case."""
+    """Whether rules are applied, and conversations that ended long ago go to the archive; plans can
+    be made in any case."""
     check_interval: Interval = "5m"
     """How often is looked whether anything is due."""
     min_prune_interval: Duration = "1m"
@@ -233,8 +238,8 @@ class ItemPruningSettings(Settings):
     audit_keep: Keep = "365d"
     """How long is kept what was pruned when and why, without contents; `forever` is accepted."""
     removed_sessions_keep: Keep = "365d"
-    """Transcripts of conversations that ended longer ago go to the archive; `forever` is
-    accepted."""
+    """Transcripts of conversations that ended longer ago go to the archive, while pruning is
+    `enabled` and but for sessions that are `exempt`; `forever` is accepted."""
     protections: ProtectionSettings = Field(default_factory=ProtectionSettings)
     budgets: RunBudgetSettings = Field(default_factory=RunBudgetSettings)
     rules: Annotated[list[Any], AfterValidator(_rules)] = Field(default_factory=list)
@@ -246,12 +251,17 @@ class ItemPruningSettings(Settings):
 
     @property
     def keep(self) -> KeepSettings:
-        """For how long what is not needed any more is kept."""
+        """For how long what is not needed any more is kept.
+
+        Where pruning is off nothing more is taken, of conversations that ended neither; what was
+        taken before goes when its time is over.
+        """
         return KeepSettings(
             grace_s=parse_duration_s(self.grace),
             archive_s=_keep_s(self.archive_keep),
             audit_s=_keep_s(self.audit_keep),
-            removed_sessions_s=_keep_s(self.removed_sessions_keep),
+            removed_sessions_s=_keep_s(self.removed_sessions_keep) if self.enabled else None,
+            exempt_keys=frozenset(key for key, one in self.sessions.items() if one.exempt),
         )
 
     def to_config(self, session_ids_of: Mapping[str, Sequence[str]]) -> PruningConfig:

@@ -140,5 +140,9 @@ def _take(transaction: Transaction, reopened: Sequence[tuple[object, ...]]) -> N
         "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
     )
     transaction.execute("DELETE FROM session_log")
-    transaction.execute("DELETE FROM store_state WHERE name <> 'last'")
+    # What is known of messages and of an erasure holds all the same.
+    transaction.execute(
+        "DELETE FROM store_state "
+        "WHERE name NOT IN ('last', 'last_message', 'last_entry', 'audit_cut', 'erasing')"
+    )
     transaction.execute("INSERT INTO store_state (name, value) VALUES ('taken', 1)")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gateway.transcripts.gone import keep_entries
 from gateway.transcripts.pruned import PrunedState
 
 if TYPE_CHECKING:
@@ -188,12 +189,14 @@ def purge(transaction: Transaction, name: str, positions: Sequence[int]) -> int:
     gone = 0
     for position in positions:
         transaction.execute(
-            "UPDATE pruned_items SET archive = NULL, state = ? WHERE position = ? AND state = ?",
-            (PrunedState.PURGED.value, position, PrunedState.ARCHIVED.value),
+            "UPDATE pruned_items SET archive = NULL, state = ? "
+            "WHERE position = ? AND state = ? AND archive = ?",
+            (PrunedState.PURGED.value, position, PrunedState.ARCHIVED.value, name),
         )
         gone += transaction.connection.changes()
         transaction.execute(
-            "UPDATE pruned_items SET archive = NULL WHERE position = ?", (position,)
+            "UPDATE pruned_items SET archive = NULL WHERE position = ? AND archive = ?",
+            (position, name),
         )
     _count_out(transaction, name, len(positions))
     return gone
@@ -213,6 +216,7 @@ def set_purge_at(transaction: Transaction, times: Sequence[tuple[str, str | None
 def condemn(transaction: Transaction, session_ids: Collection[str]) -> None:
     """Delete what is told and held of sessions; entries that name a file stay, purged."""
     ids = _array(session_ids)
+    keep_entries(transaction)
     transaction.execute(
         "DELETE FROM pruned_items WHERE archive IS NULL "
         "AND session_id IN (SELECT value FROM json_each(?))",

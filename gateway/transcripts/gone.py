@@ -1,8 +1,9 @@
 """What the database knows of rows that are gone: where positions go on, and that the audit was cut.
 
-Both stand in `store_state`. SQLite gives out the position after the greatest one in the table:
-where the newest messages go, their positions would come again, and what tells of a position (the
-audit of pruning, the beginning of a context) would speak of another message.
+All stands in `store_state`. SQLite gives out the position after the greatest one in the table:
+where the newest rows go, their positions would come again, and what tells of a position (the audit
+of pruning, the beginning of a context, a sweep that is about to change an entry) would speak of
+another row.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ if TYPE_CHECKING:
 
 LAST_MESSAGE: Final = "last_message"
 """Its value is a position that was given out; those up to it never are again."""
+LAST_ENTRY: Final = "last_entry"
+"""As `LAST_MESSAGE`, of entries of the audit."""
 AUDIT_CUT: Final = "audit_cut"
 """Its value is the instant, in Unix seconds, before which entries of the audit were deleted."""
 _NOTE: Final = (
     "INSERT INTO store_state (name, value) VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)"
 )
-NEXT_POSITION: Final = (
-    "(SELECT 1 + max(coalesce((SELECT max(position) FROM messages), 0), "  # noqa: S608 - a text of ours
-    f"coalesce((SELECT value FROM store_state WHERE name = '{LAST_MESSAGE}'), 0)))"
+_NEXT: Final = (
+    "(SELECT 1 + max(coalesce((SELECT max(position) FROM {}), 0), "
+    "coalesce((SELECT value FROM store_state WHERE name = '{}'), 0)))"
 )
+NEXT_POSITION: Final = _NEXT.format("messages", LAST_MESSAGE)
 """SQL of the position that the next message gets."""
+NEXT_ENTRY: Final = _NEXT.format("pruned_items", LAST_ENTRY)
+"""SQL of the position that the next entry of the audit gets."""
 _HIGHEST: Final = 1 << 40
 """Beyond all positions and instants there are."""
 _LATEST: Final = int(datetime.max.replace(tzinfo=UTC).timestamp())
 _OF_MESSAGES: Final = "SELECT coalesce(max(position), 0) FROM messages"
+_OF_ENTRIES: Final = "SELECT coalesce(max(position), 0) FROM pruned_items"
 _OF_ALL: Final = (
     "SELECT coalesce(max(position), 0) FROM (SELECT max(position) AS position FROM messages "
     "UNION ALL SELECT max(item) FROM pruned_items UNION ALL SELECT max(through) FROM summaries "
@@ -42,7 +49,12 @@ _OF_ALL: Final = (
 
 def keep_positions(place: Queries) -> None:
     """Let no position come again: in the transaction that deletes what may be the newest rows."""
-    _note_last(place, _OF_MESSAGES)
+    _note_last(place, LAST_MESSAGE, _OF_MESSAGES)
+
+
+def keep_entries(place: Queries) -> None:
+    """Let no position of an entry come again: in the transaction, before it deletes entries."""
+    _note_last(place, LAST_ENTRY, _OF_ENTRIES)
 
 
 def take_over(place: Queries, known: Mapping[str, int]) -> None:
@@ -52,8 +64,9 @@ def take_over(place: Queries, known: Mapping[str, int]) -> None:
         place: The new database, with its rows.
         known: Names and values of the other's `store_state`; what is out of range is left out.
     """
-    _note_last(place, _OF_ALL)
-    for name in (LAST_MESSAGE, AUDIT_CUT):
+    _note_last(place, LAST_MESSAGE, _OF_ALL)
+    _note_last(place, LAST_ENTRY, _OF_ENTRIES)
+    for name in (LAST_MESSAGE, LAST_ENTRY, AUDIT_CUT):
         if 0 < known.get(name, 0) < _HIGHEST:
             place.execute(_NOTE, (name, known[name]))
 
@@ -69,5 +82,5 @@ def audit_cut(place: Queries) -> datetime | None:
     return datetime.fromtimestamp(min(int(str(rows[0][0])), _LATEST), UTC) if rows else None
 
 
-def _note_last(place: Queries, greatest: str) -> None:
-    place.execute(_NOTE, (LAST_MESSAGE, place.execute(greatest).fetchall()[0][0]))
+def _note_last(place: Queries, name: str, greatest: str) -> None:
+    place.execute(_NOTE, (name, place.execute(greatest).fetchall()[0][0]))

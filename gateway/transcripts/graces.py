@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.transcripts.gone import note_audit_cut
+from gateway.transcripts.gone import keep_entries, note_audit_cut
 from gateway.transcripts.pruned import PrunedState, instant
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ _DUE: Final = (
 )
 _OTHERS: Final = "('delete', 'summarize', 'compact')"
 """An action that is none of ours is damage, and left alone."""
+_IS_OVER: Final = (
+    f"state IN ('{PrunedState.PURGED}', '{PrunedState.RESTORED}') AND due_at IS NULL "
+    "AND archive IS NULL"
+)
+"""Of such an entry nothing is anywhere, or it was given back."""
+_HAS_ITEMS: Final = (
+    "EXISTS (SELECT 1 FROM pruned_items AS of_run WHERE of_run.run_id = pruning_runs.run_id)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,65 +110,78 @@ def due_to_archive(
 
 
 def purge(transaction: Transaction, entries: Sequence[Due]) -> int:
-    """Let go of originals for good; return how many were still held."""
+    """Let go of originals for good; return how many were still held, and as long due."""
     gone = 0
     for entry in entries:
         transaction.execute(
             "UPDATE pruned_items SET state = ?, due_at = NULL, original = NULL "
-            "WHERE position = ? AND state = ?",
-            (PrunedState.PURGED.value, entry.position, PrunedState.HELD.value),
+            "WHERE position = ? AND state = ? AND due_at = ?",
+            (PrunedState.PURGED.value, entry.position, PrunedState.HELD.value, entry.due_at),
         )
         gone += transaction.connection.changes()
     return gone
 
 
-def old_entries(place: Queries, before: datetime, *, limit: int) -> list[int]:
-    """Return entries of items that are gone, or were given back, from before an instant.
+def old_entries(
+    place: Queries, before: datetime, *, after: int, limit: int
+) -> tuple[list[int], int | None]:
+    """Return entries of items that are gone, or were given back, and where to go on.
 
     One of whose item a file still holds a copy stays until the file goes.
+
+    Args:
+        place: Where.
+        before: Only entries from before this instant; wherever they stand, for clocks are set.
+        after: Only entries with a greater position.
+        limit: How many are looked at.
+
+    Returns their positions, and the last that was looked at; None where there are no more.
     """
-    found: list[int] = []
-    for state in (PrunedState.PURGED, PrunedState.RESTORED):
-        # By position, which is the order of time, as long as the oldest are old enough.
-        rows = place.execute(
-            "SELECT position, at FROM pruned_items WHERE state = ? AND due_at IS NULL "
-            "AND archive IS NULL ORDER BY position LIMIT ?",
-            (state.value, limit),
-        )
-        found += [int(str(position)) for position, at in rows if str(at) < instant(before)]
-    return found[:limit]
+    rows = place.execute(
+        f"SELECT position, {_IS_OVER} AND at < ?2 FROM pruned_items "  # noqa: S608 - texts of ours
+        "WHERE position > ?1 ORDER BY position LIMIT ?3",
+        (after, instant(before), limit),
+    ).fetchall()
+    return _chosen(rows, limit)
 
 
 def old_runs(
     place: Queries, before: datetime, *, after: int, limit: int
 ) -> tuple[list[int], int | None]:
-    """Return runs from before an instant of whose items nothing is told, and where to go on.
-
-    Args:
-        place: Where.
-        before: The instant.
-        after: Only runs with a greater position.
-        limit: How many are looked at.
-    """
+    """Return runs from before an instant of whose items nothing is told; see `old_entries`."""
     rows = place.execute(
-        "SELECT position, EXISTS (SELECT 1 FROM pruned_items AS of_run "
-        "WHERE of_run.run_id = pruning_runs.run_id) FROM pruning_runs "
+        f"SELECT position, NOT {_HAS_ITEMS} FROM pruning_runs "  # noqa: S608 - texts of ours
         "WHERE position > ? AND started_at < ? ORDER BY position LIMIT ?",
         (after, instant(before), limit),
     ).fetchall()
+    return _chosen(rows, limit)
+
+
+def forget(transaction: Transaction, entries: Sequence[int], before: datetime) -> int:
+    """Delete entries as `old_entries` finds them, where they still are; return how many went."""
+    keep_entries(transaction)
+    return _delete(transaction, f"pruned_items WHERE {_IS_OVER} AND at < ?1", entries, before)
+
+
+def forget_runs(transaction: Transaction, runs: Sequence[int], before: datetime) -> int:
+    """Delete runs as `old_runs` finds them, where they still are; return how many went."""
+    of_runs = f"pruning_runs WHERE NOT {_HAS_ITEMS} AND started_at < ?1"
+    return _delete(transaction, of_runs, runs, before)
+
+
+def _chosen(rows: Sequence[Sequence[object]], limit: int) -> tuple[list[int], int | None]:
     last = int(str(rows[-1][0])) if len(rows) == limit else None
-    return [int(str(position)) for position, has_items in rows if not has_items], last
+    return [int(str(position)) for position, is_old in rows if is_old], last
 
 
-def forget(
-    transaction: Transaction, entries: Sequence[int], runs: Sequence[int], before: datetime
-) -> int:
-    """Delete entries and runs that are older than an instant; return how many rows went."""
+def _delete(transaction: Transaction, rows: str, positions: Sequence[int], before: datetime) -> int:
     gone = 0
-    for table, positions in (("pruned_items", entries), ("pruning_runs", runs)):
-        for position in positions:
-            transaction.execute(f"DELETE FROM {table} WHERE position = ?", (position,))  # noqa: S608 - names of ours
-            gone += transaction.connection.changes()
+    for position in positions:
+        transaction.execute(
+            f"DELETE FROM {rows} AND position = ?2",  # noqa: S608 - texts of ours
+            (instant(before), position),
+        )
+        gone += transaction.connection.changes()
     if gone:
         note_audit_cut(transaction, before)
     return gone

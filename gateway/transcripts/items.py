@@ -44,6 +44,11 @@ _COLUMNS: Final = (
     "position, session_id, turn_id, role, size_bytes, tokens, tool_call_id, created_at, version, "
     "marks"
 )
+_AS_BYTES: Final = (
+    "position, CAST(session_id AS BLOB), CAST(turn_id AS BLOB), CAST(role AS BLOB), size_bytes, "
+    "tokens, CAST(tool_call_id AS BLOB), CAST(created_at AS BLOB), version, CAST(marks AS BLOB)"
+)
+"""The same where a text may be no UTF-8, which cannot be read as text."""
 _SUMS: Final = (
     "coalesce(sum(items), 0), coalesce(sum(size_bytes), 0), coalesce(sum(tokens), 0) "
     "FROM item_totals"
@@ -67,6 +72,11 @@ class ItemRow(NamedTuple):
     version: int
     marks: str | None
     text: str | None
+    is_damaged: bool
+    """Whether a text is no UTF-8; in its place stands what can be read of it."""
+
+
+_CREATED_AT: Final = ItemRow._fields.index("created_at")
 
 
 class Sums(NamedTuple):
@@ -109,19 +119,21 @@ def page_of_all(
 ) -> list[ItemRow]:
     """Return the next rows of all sessions in the order of `created_at` and `position`."""
     conditions, bindings = _conditions(choice)
-    created_at, position = after
+    # As bytes, for that of a damaged row may be no UTF-8.
+    created_at, position = after[0].encode(errors="surrogateescape"), after[1]
     found: list[ItemRow] = []
     # Two steps: a comparison of both at once would begin at the first row of that instant.
     for step, where in (
-        ("created_at = ? AND position > ?", (created_at, position)),
-        ("created_at > ?", (created_at,)),
+        ("created_at = CAST(? AS TEXT) AND position > ?", (created_at, position)),
+        ("created_at > CAST(? AS TEXT)", (created_at,)),
     ):
-        rows = place.execute(
-            f"SELECT {_selected(choice)} FROM messages INDEXED BY messages_as_items "  # noqa: S608 - constant names
+        found += _rows(
+            place,
+            "FROM messages INDEXED BY messages_as_items "
             f"WHERE {step}{conditions} ORDER BY created_at, position LIMIT ?",
             (*where, *bindings, limit - len(found)),
+            text="text" if choice.with_text else "NULL",
         )
-        found += map(ItemRow._make, rows)
         if len(found) == limit:
             break
     return found
@@ -130,22 +142,23 @@ def page_of_all(
 def page_of_session(place: Queries, choice: Choice, *, after: int, limit: int) -> list[ItemRow]:
     """Return the next rows of one session in the order of `position`."""
     conditions, bindings = _conditions(choice)
-    rows = place.execute(
-        f"SELECT {_selected(choice)} FROM messages INDEXED BY messages_by_session "  # noqa: S608 - constant names
+    return _rows(
+        place,
+        "FROM messages INDEXED BY messages_by_session "
         f"WHERE session_id = ? AND position > ?{conditions} ORDER BY position LIMIT ?",
         (choice.session_id, after, *bindings, limit),
+        text="text" if choice.with_text else "NULL",
     )
-    return list(map(ItemRow._make, rows))
 
 
 def tool_calls(place: Queries, positions: Collection[int]) -> dict[int, str]:
     """Return the tool calls of those of these rows that have any, as they are stored."""
     rows = place.execute(
-        "SELECT position, tool_calls FROM messages "
+        "SELECT position, CAST(tool_calls AS BLOB) FROM messages "
         "WHERE position IN (SELECT value FROM json_each(?)) AND tool_calls IS NOT NULL",
         (_array(positions),),
     )
-    return {_whole(row[0]): str(row[1]) for row in rows}
+    return {_whole(row[0]): _decoded(row[1]) or "" for row in rows}
 
 
 def turn_of(
@@ -155,13 +168,13 @@ def turn_of(
 
     These are among them. A row whose role is unknown may be a half.
     """
-    rows = place.execute(
-        f"SELECT {_COLUMNS}, NULL FROM messages INDEXED BY messages_as_items "  # noqa: S608 - constant names
+    return _rows(
+        place,
+        "FROM messages INDEXED BY messages_as_items "
         "WHERE created_at = ? AND position BETWEEN ? AND ? AND session_id = ? AND turn_id = ? "
         f"AND {_MAY_BE_HALF}",
         (created_at, *_window(positions, TURN_WINDOW), session_id, turn_id),
     )
-    return list(map(ItemRow._make, rows))
 
 
 def count_of_turn(place: Queries, session_id: str, turn_id: str, positions: Sequence[int]) -> int:
@@ -176,26 +189,18 @@ def count_of_turn(place: Queries, session_id: str, turn_id: str, positions: Sequ
 
 def with_text(place: Queries, positions: Collection[int]) -> list[ItemRow]:
     """Return those of these rows that are there, with their texts."""
-    rows = place.execute(
-        f"SELECT {_COLUMNS}, text FROM messages "  # noqa: S608 - constant names
-        "WHERE position IN (SELECT value FROM json_each(?))",
+    return _rows(
+        place,
+        "FROM messages WHERE position IN (SELECT value FROM json_each(?))",
         (_array(positions),),
+        text="text",
     )
-    return list(map(ItemRow._make, rows))
-
-
-def newest_position(place: Queries) -> int:
-    """Return the greatest position of all rows; 0 where there are none.
-
-    SQLite would give it out again if its row went.
-    """
-    return _whole(place.execute("SELECT max(position) FROM messages").fetchall()[0][0])
 
 
 def latest_instant(place: Queries) -> str:
     """Return the greatest `created_at` of all rows; empty where there are none."""
-    rows = place.execute("SELECT max(created_at) FROM messages").fetchall()
-    return str(rows[0][0] or "")
+    rows = place.execute("SELECT CAST(max(created_at) AS BLOB) FROM messages").fetchall()
+    return _decoded(rows[0][0]) or ""
 
 
 def newest_of(place: Queries, session_id: str, count: int) -> list[int]:
@@ -210,10 +215,11 @@ def newest_of(place: Queries, session_id: str, count: int) -> list[int]:
 def dated_newest_first(place: Queries, session_id: str) -> Iterator[tuple[int, str]]:
     """Yield the positions of a session with `created_at`, the newest first; reads the rows."""
     rows = place.execute(
-        "SELECT position, created_at FROM messages WHERE session_id = ? ORDER BY position DESC",
+        "SELECT position, CAST(created_at AS BLOB) FROM messages "
+        "WHERE session_id = ? ORDER BY position DESC",
         (session_id,),
     )
-    return ((_whole(row[0]), str(row[1])) for row in rows)
+    return ((_whole(row[0]), _decoded(row[1]) or "") for row in rows)
 
 
 def sums(place: Queries, choice: Choice) -> Sums:
@@ -321,8 +327,32 @@ def _window(positions: Sequence[int], size: int) -> tuple[int, int]:
     return min(positions) - size, max(positions) + size
 
 
-def _selected(choice: Choice) -> str:
-    return f"{_COLUMNS}, {'text' if choice.with_text else 'NULL'}"
+def _rows(place: Queries, of: str, bindings: Sequence[object], text: str = "NULL") -> list[ItemRow]:
+    """Return rows; where a text of any is no UTF-8, all of them once more, byte by byte."""
+    try:
+        rows = place.execute(f"SELECT {_COLUMNS}, {text}, 0 {of}", bindings)
+        return list(map(ItemRow._make, rows))
+    except UnicodeDecodeError:
+        rows = place.execute(f"SELECT {_AS_BYTES}, CAST({text} AS BLOB) {of}", bindings)
+        return list(map(_row_of_bytes, rows))
+
+
+def _row_of_bytes(columns: Sequence[object]) -> ItemRow:
+    values: list[Any] = [_decoded(one) if isinstance(one, bytes) else one for one in columns]
+    is_damaged = any(
+        isinstance(one, bytes) and value.encode() != one
+        for one, value in zip(columns, values, strict=True)
+    )
+    # Pages go on after it, so it must stand where SQLite has it; see `page_of_all`.
+    created_at = columns[_CREATED_AT]
+    if isinstance(created_at, bytes):
+        values[_CREATED_AT] = created_at.decode(errors="surrogateescape")
+    return ItemRow._make([*values, is_damaged])
+
+
+def _decoded(value: object) -> str | None:
+    """Return a text that was read as bytes; what is no UTF-8 in it is replaced."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else None
 
 
 def _conditions(choice: Choice) -> tuple[str, list[object]]:

@@ -25,7 +25,9 @@ COMMAND: Final = "command"
 """Status of a reply to a command."""
 NOTICE: Final = "notice"
 """Status of what the gateway tells without having been asked."""
-WITHOUT_TURN: Final = (ANSWERED, COMMAND, NOTICE)
+RETRACTED: Final = "retracted"
+"""Status of the empty reply to a message that its sender took back in time."""
+WITHOUT_TURN: Final = (ANSWERED, COMMAND, NOTICE, RETRACTED)
 """Stored replies of these leave nothing in a transcript that bears their turn's id, or need not."""
 FETCHING: Final = "http"
 """The platform whose clients fetch their replies."""

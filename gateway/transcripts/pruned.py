@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gateway.transcripts.gone import NEXT_ENTRY
 from gateway.transcripts.outbox import sortable
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _RUN_COLUMNS: Final = (
     "position, run_id, cause, started_at, ended_at, status, detail, pruned, freed_bytes, "
     "freed_tokens, record"
 )
-_NEWEST: Final = 2**63 - 1
+NEWEST: Final = 2**63 - 1
+"""Beyond the position of any entry."""
 
 
 class PrunedState(StrEnum):
@@ -116,7 +118,7 @@ def add(transaction: Transaction, row: PrunedRow, original: Mapping[str, Any] | 
     """Store what was done to an item, with its row as it was; return the position of the entry."""
     transaction.execute(
         f"INSERT INTO pruned_items ({_COLUMNS}, original) "  # noqa: S608 - constant column names
-        "VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"VALUES ({NEXT_ENTRY}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.run_id,
             row.item,
@@ -182,7 +184,7 @@ def page(
         session_ids: Only of these sessions.
         states: Only in these states.
     """
-    conditions, bindings = ["position < ?"], list[object]([_NEWEST if before is None else before])
+    conditions, bindings = ["position < ?"], list[object]([NEWEST if before is None else before])
     for name, value in (("item", item), ("run_id", run_id)):
         if value is not None:
             conditions.append(f"{name} = ?")
@@ -200,10 +202,28 @@ def page(
     return [_row(row) for row in rows]
 
 
-def count_of_run(place: Queries, run_id: str) -> int:
-    """Return how many entries a run has."""
-    rows = place.execute("SELECT count(*) FROM pruned_items WHERE run_id = ?", (run_id,)).fetchall()
-    return int(str(rows[0][0]))
+def sums_of_run(place: Queries, run_id: str) -> tuple[int, int, int]:
+    """Return how many items a run has changed, and the bytes and tokens that this has freed."""
+    rows = place.execute(
+        "SELECT count(*), coalesce(sum(record ->> '$.before.size_bytes' "
+        "- coalesce(record ->> '$.after.size_bytes', 0)), 0), "
+        "coalesce(sum(record ->> '$.before.tokens' - coalesce(record ->> '$.after.tokens', 0)), 0) "
+        "FROM (SELECT CASE WHEN json_valid(record) THEN record ELSE '{}' END AS record "
+        "FROM pruned_items WHERE run_id = ?)",
+        (run_id,),
+    ).fetchall()
+    count, freed_bytes, freed_tokens = (int(str(one)) for one in rows[0])
+    return count, freed_bytes, freed_tokens
+
+
+def is_grace_over(place: Queries, now: datetime) -> bool:
+    """Return whether there is an original that has been held for long enough."""
+    return bool(
+        place.execute(
+            "SELECT 1 FROM pruned_items WHERE state = ? AND due_at <= ? LIMIT 1",
+            (PrunedState.HELD.value, instant(now)),
+        ).fetchall()
+    )
 
 
 def count_in(place: Queries, state: str) -> int:
@@ -258,7 +278,7 @@ def runs(place: Queries, *, limit: int, before: int | None = None) -> list[RunRo
     rows = place.execute(
         f"SELECT {_RUN_COLUMNS} FROM pruning_runs WHERE position < ? "  # noqa: S608 - constant column names
         "ORDER BY position DESC LIMIT ?",
-        (_NEWEST if before is None else before, limit),
+        (NEWEST if before is None else before, limit),
     )
     return [_run_row(row) for row in rows]
 

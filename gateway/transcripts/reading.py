@@ -63,8 +63,8 @@ async def read_transcript(
 
     def query(connection: Connection) -> list[TranscriptRow]:
         rows = connection.execute(
-            f"SELECT {_COLUMNS}, marks FROM messages WHERE session_id = ? AND position > ? "  # noqa: S608 - constant column names
-            "ORDER BY position LIMIT ?",
+            f"SELECT {_COLUMNS}, CAST(marks AS BLOB) FROM messages "  # noqa: S608 - constant column names
+            "WHERE session_id = ? AND position > ? ORDER BY position LIMIT ?",
             (session_id, after, limit),
         )
         return [
@@ -249,7 +249,12 @@ def session_ids_of(connection: Queries, session: str) -> tuple[str, ...]:
 
 
 def _shortened(marks: object) -> str:
-    made = {} if marks is None else orjson.loads(str(marks))
+    try:
+        made = orjson.loads(marks) if isinstance(marks, bytes) else {}
+    except ValueError:
+        made = {}
+    if not isinstance(made, dict):
+        return ""  # Damage of the marks is no damage of what was said.
     if made.get("summary") == "made":
         return "summary"
 

@@ -30,6 +30,7 @@ class Ended:
     ended_at: str = ""
     position: int = 0
     session_id: str = ""
+    session_key: str = ""
     has_messages: bool = False
     is_over: bool = False
     """Whether nothing of it is left that anybody could read."""
@@ -54,7 +55,7 @@ def ended(place: Queries, before: str, *, after: Ended, limit: int) -> list[Ende
         limit: How many at most.
     """
     rows = place.execute(
-        "SELECT ended_at, position, session_id, "  # noqa: S608 - texts of ours
+        "SELECT ended_at, position, session_id, session_key, "  # noqa: S608 - texts of ours
         "EXISTS (SELECT 1 FROM messages WHERE messages.session_id = sessions.session_id), "
         "EXISTS (SELECT 1 FROM pruned_items WHERE pruned_items.session_id = sessions.session_id "
         f"AND {_KEPT}) FROM sessions WHERE ended_at < ?1 AND ended_at >= ?2 "
@@ -66,10 +67,11 @@ def ended(place: Queries, before: str, *, after: Ended, limit: int) -> list[Ende
             str(ended_at),
             int(str(position)),
             str(session_id),
+            str(session_key),
             bool(has_messages),
             not has_messages and not is_kept,
         )
-        for ended_at, position, session_id, has_messages, is_kept in rows
+        for ended_at, position, session_id, session_key, has_messages, is_kept in rows
     ]
 
 
@@ -156,14 +158,15 @@ def old_calls(
         (after, limit),
     ).fetchall()
     found = [int(str(one)) for one, at, is_known in rows if not is_known and str(at) < before]
-    # By position, which is the order of time, as long as they are old enough.
-    is_last = len(rows) < limit or str(rows[-1][1]) >= before
-    return found, None if is_last else int(str(rows[-1][0]))
+    return found, None if len(rows) < limit else int(str(rows[-1][0]))
 
 
-def forget_calls(transaction: Transaction, positions: Collection[int]) -> None:
-    """Delete model calls."""
+def forget_calls(transaction: Transaction, positions: Collection[int], before: str) -> int:
+    """Delete model calls as `old_calls` finds them, where they still are; return how many went."""
     transaction.execute(
-        "DELETE FROM model_calls WHERE position IN (SELECT value FROM json_each(?))",
-        (orjson.dumps(sorted(positions)).decode(),),
+        "DELETE FROM model_calls WHERE position IN (SELECT value FROM json_each(?)) "
+        "AND started_at < ? AND NOT EXISTS (SELECT 1 FROM sessions "
+        "WHERE sessions.session_id = model_calls.session_id)",
+        (orjson.dumps(sorted(positions)).decode(), before),
     )
+    return transaction.connection.changes()

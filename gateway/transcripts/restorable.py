@@ -5,12 +5,12 @@ A row comes back with all its columns as they were, but for its version, which g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import orjson
 
 from gateway.transcripts.items import ORIGINAL, put_back
-from gateway.transcripts.pruned import PrunedState
+from gateway.transcripts.pruned import NEWEST, PrunedState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,34 +35,84 @@ class Entry(NamedTuple):
     """How long the original is that it holds."""
 
 
-def entries(
+class Group(NamedTuple):
+    """The entries of one run, or of one session."""
+
+    column: Literal["run_id", "session_id"]
+    value: str
+
+
+def entries_of(place: Queries, items: Collection[int]) -> list[Entry]:
+    """Return all entries of some items, newest first."""
+    among = "item IN (SELECT value FROM json_each(?))"
+    return _entries(place, among, (orjson.dumps(sorted(items)).decode(),))
+
+
+def entries_in(
     place: Queries,
+    group: Group,
+    state: str,
     *,
-    items: Collection[int] | None = None,
-    run_id: str | None = None,
-    session_ids: Collection[str] | None = None,
+    archive: str | None = None,
+    before: int | None = None,
+    limit: int,
 ) -> list[Entry]:
-    """Return all entries for which everything holds that is not None, newest first."""
-    conditions, bindings = ["TRUE"], list[object]()
-    for name, values in (("item", items), ("session_id", session_ids)):
-        if values is not None:
-            conditions.append(f"{name} IN (SELECT value FROM json_each(?))")  # noqa: S608 - names of ours
-            bindings.append(orjson.dumps(sorted(values, key=str)).decode())
-    if run_id is not None:
-        conditions.append("run_id = ?")
-        bindings.append(run_id)
+    """Return entries of a group in a state, newest first.
+
+    Args:
+        place: Where.
+        group: The group.
+        state: The state.
+        archive: The file that they name; None: whatever.
+        before: Only those with a smaller position.
+        limit: How many at most.
+    """
+    # The unary plus: by these there is no index in the order of positions.
+    return _entries(
+        place,
+        f"{group.column} = ? AND +state = ? AND +archive IS coalesce(?, archive) AND position < ?",
+        (group.value, state, archive, NEWEST if before is None else before),
+        limit,
+    )
+
+
+def has_any(place: Queries, group: Group) -> bool:
+    """Return whether anything is told of a group."""
+    rows = place.execute(
+        f"SELECT 1 FROM pruned_items WHERE {group.column} = ? LIMIT 1",  # noqa: S608 - a name of ours
+        (group.value,),
+    )
+    return bool(rows.fetchall())
+
+
+def files_with(place: Queries, group: Group) -> list[str]:
+    """Return the archive files out of which something of a group can be given back."""
+    rows = place.execute(
+        "SELECT DISTINCT archive FROM pruned_items "  # noqa: S608 - a name of ours
+        f"WHERE {group.column} = ? AND +state = ? AND archive IS NOT NULL ORDER BY archive DESC",
+        (group.value, PrunedState.ARCHIVED.value),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def _entries(
+    place: Queries, condition: str, bindings: tuple[object, ...], limit: int = -1
+) -> list[Entry]:
     rows: list[Any] = place.execute(
         "SELECT position, item, session_id, action, state, archive, "  # noqa: S608 - texts of ours
-        f"coalesce(length(original), 0) FROM pruned_items WHERE {' AND '.join(conditions)} "
-        "ORDER BY position DESC",
-        bindings,
+        f"coalesce(length(original), 0) FROM pruned_items WHERE {condition} "
+        "ORDER BY position DESC LIMIT ?",
+        (*bindings, limit),
     ).fetchall()
     return [Entry(*row) for row in rows]
 
 
-def state_of(place: Queries, position: int) -> str | None:
+def state_of(place: Queries, entry: Entry) -> str | None:
     """Return the state of an entry now; None where there is none any more."""
-    rows = place.execute("SELECT state FROM pruned_items WHERE position = ?", (position,))
+    rows = place.execute(
+        "SELECT state FROM pruned_items WHERE position = ? AND item = ?",
+        (entry.position, entry.item),
+    )
     return next((str(row[0]) for row in rows.fetchall()), None)
 
 

@@ -14,7 +14,7 @@ from gateway.sessions.history import stamp
 from gateway.transcripts import accounts, inbox, outbox, projections
 from gateway.transcripts.accounts import ContextAccount
 from gateway.transcripts.inbox import InboxRow, Origin
-from gateway.transcripts.outbox import COMMAND
+from gateway.transcripts.outbox import COMMAND, RETRACTED
 from gateway.transcripts.writing import append_messages
 from gateway.turns.counting import spending, store_calls
 from gateway.turns.outcome import MadeCall, Outcome
@@ -169,11 +169,18 @@ def _reply(turn: TurnCommit) -> Reply:
         reset=turn.reset,
         usage=turn.outcome.usage(),
         context=turn.context or ReplyContext(0, 0, ContextSource.UNKNOWN, None),
-        status=COMMAND if turn.row.origin is Origin.COMPACT else turn.outcome.status,
+        status=_status(turn),
         agent=turn.outcome.agent or "",
         fallbacks=tuple(turn.outcome.fallbacks),
         failure=turn.outcome.failure,
     )
+
+
+def _status(turn: TurnCommit) -> str:
+    if turn.retracted:
+        return RETRACTED
+
+    return COMMAND if turn.row.origin is Origin.COMPACT else turn.outcome.status
 
 
 def turn_facts(turn: TurnCommit, reply: Reply) -> dict[str, object]:

@@ -66,7 +66,7 @@ class Reply:
     context: ReplyContext
     status: str = "ok"
     """Of a turn `ok`, `failed`, `deadline` or `interrupted`; without a turn `paused`, `answered`
-    (it was meant for a question), `command` or `notice`."""
+    (it was meant for a question), `command`, `notice` or `retracted`."""
     agent: str = ""
     """Who answered; empty where nobody was asked."""
     fallbacks: tuple[Fallback, ...] = ()

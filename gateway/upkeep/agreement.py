@@ -253,10 +253,10 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
     ):
         both.add(f"{turn_id} ({key})")
     untold = Tally("replies belong to turns that are in no transcript")
-    cut = audit_cut(connection)
+    cut, marks = audit_cut(connection), ", ".join("?" * len(WITHOUT_TURN))
     for (turn_id,) in connection.execute(
         "SELECT turn_id FROM outbox WHERE CASE WHEN json_valid(reply) THEN "  # noqa: S608 - texts of ours
-        "json_extract(reply, '$.status') NOT IN (?, ?, ?) ELSE 1 END "
+        f"json_extract(reply, '$.status') NOT IN ({marks}) ELSE 1 END "
         f"AND created_at >= ? AND NOT ({MAY_LACK}) "
         "EXCEPT SELECT turn_id FROM messages",
         (*WITHOUT_TURN, stamp(cut) if cut else ""),

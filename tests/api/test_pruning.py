@@ -103,7 +103,7 @@ async def test_a_plan_tells_what_would_go_and_why_and_changes_nothing(tmp_path: 
 
 async def test_the_items_of_a_plan_come_in_pages(tmp_path: Path) -> None:
     async with running_api(tmp_path, pruning=RULES) as api:
-        await said(api.state.database, 6)
+        await said(api.state.database, 5)
         plan = await post(api, "plan?limit=2")
         seen, cursor = ids(plan), plan["next_cursor"]
         while cursor is not None:
@@ -127,33 +127,35 @@ async def test_a_plan_is_carried_out_by_its_id_and_only_once(tmp_path: Path) -> 
         told = await get(api, "runs")
         items = await get(api, f"runs/{done['id']}/items")
 
-    assert left == [4, 5, 6], "later ones are not in the plan, and the newest of all was not"
+    assert left == [5, 6], "later ones are not in the plan"
     assert (done["success"], done["plan_id"], done["trigger"]) == (True, plan["id"], "apply")
     assert (ids(done, "pruned_items"), done["by_rule"]) == (ids(plan), plan["by_rule"])
-    assert done["stats"]["freed_bytes"] == plan["freed_bytes"] == 300
+    assert done["stats"]["freed_bytes"] == plan["freed_bytes"] == 400
     assert again.status_code == 404
     assert "Make a new one" in again.json()["detail"]
     assert [(one["run_id"], one["status"], one["pruned_count"]) for one in told["runs"]] == [
-        (done["id"], "ok", 3)
+        (done["id"], "ok", 4)
     ]
     assert [(one["item_id"], one["state"], one["reason"]) for one in items["items"]] == [
-        (f"{number:012}", "held", "age 214d > 30d") for number in (3, 2, 1)
+        (f"{number:012}", "held", "age 214d > 30d") for number in (4, 3, 2, 1)
     ]
 
 
 async def test_without_a_plan_one_is_made_and_a_second_run_finds_nothing(tmp_path: Path) -> None:
     async with running_api(tmp_path, pruning=RULES) as api:
         await said(api.state.database, 4)
+        await said(api.state.database, 1, BOB, at=api.clock.now())
         pretended = await post(api, "apply", {"dry_run": True})
         before = await positions(api.state.database)
         done = await post(api, "apply")
         again = await post(api, "apply")
+        left = await positions(api.state.database)
         told = await get(api, "runs")
 
-    assert before == [1, 2, 3, 4]
+    assert (before, left) == ([1, 2, 3, 4, 5], [5])
     assert pretended["dry_run"] is True
     assert pretended["pruned_items"][0]["reason"].endswith(" (dry run)")
-    assert ids(done, "pruned_items") == ids(pretended, "pruned_items") == [1, 2, 3]
+    assert ids(done, "pruned_items") == ids(pretended, "pruned_items") == [1, 2, 3, 4]
     assert (again["success"], again["pruned_items"]) == (True, [])
     assert [one["run_id"] for one in told["runs"]] == [done["id"]]
 
@@ -187,7 +189,7 @@ async def test_a_run_that_would_take_too_much_is_refused_until_it_is_confirmed(
         plan["breaker"],
         [1, 2, 3, 4],
     )
-    assert (done["status"], ids(done, "pruned_items")) == ("ok", [1, 2, 3])
+    assert (done["status"], ids(done, "pruned_items")) == ("ok", [1, 2, 3, 4])
     assert [one["status"] for one in told["runs"]] == ["ok", "refused"]
 
 
@@ -198,14 +200,15 @@ async def test_exempt_sessions_stay_but_for_force(tmp_path: Path) -> None:
         plan = await post(api, "plan")
         forced = await post(api, "plan", {"force": True})
 
-    assert (plan["items"], plan["skipped_by_reason"]) == ([], {"exempt": 2})
+    assert (plan["items"], plan["skipped_by_reason"]) == ([], {"exempt": 3})
     assert plan["skipped_items"][0]["reason"] == "exempt"
-    assert ids(forced) == [1, 2]
+    assert ids(forced) == [1, 2, 3]
 
 
 async def test_a_stream_tells_how_far_it_is_and_then_the_result(tmp_path: Path) -> None:
     async with running_api(tmp_path, pruning=RULES) as api:
-        await said(api.state.database, 301)
+        await said(api.state.database, 300)
+        await said(api.state.database, 1, BOB, at=api.clock.now())
         response = await api.post("/v1/pruning/apply", {}, accept=STREAM)
         plain = await post(api, "apply")
 
@@ -245,8 +248,8 @@ async def test_a_client_that_goes_away_ends_no_run(tmp_path: Path, accept: str) 
         told = await get(api, "runs")
 
     assert running["runs"] == []
-    assert ids(done, "pruned_items") == [1, 2]
-    assert [(one["run_id"], one["pruned_count"]) for one in told["runs"]] == [(done["id"], 2)]
+    assert ids(done, "pruned_items") == [1, 2, 3]
+    assert [(one["run_id"], one["pruned_count"]) for one in told["runs"]] == [(done["id"], 3)]
 
 
 async def test_another_run_in_progress_is_a_conflict(tmp_path: Path) -> None:
@@ -338,13 +341,15 @@ async def test_what_was_taken_is_given_back(tmp_path: Path) -> None:
         after_one = await positions(api.state.database)
         run = await post(api, "restore", {"run": done["id"]})
         after_run = await positions(api.state.database)
+        again = await post(api, "restore", {"run": done["id"]})
         twice = await post(api, "restore", {"items": ["000000000002"]})
         told = await get(api, "history")
         missing = await api.post("/v1/pruning/restore", {"run": "nothing"})
 
-    assert (after_one, after_run) == ([2, 4], [1, 2, 3, 4])
+    assert (after_one, after_run) == ([2], [1, 2, 3, 4])
     assert (one["restored_count"], ids(one, "restored")) == (1, [2])
-    assert (run["restored_count"], sorted(ids(run, "restored"))) == (2, [1, 3])
+    assert (run["restored_count"], sorted(ids(run, "restored"))) == (3, [1, 3, 4])
+    assert (again["restored_count"], again["refused_count"]) == (0, 0)
     assert (twice["restored_count"], ids(twice, "refused")) == (0, [2])
     assert {entry["state"] for entry in told["items"]} == {"restored"}
     assert missing.status_code == 404
@@ -358,14 +363,14 @@ async def test_all_of_a_session_is_given_back(tmp_path: Path) -> None:
         back = await post(api, "restore", {"session": ANN})
         left = await positions(api.state.database)
 
-    assert (back["restored_count"], left) == (2, [1, 2, 4])
+    assert (back["restored_count"], left) == (2, [1, 2])
 
 
 async def test_the_history_is_of_one_item_one_run_one_session_and_in_pages(tmp_path: Path) -> None:
     async with running_api(tmp_path, pruning=RULES) as api:
         await said(api.state.database, 3)
         first = await post(api, "apply")
-        await said(api.state.database, 3, BOB)
+        await said(api.state.database, 2, BOB)
         second = await post(api, "apply")
         of_item = await get(api, "history", item="2")
         of_run = await get(api, "history", run=first["id"])
@@ -381,11 +386,22 @@ async def test_the_history_is_of_one_item_one_run_one_session_and_in_pages(tmp_p
         newest = await get(api, "runs", limit="1")
         older = await get(api, "runs", limit="1", cursor=newest["next_cursor"])
 
-    assert (ids(of_item), sorted(ids(of_run)), sorted(ids(of_session))) == ([2], [1, 2], [4, 5])
+    assert (ids(of_item), sorted(ids(of_run)), sorted(ids(of_session))) == ([2], [1, 2, 3], [4, 5])
     assert sorted(seen) == [1, 2, 3, 4, 5]
     assert len(seen) == 5
     assert [one["run_id"] for one in newest["runs"]] == [second["id"]]
     assert ([one["run_id"] for one in older["runs"]], older["next_cursor"]) == ([first["id"]], None)
+
+
+@pytest.mark.parametrize("path", ["runs/nothing/items", "history?run=nothing"])
+async def test_what_an_unknown_run_did_is_not_told_as_nothing(tmp_path: Path, path: str) -> None:
+    async with running_api(tmp_path, pruning=RULES) as api:
+        await said(api.state.database, 3)
+        await post(api, "apply")
+        missing = await api.client.get(f"/v1/pruning/{path}")
+
+    assert missing.status_code == 404
+    assert missing.json()["detail"] == "there is no run 'nothing'"
 
 
 @pytest.mark.parametrize(
@@ -399,6 +415,9 @@ async def test_the_history_is_of_one_item_one_run_one_session_and_in_pages(tmp_p
         pytest.param(
             "apply", {"plan": "p", "force": True}, "force: is true, accepted is nothing", id="both"
         ),
+        pytest.param("plan", {"session": ""}, "session: is empty, accepted is", id="blank-session"),
+        pytest.param("apply", {"session": " "}, "a string that is not blank", id="blank"),
+        pytest.param("apply", {"plan": ""}, "plan: is empty, accepted is", id="blank-plan"),
         pytest.param("restore", {}, "one of items, run and session", id="nothing"),
         pytest.param(
             "restore", {"run": "a", "items": ["1"]}, "one of items, run and session", id="two"
@@ -452,9 +471,9 @@ async def test_an_item_that_failed_three_times_is_tried_again_on_request(tmp_pat
         everybody = await post(api, "retry")
         refused = await api.post("/v1/pruning/retry", {"items": ["first"]})
 
-    assert (left_alone, by_name) == (3, 6)
+    assert (left_alone, by_name) == (6, 9), "only the one that was named is tried again"
     assert (nobody["retried_count"], again["retried_count"]) == (0, 1)
-    assert everybody["retried_count"] == 1
+    assert everybody["retried_count"] == 2
     assert refused.status_code == 400
 
 
@@ -471,7 +490,7 @@ async def test_only_the_last_plans_are_kept(tmp_path: Path) -> None:
         done = await post(api, "apply", {"plan": last["id"]})
 
     assert forgotten.status_code == 404
-    assert ids(done, "pruned_items") == [1, 2]
+    assert ids(done, "pruned_items") == [1, 2, 3]
 
 
 def test_large_plans_are_few_and_the_last_is_kept_whatever_its_size() -> None:
@@ -498,20 +517,21 @@ def test_large_plans_are_few_and_the_last_is_kept_whatever_its_size() -> None:
 async def test_status_and_metrics_tell_of_it(tmp_path: Path) -> None:
     async with running_api(tmp_path, pruning=RULES) as api:
         await said(api.state.database, 4)
+        await said(api.state.database, 1, BOB, at=api.clock.now())
         await post(api, "apply")
         told = (await api.client.get("/v1/status")).json()["pruning"]
         metrics = (await api.client.get("/metrics")).text
 
-    assert (told["items"], told["size_bytes"], told["held"], told["rules"]) == (1, 100, 3, 1)
-    assert (told["pruned_items"], told["pruned_by_action"]) == (3, {"delete": 3})
+    assert (told["items"], told["size_bytes"], told["held"], told["rules"]) == (1, 100, 4, 1)
+    assert (told["pruned_items"], told["pruned_by_action"]) == (4, {"delete": 4})
     assert (told["runs"], told["last_run"]["status"]) == ({"ok": 1}, "ok")
     assert (told["unreadable"], told["quarantined"], told["archived"]) == (0, 0, 0)
     assert told["archive"] == {"files": 0, "file_bytes": 0}
     for line in (
         "gateway_items 1.0",
         "gateway_items_size_bytes 100.0",
-        'gateway_items_pruned_total{action="delete"} 3.0',
-        "gateway_items_freed_bytes_total 300.0",
+        'gateway_items_pruned_total{action="delete"} 4.0',
+        "gateway_items_freed_bytes_total 400.0",
         'gateway_pruning_runs_total{status="ok"} 1.0',
         'gateway_pruning_runs_total{status="refused"} 0.0',
         "gateway_archive_files 0.0",

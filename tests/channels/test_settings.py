@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.channels.settings import LoopbackSettings
+from gateway.channels.settings import ChannelSettings, LoopbackSettings
+from gateway.channels.telegram_settings import TelegramSettings
 from gateway.config import GatewayConfig, load
 from gateway.errors import ConfigurationError
 
@@ -31,11 +32,13 @@ def test_a_table_makes_a_channel_of_its_name(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         pytest.param(
-            "[channels.a]", "1: channels.a.kind: is missing, accepted is loopback", id="no-kind"
+            "[channels.a]",
+            "1: channels.a.kind: is missing, accepted is loopback or telegram",
+            id="no-kind",
         ),
         pytest.param(
             '[channels.a]\nkind = "fax"',
-            '2: channels.a.kind: "fax" is unknown, accepted is loopback',
+            '2: channels.a.kind: "fax" is unknown, accepted is loopback or telegram',
             id="unknown-kind",
         ),
         pytest.param(
@@ -54,6 +57,19 @@ def test_a_table_makes_a_channel_of_its_name(tmp_path: Path) -> None:
             "3: channels.a.max_text_chars: 10 is out of range, "
             "accepted is a whole number from 256 to 10000000",
             id="too-short-texts",
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "telegram"',
+            "1: channels.a.token: is missing, accepted is a table { file = ... }, { env = ... } or "
+            "{ credential = ... }, never the secret itself",
+            id="telegram-without-a-token",
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "telegram"\ntoken = { env = "A" }\n'
+            'base_url = "http://api.example.org"',
+            "4: channels.a.base_url: would send the token in the clear; accepted is https://, or "
+            "http:// on this machine, such as https://api.telegram.org",
+            id="telegram-http",
         ),
         pytest.param(
             '[delivery]\nlate = "never"',
@@ -77,12 +93,23 @@ def test_a_wrong_table_is_told_with_its_line(tmp_path: Path, text: str, problem:
     assert [one.replace(f"{path}:", "") for one in caught.value.problems] == [problem]
 
 
-def test_the_example_in_the_shipped_file_shows_the_defaults(tmp_path: Path) -> None:
-    table = SHIPPED.read_text().partition("#[channels.loopback]")[2].partition("\n\n")[0]
+def example(tmp_path: Path, name: str) -> ChannelSettings:
+    table = SHIPPED.read_text().partition(f"#[channels.{name}]")[2].partition("\n\n")[0]
     path = tmp_path / "gateway.toml"
-    path.write_text("[channels.loopback]" + re.sub(r"^#(?=[a-z])", "", table, flags=re.MULTILINE))
+    path.write_text(f"[channels.{name}]" + re.sub(r"^#(?=[a-z])", "", table, flags=re.MULTILINE))
+    return load(path, {}, {}).config.channels[name]
 
-    loopback = load(path, {}, {}).config.channels["loopback"]
+
+def test_the_telegram_example_in_the_shipped_file_shows_the_defaults(tmp_path: Path) -> None:
+    telegram = example(tmp_path, "telegram")
+
+    assert isinstance(telegram, TelegramSettings)
+    assert telegram.model_fields_set == set(TelegramSettings.model_fields)
+    assert telegram == TelegramSettings(kind="telegram", token=telegram.token)
+
+
+def test_the_example_in_the_shipped_file_shows_the_defaults(tmp_path: Path) -> None:
+    loopback = example(tmp_path, "loopback")
 
     assert loopback.model_fields_set == set(LoopbackSettings.model_fields)
     assert loopback.model_copy(update={"path": None}) == LoopbackSettings(kind="loopback")

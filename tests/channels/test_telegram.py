@@ -56,7 +56,7 @@ class Run:
     def offsets(self) -> list[str | None]:
         return [said.get("offset") for method, said in self.server.asked if method == "getUpdates"]
 
-    async def say(self, text: str, number: int, **more: object) -> int:
+    async def say(self, text: str, number: int, **more: Any) -> int:  # noqa: ANN401 - as of `message`
         """Have Ann write, and wait until it came and is acknowledged; return the update's id."""
         update_id = self.server.push(message=message(text, number, **more))
         await self.server.until(lambda: update_id in self.server.acknowledged)
@@ -204,6 +204,11 @@ async def test_a_second_poller_is_told_once_and_backed_off_from(tmp_path: Path) 
     [
         ("getMe", Failure(401, "Unauthorized"), "Telegram refuses the token"),
         ("getMe", Failure(404, "Not Found"), "Telegram refuses the token"),
+        (
+            "getMe",
+            Failure(429, "Too Many Requests", {"retry_after": 5}),
+            "Telegram asks to be left alone for 5 s",
+        ),
         (
             "getUpdates",
             Failure(409, "Conflict: can't use getUpdates method while webhook is active"),

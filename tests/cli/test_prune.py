@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 RULES: Final[dict[str, Any]] = {
     "rules": [OLD_GO],
-    "protections": NO_PROTECTIONS,
+    "protections": NO_PROTECTIONS | {"keep_newest": 1},
     "max_share": 0.5,
 }
-"""Of three old items two are taken, which is more than half of them."""
+"""Of three old items all but the newest are taken, which is more than half of them."""
 
 
 async def with_items(path: Path) -> Path:
-    """Make a state directory with three old items, one of which is the newest of all."""
+    """Make a state directory with three old items of one session."""
     async with open_state(path) as state:
         await said(state.database, 3)
     return path
@@ -48,6 +48,7 @@ async def test_without_a_daemon_a_plan_is_shown_carried_out_and_taken_back(tmp_p
     items = gateway("prune", "history", "--run", done.document["id"], *where)
     back = gateway("prune", "restore", "1", *where)
     twice = gateway("prune", "restore", "--session", ANN, *where)
+    named = gateway("prune", "restore", "1", *where)
 
     assert [one["item_id"] for one in plan.document["items"]] == ["000000000001", "000000000002"]
     assert "more than max_share" in plan.document["breaker"]
@@ -57,8 +58,11 @@ async def test_without_a_daemon_a_plan_is_shown_carried_out_and_taken_back(tmp_p
     assert [one["status"] for one in runs.document["runs"]] == ["ok", "refused"]
     assert {one["state"] for one in items.document["items"]} == {"held"}
     assert (back.status, back.document["restored_count"]) == (0, 1)
-    assert (twice.status, twice.document["restored_count"]) == (1, 1)
-    assert [one["item_id"] for one in twice.document["refused"]] == ["000000000001"]
+    # What came back before is refused only where it is named.
+    assert (twice.status, twice.document["restored_count"]) == (0, 1)
+    assert twice.document["refused"] == []
+    assert (named.status, named.document["restored_count"]) == (1, 0)
+    assert [one["item_id"] for one in named.document["refused"]] == ["000000000001"]
 
 
 async def test_beside_a_daemon_it_is_the_same(tmp_path: Path) -> None:
@@ -69,12 +73,14 @@ async def test_beside_a_daemon_it_is_the_same(tmp_path: Path) -> None:
         plan = gateway("prune", "plan", "--state-dir", state)
         done = gateway("prune", "apply", "--yes", "--confirmed", "--state-dir", state)
         why = gateway("prune", "explain", "3", "--state-dir", state)
+        no_run = gateway("prune", "history", "--run", "nothing", "--state-dir", state)
         back = gateway("prune", "restore", "--run", done.document["id"], "--state-dir", state)
         text = gateway("status", "--state-dir", state).stdout
 
     assert (plan.document["planned_count"], plan.document["items"]) == (2, [])
     assert (done.status, done.document["by_rule"][0]["count"]) == (0, 2)
     assert why.document["item_id"] == "000000000003"
+    assert (no_run.status, no_run.problem["detail"]) == (1, "there is no run 'nothing'")
     assert (back.status, back.document["restored_count"]) == (0, 2)
     assert "pruning.items" in text
 
@@ -202,10 +208,13 @@ async def test_errors_are_problem_objects_where_a_program_reads(tmp_path: Path) 
     missing = gateway("prune", "explain", "99", *where)
     no_id = gateway("prune", "history", "--item", "it", *where)
     nobody = gateway("prune", "plan", "--session", BOB, *where)
+    no_run = gateway("prune", "history", "--run", "nothing", *where)
 
-    assert [one.status for one in (missing, no_id, nobody)] == [1, 1, 1]
-    assert [one.problem["status"] for one in (missing, no_id, nobody)] == [404, 400, 404]
-    assert missing.stdout == ""
+    outcomes = (missing, no_id, nobody, no_run)
+    assert [one.status for one in outcomes] == [1, 1, 1, 1]
+    assert [one.problem["status"] for one in outcomes] == [404, 400, 404, 404]
+    assert no_run.problem["detail"] == "there is no run 'nothing'"
+    assert (missing.stdout, no_run.stdout) == ("", "")
 
 
 async def test_a_bad_rule_is_told_with_its_place(tmp_path: Path) -> None:

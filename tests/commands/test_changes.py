@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from gateway.access.settings import AccessSettings, PlatformAccess
@@ -15,6 +16,8 @@ from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound
 from gateway.transcripts import outbox_rows
 from gateway.transcripts.outbox_rows import OutboxState
 from gateway.turns.settings import TurnSettings
+from gateway.upkeep.checking import check_store
+from gateway.upkeep.findings import Level
 from tests.support.commands import DoorBench, open_door, source_of
 from tests.support.turns import Gate, PlayedAgent, full_disk
 
@@ -147,6 +150,8 @@ async def test_what_was_changed_is_so_after_a_crash(tmp_path: Path, change: str)
         await ended(bench)
 
     assert gate.began == (["one", "2"] if change == "edited" else ["one"])
+    report = await anyio.to_thread.run_sync(check_store, tmp_path / "s")
+    assert {finding.level for finding in report.findings} <= {Level.OK, Level.WARNING}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -89,7 +89,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(path: Path, channel: PlayedChannel, **settings: object) -> AsyncGenerator[Scene]:
+async def scene(
+    path: Path,
+    channel: PlayedChannel,
+    **settings: Any,  # noqa: ANN401 - of the delivery
+) -> AsyncGenerator[Scene]:
     clock = FakeClock()
     channel.now = clock.monotonic
     async with delivering(path / "gateway.db", channel, clock=clock, **settings) as bench:
@@ -215,7 +219,7 @@ async def test_no_part_is_shown_once_the_reply_is_on_its_way() -> None:
     stream = delivery.streams.open(row.turn_id, "ann")
     growing.add("One")
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(grow, channel, growing, stream, delivery, clock)
+        tasks.start_soon(grow, channel, growing, stream, cast("Any", delivery), clock)
         await clock.advance(FIRST_S)
         with anyio.fail_after(5):
             await delivery.asked.wait()
@@ -279,6 +283,20 @@ async def test_an_edit_in_doubt_is_made_again_and_says_nothing_of_a_repeat(tmp_p
         await chat.until_sent(1)
 
     assert chat.channel.reads == {"id-1": "One two"}
+
+
+async def test_a_reply_that_is_given_up_is_grown_no_more(tmp_path: Path) -> None:
+    async with scene(tmp_path, editing(), max_attempts=1) as chat:
+        progress = chat.begin(1, "ann", "One")
+        await chat.pass_s(FIRST_S + EVERY_S)
+        chat.channel.plays = [busy()]
+        await chat.reply(1, "One two", progress)
+        with anyio.fail_after(10):
+            while not await chat.bench.ids(OutboxState.DEAD):
+                await chat.pass_s(0.5)
+
+    assert chat.channel.reads == {"id-1": "One"}
+    assert len(chat.bench.delivery.streams) == 0
 
 
 async def test_a_crash_has_the_reply_sent_anew(tmp_path: Path) -> None:

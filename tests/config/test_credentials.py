@@ -109,6 +109,19 @@ def test_one_secret_for_two_doors_is_a_problem(tmp_path: Path) -> None:
     )
 
 
+def test_one_bot_for_two_tables_is_a_problem(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        secret_file(tmp_path / name, "1:x\n" if name != "c" else "2:x")
+    tables = {
+        name: {"kind": "telegram", "token": {"file": str(tmp_path / name)}}
+        for name in ("a", "b", "c")
+    }
+
+    assert resolve_secrets(GatewayConfig.from_dict({"channels": tables})) == (
+        "channels.b.token: is the same as channels.a.token, accepted is one table for each token",
+    )
+
+
 def test_a_token_that_is_too_short_is_told_by_its_line_and_not_shown(tmp_path: Path) -> None:
     secret = secret_file(tmp_path / "secret", "hunter2-hunter2\n")
     path = tmp_path / "gateway.toml"

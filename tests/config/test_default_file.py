@@ -82,7 +82,7 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
     assert config.sessions.reset.by_chat_type
     assert set(config.tools.servers) == {"fetch", "search"}
-    assert set(config.channels) == {"loopback"}
+    assert set(config.channels) == {"loopback", "telegram"}
     assert config.processes.secret_env["DEPLOY_KEY"].credential == "deploy-key"
     assert config.processes.runner is not None
     assert set(config.access.platforms) == {"telegram", "telegram/my_bot"}

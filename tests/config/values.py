@@ -33,7 +33,10 @@ EVERY_TABLE: dict[str, Any] = {
             "search": {"url": "http://127.0.0.1:1/mcp", "headers": {"X-Key": {"env": "KEY"}}},
         }
     },
-    "channels": {"loopback": {"kind": "loopback", "path": "/run/loopback.sock"}},
+    "channels": {
+        "loopback": {"kind": "loopback", "path": "/run/loopback.sock"},
+        "telegram": {"kind": "telegram", "token": {"env": "KEY"}},
+    },
     "pruning": {"sessions": {SESSION: {"thresholds": {"max_count": 9}}}},
     "access": {"platforms": {"telegram": {}, "http/a": {"unknown": "pair"}}},
     "processes": {"env": {"A": "b"}, "secret_env": {"C": {"env": "KEY"}}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -67,6 +68,25 @@ def test_no_piece_leaves_a_block_of_code_open_that_it_did_not_leave_to_the_text(
     assert open_fence(found[-1].shown(text) if found else "") == open_fence(text)
 
 
+PARAGRAPHS = st.sampled_from(["word", "a few words here", "x" * 30])
+BLOCKS = st.lists(
+    st.sampled_from(["a", "b = 1", "    c(d)", "e" * 20]), min_size=1, max_size=9
+).map(lambda lines: "\n".join(["```py", *lines, "```"]))
+
+
+@given(
+    text=st.lists(PARAGRAPHS | BLOCKS, max_size=12).map("\n".join), max_chars=st.integers(64, 120)
+)
+def test_no_cut_makes_an_empty_block_of_code_or_divides_a_line_of_marks(
+    text: str, max_chars: int
+) -> None:
+    for one in cuts(text, max_chars) if text else []:
+        lines = one.shown(text).split("\n")
+        assert not any(pair == ("```py", "```") for pair in pairwise(lines))
+        marks = [line for line in lines if "`" in line or line == "py"]
+        assert marks == ["```py", "```"] * (len(marks) // 2)
+
+
 @given(text=MARKED, max_chars=st.integers(64, 120))
 def test_what_is_added_are_whole_lines_of_marks(text: str, max_chars: int) -> None:
     for one in cuts(text, max_chars) if text else []:
@@ -109,6 +129,14 @@ def test_a_block_of_code_is_closed_at_a_cut_and_opened_again_with_its_language()
             ],
             id="a-block-within-a-block",
         ),
+        pytest.param(
+            "```py\n" + "ab cd\n" * 4 + "    ```\n" + "ab cd\n" * 6 + "```",
+            [
+                "```py\n" + "ab cd\n" * 4 + "    ```\n" + "ab cd\n" * 3 + "```",
+                "```py\n" + "ab cd\n" * 3 + "```",
+            ],
+            id="marks-within-code",
+        ),
     ],
 )
 def test_a_cut_near_a_fence(text: str, cut_as: list[str]) -> None:
@@ -132,6 +160,12 @@ def test_a_cut_near_a_fence(text: str, cut_as: list[str]) -> None:
 )
 def test_a_text_is_cut_where_it_hurts_least(text: str, cut: list[str]) -> None:
     assert pieces(text, 16) == cut
+
+
+def test_a_cut_in_a_line_of_marks_is_made_before_it() -> None:
+    text = "word\n```python " + "title " * 8 + "\ncode\n```"
+
+    assert pieces(text, 60)[0] == "word\n"
 
 
 def test_all_notes_together_fit_the_room_that_is_kept_for_them() -> None:

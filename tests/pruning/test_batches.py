@@ -38,7 +38,7 @@ from tests.pruning.making import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from gateway.pruning.store import Changes
+    from gateway.pruning.store import Changes, Committed
 
 ALL = rule("all", match_all=True)
 
@@ -59,7 +59,7 @@ class Watched(MemoryItemStore):
         return await super().find(item_ids)
 
     @override
-    async def commit(self, changes: Changes) -> frozenset[str]:
+    async def commit(self, changes: Changes) -> Committed:
         self.commits.append([one.item_id for one in changes])
         if self.gate is not None:
             await self.gate.wait()
@@ -115,7 +115,7 @@ async def test_what_is_told_is_told_once_and_in_order_also_where_many_are_tried_
 async def test_of_many_together_one_that_has_changed_stays_alone() -> None:
     class Busy(Watched):
         @override
-        async def commit(self, changes: Changes) -> frozenset[str]:
+        async def commit(self, changes: Changes) -> Committed:
             if not self.commits:
                 self.add(item("s0007", 999, tokens=11))
             return await super().commit(changes)
@@ -162,7 +162,7 @@ async def test_a_unit_larger_than_a_batch_is_done_whole() -> None:
 async def test_a_disk_that_gets_full_keeps_what_was_done_before() -> None:
     class Full(Watched):
         @override
-        async def commit(self, changes: Changes) -> frozenset[str]:
+        async def commit(self, changes: Changes) -> Committed:
             if len(self.commits) == 1:
                 raise StorageFullError
             return await super().commit(changes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from typing_extensions import override
 
 from gateway.clock import FakeClock
 from gateway.errors import ConflictError, StorageError
@@ -15,6 +16,8 @@ from gateway.pruning import (
     DEFAULT_PRUNING_CONFIG,
     AgeCondition,
     CustomCondition,
+    ItemQuery,
+    MemoryItemStore,
     Protections,
     PruningBudgets,
     PruningConfig,
@@ -43,7 +46,12 @@ from tests.pruning.making import (
 from tests.pruning.test_runs import Failing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
+
+    from gateway.pruning import Totals
+    from gateway.pruning.conditions import SetCondition
+    from gateway.pruning.items import Position
+    from gateway.pruning.store import Page
 
 AGE = rule("age", AgeCondition(100))
 
@@ -160,20 +168,68 @@ async def test_stop_waits_for_the_run_in_progress() -> None:
     assert (await held.manager.prune()).success
 
 
-async def test_after_its_grace_a_run_ends_between_two_items() -> None:
+@pytest.mark.parametrize("grace_s", [0, 3])
+async def test_after_its_grace_a_run_gives_up_the_summary_that_is_being_written(
+    grace_s: float,
+) -> None:
     clock = FakeClock()
     held = Held(clock)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(held.prune)
-        await held.summaries.begun.wait()
-        group.start_soon(lambda: held.manager.stop(grace_s=3))
-        await clock.advance(3)
-        held.let_go()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(held.prune)
+            await held.summaries.begun.wait()
+            group.start_soon(lambda: held.manager.stop(grace_s=grace_s))
+            await clock.advance(grace_s)
 
-    assert taken(held.results[0]) == ["i0"]
-    assert reasons(held.results[0]) == dict.fromkeys(("i1", "i2"), "stopped")
+    assert left(held.manager) == ["i0", "i1", "i2"]
+    assert reasons(held.results[0]) == dict.fromkeys(("i0", "i1", "i2"), "stopped")
     assert held.results[0].status is RunStatus.PARTIAL
+    assert held.manager.get_failing() == {}
+
+
+async def test_after_stop_nothing_is_due_until_it_goes_on() -> None:
+    pruner = manager([AGE], [item("old", 200)])
+
+    await pruner.stop()
+    assert await pruner.prune_if_due() is None
+    pruner.resume()
+    result = await pruner.prune_if_due()
+
+    assert result is not None
+    assert taken(result) == ["old"]
+
+
+async def test_a_stop_while_it_is_found_out_what_is_due_counts() -> None:
+    class Slow(MemoryItemStore):
+        @override
+        async def page(self, query: ItemQuery, *, after: Position | None, limit: int) -> Page:
+            await pruner.stop()
+            return await super().page(query, after=after, limit=limit)
+
+    pruner = manager([AGE], Slow([item("old", 200)]))
+
+    assert await pruner.prune_if_due() is None
+    assert not pruner.is_running
+
+
+async def test_what_is_stored_while_a_run_looks_is_looked_at_in_the_next_one() -> None:
+    class Busy(MemoryItemStore):
+        @override
+        async def sessions_over(
+            self, query: ItemQuery, condition: SetCondition
+        ) -> AsyncGenerator[Mapping[str, Totals]]:
+            async for over in super().sessions_over(query, condition):
+                yield over
+            if self.get("more") is None:
+                self.add(item("more", 40))
+
+    clock = FakeClock()
+    pruner = manager([limit(1)], Busy([item("first", 50)]), clock=clock)
+
+    assert (await pruner.prune()).pruned_items == ()
+
+    assert await pruner.next_due() == clock.now()
 
 
 async def test_a_cancelled_run_leaves_every_item_whole() -> None:

@@ -47,7 +47,7 @@ from tests.pruning.making import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.pruning.store import Changes
+    from gateway.pruning.store import Changes, Committed
 
 COMPACT = rule("short", SizeCondition(100), action=CompactAction(0.25))
 LONG = "x" * 1_000
@@ -63,7 +63,7 @@ class Failing(MemoryItemStore):
         self.commits = 0
 
     @override
-    async def commit(self, changes: Changes) -> frozenset[str]:
+    async def commit(self, changes: Changes) -> Committed:
         self.commits += 1
         await anyio.lowlevel.checkpoint()
         if self.errors and self.only in {"", *(one.item_id for one in changes)}:
@@ -580,7 +580,7 @@ async def test_a_change_and_its_record_are_one_and_all_of_a_unit_or_none() -> No
         for name, version in (("a", 1), ("b", 7))
     ]
 
-    assert await store.commit(changes) == {"b"}
+    assert (await store.commit(changes)).stale == {"b"}
 
     assert [one.id for one in store.all()] == ["a", "b"]
     assert not store.audit

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequestError
-from gateway.model import Image, Message, Role, ToolCall, clean_text
+from gateway.model import Image, Message, Role, SessionId, ToolCall, clean_text
 from gateway.pruning import (
     AgeCondition,
     CountCondition,
@@ -28,6 +28,7 @@ from gateway.pruning.items import content_bytes
 from gateway.pruning.rules import DeleteAction, Protection
 from gateway.retention.items import item_id_of
 from gateway.transcripts import items
+from gateway.transcripts.reading import read_transcript
 from tests.retention.telling import NOW, calls, numbers, result, says, stored, user
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ async def test_an_item_is_as_large_as_what_is_stored_of_it(
     tmp_path_factory: pytest.TempPathFactory, messages: list[Message]
 ) -> None:
     async with stored(tmp_path_factory.mktemp("sizes")) as one:
-        await one.tell(*messages, user("last"))
+        await one.tell(*messages)
         found = await one.all()
 
     def parts(message: Message) -> list[str]:
@@ -99,8 +100,7 @@ async def test_an_item_is_as_large_as_what_is_stored_of_it(
     ]
 
 
-async def test_the_newest_of_all_is_offered_to_no_rule(tmp_path: Path) -> None:
-    """SQLite would give its position out again."""
+async def test_the_newest_of_all_may_go_and_its_position_never_comes_again(tmp_path: Path) -> None:
     everything = PruningRule(
         "all",
         "all",
@@ -113,27 +113,21 @@ async def test_the_newest_of_all_is_offered_to_no_rule(tmp_path: Path) -> None:
     async with stored(tmp_path) as one:
         await one.tell(user(), says(), turn="a", age_s=50)
         await one.tell(calls("c"), result("c"), turn="b", age_s=40)
-        assert await one.ids() == [1, 2, 3]
-        assert await one.ids(session_id="s") == [1, 2, 3]
+        assert await one.ids() == [1, 2, 3, 4]
+        assert await one.ids(session_id="s") == [1, 2, 3, 4]
+        plan = await one.manager(everything).plan()
+        told = await one.manager(everything).explain("000000000004")
+        assert told.taken_by == "all"
+        assert "000000000004" in {action.item_id for unit in plan.units for action in unit}
         assert (await one.items.totals(None)).items == 4
 
         result_of = await one.manager(everything).prune(confirmed=True)
 
-        # Without its pair, for the rule says so.
-        assert len(result_of.pruned_items) == 3
-        assert await one.rows("SELECT position FROM messages") == [(4,)]
+        assert len(result_of.pruned_items) == 4
+        assert await one.rows("SELECT position FROM messages") == []
 
-
-async def test_the_other_half_of_the_newest_stays(tmp_path: Path) -> None:
-    async with stored(tmp_path) as one:
-        await one.tell(calls("c"), result("c"), age_s=40)
-
-        plan = await one.manager(OLD).plan()
-
-    assert plan.units == ()
-    assert [(skip.item_id, skip.reason.value) for skip in plan.skipped] == [
-        ("000000000001", "tool_pair")
-    ]
+        await one.tell(user(), turn="c", age_s=30)
+        assert await one.rows("SELECT position FROM messages") == [(5,)]
 
 
 @dataclass
@@ -200,7 +194,6 @@ async def test_what_is_asked_for_often_goes_by_indexes(tmp_path: Path) -> None:
         items.page_of_session(explaining, items.Choice("s", tokens_over=1), after=3, limit=10)
         items.turn_of(explaining, "s", "t", "2026", [1])
         items.count_of_turn(explaining, "s", "t", [1])
-        items.newest_position(explaining)
         items.latest_instant(explaining)
         items.tool_calls(explaining, [1, 2])
         items.with_text(explaining, [1, 2])
@@ -243,7 +236,7 @@ async def test_many_messages_of_one_instant_are_a_matter_of_position(tmp_path: P
         for turn in range(20):
             await one.tell(user(), says(), turn=f"t{turn}", session="pq"[turn % 2])
 
-        assert numbers(await one.all(7)) == [*range(1, 40)]
+        assert numbers(await one.all(7)) == [*range(1, 41)]
 
 
 async def test_instants_with_and_without_a_fraction_are_in_the_order_of_time(
@@ -254,8 +247,8 @@ async def test_instants_with_and_without_a_fraction_are_in_the_order_of_time(
             await one.tell(user(), session=f"s{age_s}", age_s=age_s)
         await one.tell(user(), age_s=0)
 
-        assert await one.ids() == [1, 2, 3, 4, 5, 6, 7]
-        assert await one.ids(limit=5) == [1, 2, 3, 4, 5, 6, 7]
+        assert await one.ids() == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert await one.ids(limit=5) == [1, 2, 3, 4, 5, 6, 7, 8]
         for age_s, older in ((99.9, 1), (99.5, 2), (99, 3), (98.3, 4), (98, 5), (97.9, 6)):
             before = NOW - timedelta(seconds=age_s)
             assert await one.ids(created_before=before) == [*range(1, older + 1)]
@@ -268,16 +261,16 @@ async def test_instants_with_and_without_a_fraction_are_in_the_order_of_time(
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ({}, [1, 2, 3, 4, 5]),
+        ({}, [1, 2, 3, 4, 5, 6]),
         ({"session_id": "p"}, [5]),
         ({"session_id": "nobody"}, []),
         ({"session_id": "p", "excluded": frozenset({"p"})}, []),
-        ({"excluded": frozenset({"s", "other"})}, [5]),
+        ({"excluded": frozenset({"s", "other"})}, [5, 6]),
         ({"created_before": NOW - timedelta(seconds=90)}, [1, 2, 3, 4]),
         ({"size_over_bytes": 8}, [2, 5]),
         ({"tokens_over": 10}, [2]),
         ({"types": frozenset({ItemType.TOOL_RESULT})}, [3]),
-        ({"types": frozenset({ItemType.MESSAGE, ItemType.FILE})}, [1, 2, 4, 5]),
+        ({"types": frozenset({ItemType.MESSAGE, ItemType.FILE})}, [1, 2, 4, 5, 6]),
         ({"types": frozenset({ItemType.FILE})}, []),
         ({"types": frozenset()}, []),
     ],
@@ -292,19 +285,18 @@ async def test_a_query_finds_what_meets_all_of_it(
 
         assert await one.ids(**query) == expected
         if not {"created_before", "size_over_bytes", "tokens_over"} & query.keys():
-            newest = "session_id" not in query and ItemType.MESSAGE in query.get("types", ItemType)
             summed = await one.items.sum(ItemQuery(**query))
-            assert summed.items == len(expected) + newest
+            assert summed.items == len(expected)
 
 
 async def test_contents_come_where_they_are_asked_for(tmp_path: Path) -> None:
     async with stored(tmp_path) as one:
         await one.tell(user("hello"), says())
 
-        assert [item.content for item in await one.all()] == [None]
-        assert [item.content for item in await one.all(with_content=True)] == ["hello"]
+        assert [item.content for item in await one.all()] == [None, None]
+        assert [item.content for item in await one.all(with_content=True)] == ["hello", "answer"]
         with_content = await one.all(with_content=True, session_id="s")
-        assert [item.content for item in with_content] == ["hello"]
+        assert [item.content for item in with_content] == ["hello", "answer"]
 
 
 async def test_sums_tell_which_sessions_exceed_a_limit_in_slices(tmp_path: Path) -> None:
@@ -427,7 +419,7 @@ async def test_a_damaged_row_costs_itself_and_what_may_belong_to_it(
         await one.tell(user(), age_s=0)
         await one.run(f"UPDATE messages SET {column} = ? WHERE position = 6", value)  # noqa: S608 - a name of ours
 
-        readable = {1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12}
+        readable = {1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13}
         for limit in (1, 2, 100):
             assert set(numbers(await one.all(limit))) == readable
         assert set(numbers(await one.all(2, session_id="s"))) == readable
@@ -444,6 +436,41 @@ async def test_a_damaged_row_costs_itself_and_what_may_belong_to_it(
         assert len(lines) == 1
         assert "reason='its " in lines[0]
         assert f"{value}'" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    "column", ["role", "turn_id", "created_at", "marks", "tool_calls", "tool_call_id"]
+)
+async def test_a_row_that_is_no_text_costs_itself_and_no_run(tmp_path: Path, column: str) -> None:
+    async with stored(tmp_path) as one:
+        await _tool_turn(one, "before", age_s=120)
+        await _tool_turn(one, "damaged", age_s=100)
+        await one.tell(user(), turn="later", age_s=0)
+        await one.run(f"UPDATE messages SET {column} = CAST(x'ff' AS TEXT) WHERE position = 6")  # noqa: S608 - a name of ours
+
+        for limit in (1, 2, 100):
+            assert set(numbers(await one.all(limit))) == {1, 2, 3, 4, 5, 7, 8, 9}
+        assert set(numbers(await one.all(2, session_id="s"))) == {1, 2, 3, 4, 5, 7, 8, 9}
+        assert set(await one.items.find(["5", "6"])) == {"5"}
+        assert one.items.stored().unreadable == 1
+
+        result_of = await one.manager(OLD).prune(confirmed=True)
+        left = [row[0] for row in await one.rows("SELECT position FROM messages")]
+
+    assert result_of.success
+    assert not {1, 2, 3, 4} & set(left)
+    assert {6, 9} <= set(left)
+
+
+@pytest.mark.parametrize("marks", ["'[1]'", "'null'", "'{'", "CAST(x'ff' AS TEXT)"])
+async def test_marks_that_cannot_be_read_hide_no_transcript(tmp_path: Path, marks: str) -> None:
+    async with stored(tmp_path) as one:
+        await one.tell(user("hello"), says("hi"))
+        await one.run(f"UPDATE messages SET marks = {marks} WHERE position = 1")  # noqa: S608 - texts of ours
+
+        rows = await read_transcript(one.database, SessionId("s"))
+
+    assert [(row.message.text, row.shortened) for row in rows] == [("hello", ""), ("hi", "")]
 
 
 async def test_numbers_name_items_with_and_without_zeros(tmp_path: Path) -> None:

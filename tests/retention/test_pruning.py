@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,8 +13,10 @@ import pytest
 from gateway.clock import FakeClock
 from gateway.errors import BadRequestError, ConflictError, NotFoundError, StorageError
 from gateway.retention.pruning import ItemPruning
+from gateway.retention.runs import note_end
 from gateway.retention.settings import ItemPruningSettings
 from gateway.retention.surroundings import TurnHooks
+from gateway.transcripts.pruned import RunRow
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.retention.telling import NOW, Stored, says, stored, user
 from tests.support.state import open_state
@@ -112,8 +115,7 @@ async def test_the_watcher_prunes_at_once_and_when_something_comes_due(tmp_path:
             await here.after(here.pruning.next_in_s())
 
         assert first == (0, 3 - 1)
-        # The newest message of all stays until another one comes.
-        assert await here.left("b") == 1
+        assert await here.left("b") == 0
 
 
 async def test_without_rules_nothing_is_ever_pruned(tmp_path: Path) -> None:
@@ -137,6 +139,8 @@ async def test_what_a_run_did_is_kept_and_told(tmp_path: Path) -> None:
         by_session = await here.pruning.history(limit=10, session=KEY)
         of_other = await here.pruning.history(limit=10, session=OTHER)
         of_item = await here.pruning.history(limit=10, item="1")
+        with pytest.raises(NotFoundError, match="was pruned at 2026-01-01"):
+            await here.pruning.explain("1")
 
     assert (run.cause, run.status, run.pruned) == ("due", "ok", 2)
     assert run.freed_bytes == sum(
@@ -167,6 +171,7 @@ async def test_a_run_that_was_cut_off_says_so(tmp_path: Path) -> None:
         (run,) = await again.runs(limit=10)
 
     assert (run.status, run.ended_at, run.pruned) == ("interrupted", None, 2)
+    assert (run.freed_bytes, run.freed_tokens) == (len("questionanswer"), 4)
 
 
 async def test_a_run_that_takes_too_much_is_refused_once_and_waits_for_a_yes(
@@ -178,13 +183,17 @@ async def test_a_run_that_takes_too_much_is_refused_once_and_waits_for_a_yes(
             await here.after(here.pruning.next_in_s())
         runs = await here.pruning.runs(limit=10)
         left = await here.left("a")
+        for _ in range(2):
+            await here.pruning.prune()
+        by_hand = await here.pruning.runs(limit=10)
         result = await here.pruning.prune(confirmed=True)
 
+        assert [one.cause for one in by_hand] == ["call", "call", "due"]
         assert [(one.status, one.pruned) for one in runs] == [("refused", 0)]
         assert "max_share" in runs[0].detail
         assert left == 10
-        assert result.stats.pruned_count == 9
-        assert await here.left("a") == 1
+        assert result.stats.pruned_count == 10
+        assert await here.left("a") == 0
 
 
 async def test_a_session_of_its_own_rules_is_found_by_its_key(tmp_path: Path) -> None:
@@ -199,6 +208,19 @@ async def test_a_session_of_its_own_rules_is_found_by_its_key(tmp_path: Path) ->
         await here.after(300)
 
         assert [await here.left(one) for one in "abcd"] == [4, 2, 4, 2]
+
+
+async def test_what_is_held_goes_soon_after_its_grace(tmp_path: Path) -> None:
+    async with gateway(tmp_path, rules(MANY, grace="7m")) as here:
+        await here.conversation("a", age_s=50, turns=2)
+        await here.pruning.work()
+        await here.after(300)
+        (run,) = await here.pruning.runs(limit=1)
+        during = {row.state for row in await here.pruning.history(limit=9, run=run.run_id)}
+        await here.after(300)
+        after = {row.state for row in await here.pruning.history(limit=9, run=run.run_id)}
+
+    assert (during, after) == ({"held"}, {"archived"})
 
 
 async def test_settings_change_while_it_runs(tmp_path: Path) -> None:
@@ -277,6 +299,8 @@ async def test_what_is_asked_wrongly_is_refused(tmp_path: Path) -> None:
             await here.pruning.plan(session="agent:main:http::dm:nobody::")
         with pytest.raises(NotFoundError):
             await here.pruning.explain("99")
+        with pytest.raises(NotFoundError, match="no run 'nope'"):
+            await here.pruning.history(limit=1, run="nope")
         with pytest.raises(BadRequestError):
             await here.pruning.explain("first")
         old = await here.pruning.plan()
@@ -301,6 +325,69 @@ async def test_restored_items_are_told_of(tmp_path: Path) -> None:
         assert {row.state for row in await here.pruning.history(limit=9)} == {"restored"}
 
 
+async def test_a_run_that_fails_as_a_whole_is_kept(tmp_path: Path) -> None:
+    async with gateway(tmp_path, rules(MANY)) as here:
+        await here.conversation("a", age_s=50, turns=2)
+        await here.one.run("ALTER TABLE item_totals RENAME TO nowhere")
+        with pytest.raises(Exception, match="item_totals"):
+            await here.pruning.prune(session="a")
+        await here.one.run("ALTER TABLE nowhere RENAME TO item_totals")
+        (run,) = await here.pruning.runs(limit=10)
+
+    assert (run.cause, run.status, run.pruned) == ("call", "failed", 0)
+    assert run.ended_at is not None
+
+
+async def test_of_a_session_that_was_erased_meanwhile_no_run_tells(tmp_path: Path) -> None:
+    async with gateway(tmp_path, rules(MANY)) as here:
+        await here.conversation("a", age_s=50, turns=2)
+        await here.one.database.write(
+            lambda tx: note_end(
+                tx,
+                RunRow(
+                    "r", "call", "2026", "2026", "ok", record={"session_id": "gone", "force": False}
+                ),
+            )
+        )
+        await here.pruning.prune(session="a")
+        runs = await here.pruning.runs(limit=10)
+
+    assert [run.record["session_id"] for run in runs if run.record] == ["a", None]
+
+
+async def test_what_is_held_outlives_a_wall_clock_that_steps(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_state(tmp_path, clock) as state:
+        pruning = ItemPruning(state.database, clock, rules(MANY), tmp_path / "archive")
+        one = Stored(state.database, pruning.items, clock)
+        for turn in range(3):
+            await one.tell(user(), says(), turn=str(turn))
+        watcher = ExpiryWatcher(
+            state.store, state.database, clock, RetentionLimits(90, 0), _nothing, pruning
+        )
+        async with anyio.create_task_group() as group:
+            await group.start(watcher.run)
+            with anyio.fail_after(5):
+                while pruning.next_in_s() == 0:
+                    await anyio.lowlevel.checkpoint()
+            before = await one.rows("SELECT state FROM pruned_items")
+            clock.step_wall(timedelta(days=8))
+            for _ in range(13):
+                await clock.advance(299)
+                await anyio.wait_all_tasks_blocked()
+            # An hour later the clock may be right again.
+            clock.step_wall(timedelta(days=-8))
+            during = await one.rows("SELECT state FROM pruned_items")
+            group.cancel_scope.cancel()
+
+    assert before == during == [("held",)] * 4
+    assert watcher.statistics().clock_steps == 1
+
+
+async def _nothing() -> int:
+    return 0
+
+
 async def test_a_broken_store_ends_the_duty_and_not_the_watcher(tmp_path: Path) -> None:
     clock = FakeClock()
     async with open_state(tmp_path, clock) as state:
@@ -312,12 +399,9 @@ async def test_a_broken_store_ends_the_duty_and_not_the_watcher(tmp_path: Path) 
             calls += 1
             raise StorageError("no")
 
-        async def discard() -> int:
-            return 0
-
         pruning.work = fails  # type: ignore[method-assign, assignment]
         watcher = ExpiryWatcher(
-            state.store, state.database, clock, RetentionLimits(90, 0), discard, pruning
+            state.store, state.database, clock, RetentionLimits(90, 0), _nothing, pruning
         )
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:

@@ -16,6 +16,7 @@ from gateway.retention.restoring import (
     CHANGED,
     ERASED,
     GONE,
+    PAGE,
     TAKEN,
     UNREADABLE,
     Restorable,
@@ -111,7 +112,9 @@ async def test_all_of_a_run_comes_back_and_nothing_of_another(tmp_path: Path) ->
         assert _given(restored) == said[:120]
         assert restored.refused == ()
         assert await one.present() == [*said[:130], *said[134:]]
-        assert _reasons(await one.give_back(run="first")) == dict.fromkeys(said[:120], BEFORE)
+        again = await one.give_back(run="first")
+        assert (again.items, again.refused) == ((), ())
+        assert _reasons(await one.give_back(*said[:120])) == dict.fromkeys(said[:120], BEFORE)
     assert disagreements(one.path, one.texts) == []
 
 
@@ -252,3 +255,42 @@ async def test_an_item_that_came_back_can_be_taken_again_and_comes_back_again(
         assert one.files() == []
         assert await one.present() == said
     assert disagreements(one.path, one.texts, swept=True) == []
+
+
+@pytest.mark.parametrize("action", ["delete", "archive"])
+async def test_of_a_session_with_a_long_past_all_that_can_be_given_back_comes_back(
+    tmp_path: Path, action: str
+) -> None:
+    async with store(tmp_path / "state", keep=replace(KEEP, audit_s=None)) as one:
+        said = await one.say("s", 2 * PAGE + 3)
+        await one.take(*said[:-1], action=action)
+        one.later(7 if action == "archive" else 1)
+        await one.sweep()
+        await one.run(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            "INSERT INTO pruned_items (run_id, item, session_id, action, state, at, record) "
+            "SELECT 'r', i + 1000000, 's', 'delete', "
+            "CASE i % 2 WHEN 0 THEN 'purged' ELSE 'restored' END, '2026', '{}' FROM n",
+            3 * PAGE,
+        )
+
+        restored = await one.give_back(session="s")
+
+        assert _given(restored) == said[:-1]
+        assert restored.refused == ()
+        assert await one.present() == said
+        again = await one.give_back(session="s")
+        assert (again.items, again.refused) == ((), ())
+
+
+async def test_of_a_run_what_does_not_fit_any_more_is_refused(tmp_path: Path) -> None:
+    async with store(tmp_path / "state") as one:
+        said = await one.say("s", 4)
+        await one.take(said[0], said[1], said[2], action="compact")
+        await one.give_back(said[0])
+        await one.run("UPDATE messages SET version = version + 1 WHERE position = ?", said[1])
+
+        restored = await one.give_back(run="run")
+
+        assert _given(restored) == [said[2]]
+        assert _reasons(restored) == {said[1]: CHANGED}

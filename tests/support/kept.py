@@ -104,7 +104,7 @@ class Store:
         """Prune items, as a run of a rule does."""
         found = await self.items.find([item_id(one) for one in positions])
         changes = [self._change(found[item_id(one)], action, run) for one in positions]
-        assert await self.items.commit(changes) == frozenset()
+        assert not (await self.items.commit(changes)).stale
 
     def _change(self, item: Any, action: str, run: str) -> Change:  # noqa: ANN401 - an item
         content = None if action in {"delete", "archive"} else f"{action} {item.content[:20]}"

@@ -121,7 +121,7 @@ async def test_entries_of_an_item_a_run_or_a_session_are_found_by_an_index(tmp_p
         pruned.page(explaining, limit=1, run_id="r")
         pruned.page(explaining, limit=1, session_ids=["s"])
         pruned.page(explaining, limit=1, session_ids=["s"], states=["held"])
-        pruned.count_of_run(explaining, "r")
+        pruned.sums_of_run(explaining, "r")
         pruned.count_in(explaining, "held")
         return [step for step in explaining.steps if "pruned_items" in step]
 
@@ -191,17 +191,24 @@ async def test_a_run_is_noted_when_it_begins_and_completed_when_it_ends(tmp_path
 
 async def test_entries_are_counted_by_run_and_state(tmp_path: Path) -> None:
     async with opened_database(tmp_path) as database:
-        await _add(database, ROW, ROW, replace(ROW, run_id="r2", state=PrunedState.PURGED))
+        took = {"before": {"size_bytes": 9, "tokens": 3}, "after": {"size_bytes": 4, "tokens": 1}}
+        gone = {"before": {"size_bytes": 7, "tokens": 2}}
+        other = replace(ROW, run_id="r2", state=PrunedState.PURGED)
+        await _add(database, replace(ROW, record=took), replace(ROW, record=gone), other)
+        await database.write(
+            lambda tx: tx.execute("UPDATE pruned_items SET record = '{' WHERE run_id = 'r2'")
+        )
 
         def work(place: Any) -> list[int]:  # noqa: ANN401 - a connection
             return [
-                pruned.count_of_run(place, "run"),
-                pruned.count_of_run(place, "nobody"),
+                *pruned.sums_of_run(place, "run"),
+                *pruned.sums_of_run(place, "r2"),
+                *pruned.sums_of_run(place, "nobody"),
                 pruned.count_in(place, PrunedState.HELD),
                 pruned.count_in(place, PrunedState.ARCHIVED),
             ]
 
-        assert await database.read(work) == [2, 0, 2, 0]
+        assert await database.read(work) == [2, 12, 4, 1, 0, 0, 0, 0, 0, 2, 0]
 
 
 @given(st.lists(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)), max_size=9))  # noqa: DTZ001 - as hypothesis wants it

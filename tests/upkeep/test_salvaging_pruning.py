@@ -14,7 +14,7 @@ from gateway.durable.pages import open_checked
 from gateway.durable.salvaging import add_row, columns_of, new_database
 from gateway.errors import DamagedDataError
 from gateway.model import Message, Role, SessionId
-from gateway.transcripts.gone import AUDIT_CUT, LAST_MESSAGE
+from gateway.transcripts.gone import AUDIT_CUT, LAST_ENTRY, LAST_MESSAGE
 from gateway.transcripts.writing import append_messages
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
@@ -252,6 +252,20 @@ async def test_that_the_audit_was_cut_is_still_known(tmp_path: Path) -> None:
     known = by_first(tmp_path / "new", "SELECT name, value FROM store_state")
     assert known[AUDIT_CUT] == 1767225600
     assert known[LAST_MESSAGE] == 12
+
+
+@pytest.mark.parametrize("known", [0, 900])
+async def test_the_position_of_an_entry_is_not_given_out_again(tmp_path: Path, known: int) -> None:
+    path = await pruned_state(tmp_path / "state")
+    if known:
+        change(path, f"INSERT INTO store_state (name, value) VALUES ('{LAST_ENTRY}', {known})")  # noqa: S608 - a name of ours
+    (last,) = by_first(path, "SELECT max(position), 0 FROM pruned_items")
+    assert isinstance(last, int)
+
+    await salvaged(path, tmp_path / "new")
+
+    state = by_first(tmp_path / "new", "SELECT name, value FROM store_state")
+    assert state[LAST_ENTRY] == max(last, known)
 
 
 @pytest.mark.parametrize("seed", range(10))
