@@ -70,7 +70,9 @@ class Pruning:
 
         plan = await self._pruning.plan(force=force, session=session)
         self.shelf.put(plan)
-        return json_response(await to_thread.run_sync(partial(shown_plan, plan, limit=limit)))
+        shown = await to_thread.run_sync(partial(shown_plan, plan, limit=limit))
+        told = self._pruning.statistics()
+        return json_response({"enabled": told.enabled, "rules": told.rules} | shown)
 
     async def planned(self, request: Request) -> Response:
         """Answer with a page of the items of a plan, and the cursor of the next."""

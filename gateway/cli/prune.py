@@ -314,7 +314,7 @@ async def _apply(
         if not planned["planned_count"]:
             return {}
 
-        if not ask(planned):
+        if not planned["enabled"] or not ask(planned):
             return None
 
         body |= {"plan": planned["id"], "confirmed": bool(planned["breaker"])}

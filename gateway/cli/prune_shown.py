@@ -54,18 +54,24 @@ def plan(screen: Screen, planned: dict[str, Any], *, items: bool) -> None:
     if items and planned["items"]:
         columns = ("ITEM", "SESSION", "TYPE", "SIZE", "RULE", "ACTION", "WHY")
         screen.table(columns, [_planned(one) for one in planned["items"]])
-    _by_rule(screen, planned["by_rule"])
+    if planned["rules"]:
+        _by_rule(screen, planned["by_rule"])
+    else:
+        screen.note("there are no rules: [[pruning.rules]] of the configuration")
     _skipped(screen, planned["skipped_by_reason"])
     _more_for_later(screen, planned)
     _failed(screen, planned["errors"], planned["error_count"])
-    if planned["breaker"]:
-        screen.note(f"not done unless it is confirmed: {planned['breaker']}")
+    if not planned["enabled"]:
+        screen.note("pruning is switched off (pruning.enabled): nothing of it is done")
+    elif planned["breaker"]:
+        screen.note(f"more than a run may do unless it is confirmed: {planned['breaker']}")
 
 
 def result(screen: Screen, done: dict[str, Any]) -> None:
     """Show what a run did."""
     stats = done["stats"]
-    _by_rule(screen, done["by_rule"])
+    if done["by_rule"] or done["success"]:
+        _by_rule(screen, done["by_rule"])
     _skipped(screen, stats["skipped_by_reason"])
     _more_for_later(screen, done)
     _failed(screen, done["errors"], stats["error_count"])

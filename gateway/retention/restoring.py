@@ -12,6 +12,7 @@ import anyio.to_thread
 import orjson
 
 from gateway.errors import BadRequestError, DamagedDataError, NotFoundError
+from gateway.log import get_logger
 from gateway.pruning.units import instant_text
 from gateway.retention.archive_file import PIECE_BYTES
 from gateway.retention.archiving import STEP_ITEMS
@@ -183,7 +184,8 @@ class _Giving:
         self._archives = archives
         self._at = at
         self._given: dict[int, RestoredItem] = {}
-        self._refused: dict[int, str] = {}
+        self._refused: dict[int, tuple[int, str]] = {}
+        """Why an item was not, and the entry that says so."""
         self._versions: dict[int, int] = {}
         """Of items that were given back: the version whose content they have again."""
 
@@ -208,6 +210,8 @@ class _Giving:
             if error.path.parent != archives.path:
                 raise
             reason = str(error)
+        if wanted and reason:
+            get_logger().warning("items.damaged", problem=reason)
         for one in wanted.values():
             self._refuse(one, reason or f"{archives.path / name}: does not hold it")
 
@@ -226,13 +230,15 @@ class _Giving:
         """Return what became of each item, in the order of their ids."""
         given = tuple(one for _, one in sorted(self._given.items()))
         refused = sorted(
-            (item, why) for item, why in self._refused.items() if item not in self._given
+            (item, why) for item, (_, why) in self._refused.items() if item not in self._given
         )
         return Restored(given, tuple(NotRestored(item_id(item), why) for item, why in refused))
 
     def _refuse(self, entry: Entry, reason: str) -> None:
-        # The newest entry of an item, which comes first, says best why.
-        self._refused.setdefault(entry.item, reason)
+        # The newest entry of an item says best why.
+        position, _ = self._refused.get(entry.item, (0, ""))
+        if entry.position > position:
+            self._refused[entry.item] = entry.position, reason
 
     async def _give(self, some: Sequence[tuple[Entry, Mapping[str, Any]]]) -> None:
         for start in range(0, len(some), STEP_ITEMS):

@@ -125,11 +125,28 @@ async def test_ctrl_c_is_no(tmp_path: Path) -> None:
 async def test_nothing_that_is_due_is_not_asked_about(tmp_path: Path) -> None:
     await with_items(tmp_path / "state")
 
-    with terminal("prune", "apply", *configured(tmp_path, rules=[])) as screen:
+    never = [RULES["rules"][0] | {"conditions": [{"type": "age", "max_age": "36525d"}]}]
+    with terminal("prune", "apply", *configured(tmp_path, rules=never)) as screen:
         screen.wait_for("nothing is due")
         status = screen.end()
+    with terminal("prune", "apply", *configured(tmp_path, rules=[])) as screen:
+        screen.wait_for("there are no rules")
+        without = screen.end()
 
-    assert status == 0
+    assert (status, without) == (0, 0)
+
+
+async def test_where_pruning_is_switched_off_nobody_is_asked(tmp_path: Path) -> None:
+    await with_items(tmp_path / "state")
+
+    with terminal("prune", "apply", *configured(tmp_path, enabled=False)) as screen:
+        shown = screen.wait_for("nothing was changed")
+        status = screen.end()
+
+    assert "Old ones go" in shown
+    assert "pruning is switched off" in shown
+    assert "[y/N]" not in shown
+    assert status == 1
 
 
 async def test_an_item_is_explained_to_people(tmp_path: Path) -> None:

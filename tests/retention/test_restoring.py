@@ -257,6 +257,28 @@ async def test_an_item_that_came_back_can_be_taken_again_and_comes_back_again(
     assert disagreements(one.path, one.texts, swept=True) == []
 
 
+async def test_of_an_item_that_came_back_once_its_damaged_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with store(tmp_path / "state") as one:
+        said = await one.say("s", 2)
+        await one.take(said[0], action="archive", run="first")
+        await one.give_back(said[0])
+        await one.take(said[0], action="archive", run="second")
+        one.later(7)
+        await one.sweep()
+        (file,) = one.files()
+        file.write_bytes(b"?" + file.read_bytes()[1:])
+        capsys.readouterr()
+
+        told = await one.give_back(said[0])
+
+        (refused,) = told.refused
+        assert told.items == ()
+        assert file.name in refused.reason
+        assert "items.damaged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("action", ["delete", "archive"])
 async def test_of_a_session_with_a_long_past_all_that_can_be_given_back_comes_back(
     tmp_path: Path, action: str
