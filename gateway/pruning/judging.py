@@ -64,7 +64,8 @@ class Verdict:
     """Why it is not taken all the same."""
     passes: bool = False
     """Whether it is no part of a surplus, so that newer ones go in its place: it is protected, or
-    another rule has it. One that fails is part of it: nothing newer goes because of a fault."""
+    another rule has it. One that fails, or was given back, is part of it: nothing newer goes
+    because of a fault, or for the sake of what somebody wanted back."""
 
 
 FREE: Final = Verdict(meets=True)
@@ -143,7 +144,9 @@ class Judge:
             verdict = FREE if meets else MISS
             for protection, protects in full if item.metadata else bare:
                 if protects(item):
-                    verdict = Verdict(meets, SkipReason(protection.value), passes=True)
+                    # What came back is part of a surplus: nothing newer goes for its sake.
+                    passes = protection is not Protection.RESTORED
+                    verdict = Verdict(meets, SkipReason(protection.value), passes=passes)
                     break
             else:
                 if item.id in self._situation.quarantined:

@@ -10,6 +10,7 @@ from gateway.pruning import (
     AgeCondition,
     ArchiveAction,
     CompactAction,
+    CountCondition,
     ItemType,
     Protection,
     Protections,
@@ -183,3 +184,16 @@ async def test_what_came_back_from_the_archive_is_left_alone_for_a_while() -> No
     assert pruner.restore_item("a") is not None
 
     assert reasons(await pruner.prune()) == {"a": "restored"}
+
+
+async def test_nothing_newer_goes_for_the_sake_of_what_came_back() -> None:
+    pruner = manager([rule("count", CountCondition(2), action=ArchiveAction())], items(5))
+    before = taken(await pruner.prune())
+    for name in before:
+        pruner.restore_item(name)
+
+    result = await pruner.prune()
+
+    assert len(before) == 3
+    assert taken(result) == []
+    assert reasons(result) == dict.fromkeys(before, "restored")
