@@ -170,6 +170,10 @@ def _check_whole(
     # 0.4 s for each GB that is in memory, as after a kill; as long as reading it otherwise.
     with storage_errors(path):
         size_bytes = disk.stat(path).st_size
+    if frames == 0 and size_bytes % int(str(connection.pragma("page_size"))):
+        # SQLite would fill the page up with zeros, and nothing looks at its check sum then.
+        raise DamagedDataError(path, f"the database is damaged (its end is cut off); {WAY_OUT}")
+
     if frames > 0 and size_bytes <= MAX_CHECKED_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchall()
         if found != [("ok",)]:

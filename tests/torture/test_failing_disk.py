@@ -156,7 +156,7 @@ async def test_a_write_for_which_there_is_no_space_loses_nothing_that_was_acknow
     tmp_path: Path, torture_count: Callable[[str, int], None]
 ) -> None:
     # A place in service: at a start a full disk ends the daemon.
-    fault = Fault(DATABASE, WRITES, "ENOSPC", "230")
+    fault = Fault(DATABASE, WRITES, "ENOSPC", "330")
     assert await fail_a_write(Ordeal(tmp_path), fault, {ExitCode.OK}, erasing=True)
     torture_count("failed writes", 1)
 
