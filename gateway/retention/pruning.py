@@ -257,12 +257,14 @@ class ItemPruning:
         ids = None if session is None else await self._session_ids_of(session)
 
         def read(place: Queries) -> list[PrunedRow]:
-            if run is not None and pruned.find_run(place, run) is None:
-                raise NotFoundError(f"there is no run {run!r}")
-
-            return pruned.page(
+            rows = pruned.page(
                 place, limit=limit, before=before, item=position, run_id=run, session_ids=ids
             )
+            # Of a run whose own row is lost, its items still tell.
+            if run is not None and not rows and pruned.find_run(place, run) is None:
+                raise NotFoundError(f"there is no run {run!r}")
+
+            return rows
 
         return await self._database.read(read)
 

@@ -237,12 +237,14 @@ async def sessions_of(database: Database, key: SessionKey) -> list[SessionRecord
 
 
 def session_ids_of(connection: Queries, session: str) -> tuple[str, ...]:
-    """Return the ids of the conversations that a session key has had, the oldest first.
+    """Return the ids of the conversations of a session key: the oldest first, the present one last.
 
-    The id of a conversation stands for itself; what nobody knows has none.
+    That is not always the newest, for an undo brings back the one before. The id of a conversation
+    stands for itself; what nobody knows has none.
     """
     rows = connection.execute(
-        "SELECT session_id FROM sessions WHERE session_key = ? OR session_id = ? ORDER BY position",
+        "SELECT session_id FROM sessions WHERE session_key = ? OR session_id = ? "
+        "ORDER BY ended_at IS NULL, position",
         (session, session),
     )
     return tuple(str(row[0]) for row in rows)

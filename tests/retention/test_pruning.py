@@ -254,6 +254,26 @@ async def test_a_plan_is_applied_as_it_is(tmp_path: Path) -> None:
         assert again.units == ()
 
 
+async def test_a_key_means_the_conversation_that_runs(tmp_path: Path) -> None:
+    async with gateway(tmp_path, rules(MANY)) as here:
+        await here.conversation("a", age_s=50, turns=2)
+        await here.conversation("b", age_s=40, turns=2)
+        # As after an undo.
+        await here.one.run("UPDATE sessions SET ended_at = '2026' WHERE session_id = 'b'")
+        plan = await here.pruning.plan(session=KEY)
+
+    assert plan.session_id == "a"
+
+
+async def test_of_a_run_whose_row_is_lost_the_items_tell(tmp_path: Path) -> None:
+    async with gateway(tmp_path, rules(MANY)) as here:
+        await here.conversation("a", age_s=50, turns=2)
+        result = await here.pruning.prune()
+        await here.one.run("DELETE FROM pruning_runs")
+
+        assert len(await here.pruning.history(limit=9, run=result.id)) == 2
+
+
 async def test_a_dry_run_leaves_no_trace(tmp_path: Path) -> None:
     async with gateway(tmp_path, rules(MANY)) as here:
         await here.conversation("a", age_s=50, turns=3)
