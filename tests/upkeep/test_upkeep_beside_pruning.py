@@ -126,7 +126,7 @@ async def test_at_each_step_of_what_is_pruned_all_agrees(tmp_path: Path) -> None
     assert held == {"held": 4, "there": 8}
     assert archived == {"archived": 4, "there": 8}
     assert restored == {"archived": 1, "restored": 3, "there": 11}
-    assert deleted == {"archived": 4, "held": 7, "restored": 3, "there": 1}
-    assert erased == {"archived": 3, "held": 4, "restored": 3, "there": 1}
-    assert purged == {"purged": 7, "restored": 3, "there": 1}
-    assert forgotten == {"there": 1}
+    assert deleted == {"archived": 4, "held": 8, "restored": 3, "there": 0}
+    assert erased == {"archived": 3, "held": 5, "restored": 3, "there": 0}
+    assert purged == {"purged": 8, "restored": 3, "there": 0}
+    assert forgotten == {"there": 0}
