@@ -6,11 +6,9 @@ that for itself, over the bytes as they came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +26,8 @@ class HookAnswer:
     """What the platform is answered."""
 
     status: int
-    """2xx only once all that the request holds is stored or refused; 401 where it is not proven, and
-    5xx where it is to come again."""
+    """2xx only once all that the request holds is stored or refused; 401 where it is not proven,
+    and 5xx where it is to come again."""
     text: str = ""
     """One sentence for who set the hook up; empty: no body."""
 
