@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import anyio
 from anyio import to_thread
 from starlette.routing import Route
 
@@ -25,6 +26,7 @@ from gateway.api.pruning_shown import (
     shown_restored,
     shown_run,
 )
+from gateway.errors import BusyError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from gateway.api.context import ApiContext
     from gateway.api.form import Form
 
+PLAN_RETRY_S: Final = 3.0
+"""When to come again where a plan is being made: one over a million items takes about as long."""
 _MAX_POSITION: Final = 2**63 - 1
 
 
@@ -44,6 +48,7 @@ def pruning_routes(context: ApiContext) -> list[Route]:
         Route("/v1/pruning/plans/{id}/items", pruning.planned, methods=["GET"]),
         Route("/v1/pruning/apply", Applying(context, pruning.shelf), methods=["POST"]),
         Route("/v1/pruning/runs", pruning.runs, methods=["GET"]),
+        Route("/v1/pruning/runs/{id}", pruning.run, methods=["GET"]),
         Route("/v1/pruning/runs/{id}/items", pruning.of_run, methods=["GET"]),
         Route("/v1/pruning/history", pruning.history, methods=["GET"]),
         Route("/v1/pruning/items/{id}", pruning.explain, methods=["GET"]),
@@ -60,15 +65,28 @@ class Pruning:
         self.shelf = PlanShelf()
         self._context = context
         self._pruning = context.pruning
+        self._planning = anyio.Lock()
+        """Held while a plan is made."""
 
     async def plan(self, request: Request) -> Response:
-        """Answer with what a run would do now; nothing is changed."""
+        """Answer with what a run would do now; nothing is changed.
+
+        One is made at a time; who asks meanwhile is told to come again.
+        """
         limit = listed(request)
         form = await self._form(request)
         force, session = form.flag("force"), form.name("session")
         form.finish()
 
-        plan = await self._pruning.plan(force=force, session=session)
+        if self._planning.locked():
+            raise BusyError(
+                "Another plan is being made; ask again in a moment.",
+                retry_after_s=PLAN_RETRY_S,
+                caller_limit=True,
+            )
+
+        async with self._planning:
+            plan = await self._pruning.plan(force=force, session=session)
         self.shelf.put(plan)
         shown = await to_thread.run_sync(partial(shown_plan, plan, limit=limit))
         told = self._pruning.statistics()
@@ -84,7 +102,11 @@ class Pruning:
         return json_response(shown_planned(plan, cursor=cursor or 0, limit=limit))
 
     async def runs(self, request: Request) -> Response:
-        """Answer with a page of runs, the newest first, and the cursor of the next."""
+        """Answer with a page of runs, the newest first, and the cursor of the next.
+
+        Their failures are counted only, and their sums by rule left out: all of a page would hold
+        up the event loop.
+        """
         form = query_form(request)
         cursor, limit = _page(form)
         form.finish()
@@ -97,6 +119,13 @@ class Pruning:
                 "next_cursor": str(rows[-1].position) if more else None,
             }
         )
+
+    async def run(self, request: Request) -> Response:
+        """Answer with one run and all that is kept of it."""
+        query_form(request).finish()
+
+        row = await self._pruning.run(str(request.path_params["id"]))
+        return json_response(shown_run(row))
 
     async def of_run(self, request: Request) -> Response:
         """Answer with a page of what one run did to items, the newest first."""

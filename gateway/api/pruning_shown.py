@@ -62,7 +62,7 @@ def shown_plan(plan: Plan, *, limit: int) -> dict[str, Any]:
         "skipped_count": sum(plan.skipped_by_reason.values()),
         "skipped_by_reason": dict(plan.skipped_by_reason),
         "breaker": plan.breaker or None,
-        "error_count": len(plan.failures),
+        "error_count": plan.failed,
         "errors": plan.failures[:MAX_ERRORS],
         "skipped_items": plan.skipped[:limit],
         **shown_planned(plan, cursor=0, limit=limit),
@@ -121,7 +121,8 @@ def shown_explanation(explanation: Explanation) -> dict[str, Any]:
 
 
 def shown_run(row: RunRow) -> dict[str, Any]:
-    """Return a run as the history tells it."""
+    """Return a run as the history tells it, its failures counted."""
+    stats = (row.record or {}).get("stats")
     return {
         "run_id": row.run_id,
         "cause": row.cause,
@@ -132,6 +133,7 @@ def shown_run(row: RunRow) -> dict[str, Any]:
         "pruned_count": row.pruned,
         "freed_bytes": row.freed_bytes,
         "freed_tokens": row.freed_tokens,
+        "error_count": stats.get("error_count", 0) if isinstance(stats, dict) else 0,
         "record": row.record,
     }
 

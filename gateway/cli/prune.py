@@ -86,7 +86,7 @@ def apply(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run would do, ask, and do it.
+    """Show what a run would do, ask, and do it; with --yes it does not ask.
 
     What rules take can be given back with restore as long as its grace lasts (a week, unless
     configured otherwise), and from the archive.
@@ -101,7 +101,10 @@ def apply(
 
         body = _asked(force=force, session=session, confirmed=confirmed)
         ask = partial(_ask, confirmed=confirmed) if asks else None
-        work = partial(_apply, screen=screen, body=body, ask=ask)
+        planned: dict[str, Any] = {}
+        work = partial(
+            _apply, screen=screen, body=body, ask=ask, planned=None if plain else planned
+        )
         try:
             result = call(Where(config, state_dir), work)
         except KeyboardInterrupt:
@@ -120,7 +123,7 @@ def apply(
         if plain:
             screen.document(result)
         else:
-            shown.result(screen, result)
+            shown.result(screen, result, planned)
         if not result["success"]:
             raise typer.Exit(REFUSED)
 
@@ -231,6 +234,9 @@ def history(
 ) -> None:
     """Show runs, the newest first; of an item, a run or a session what was taken, and where it is.
 
+    The cause of a run is `apply` where somebody asked for it, `due` where the rules were, and
+    `retention` where conversations had ended long ago. Of the id of a run or a conversation the
+    start is enough, as it is shown.
     What is held can be given back from the database, what is archived from the archive; what is
     purged is gone.
     """
@@ -301,23 +307,37 @@ async def _apply(
     screen: Screen,
     body: dict[str, object],
     ask: Callable[[dict[str, Any]], bool] | None,
+    planned: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
-    """Return what was done; nothing where nothing is due, None where somebody said no."""
+    """Return what was done; nothing where nothing is due, None where it is not to be done.
+
+    Args:
+        api: The gateway.
+        screen: Where the plan is shown.
+        body: What is asked for.
+        ask: Tells whether the plan is to be done; None: it is.
+        planned: Takes the plan, which is shown; None: nobody looks.
+    """
     from gateway.errors import UnavailableError
 
-    if ask is not None:
+    if planned is not None:
         wanted: dict[str, object] = {
             name: body.pop(name) for name in ("force", "session") if name in body
         }
-        planned = await _plan(api, body=wanted, items=False)
-        shown.plan(screen, planned, items=False)
+        planned |= await _plan(api, body=wanted, items=False)
+        if ask is None:
+            shown.brief_plan(screen, planned)
+        else:
+            shown.plan(screen, planned, items=False)
         if not planned["planned_count"]:
             return {}
 
-        if not planned["enabled"] or not ask(planned):
+        if not planned["enabled"] or not (ask is None or ask(planned)):
             return None
 
-        body |= {"plan": planned["id"], "confirmed": bool(planned["breaker"])}
+        body["plan"] = planned["id"]
+        if ask is not None:
+            body["confirmed"] = bool(planned["breaker"])
     with shown.progress(screen) as advance:
         async for event in api.stream(f"/v1/pruning/apply?limit={MAX_ITEMS}", body):
             if event.name == "progress":
@@ -355,4 +375,21 @@ async def _history(api: Api, *, asked: dict[str, str], limit: int) -> dict[str, 
     clean = {name: clean_text(value) for name, value in asked.items()}
     path = "/v1/pruning/history" if asked else "/v1/pruning/runs"
     told: dict[str, Any] = await api.get(path, limit=limit, **clean)
+    if "run" in asked:
+        told["run"] = await _run(api, clean["run"])
     return told
+
+
+async def _run(api: Api, run: str) -> dict[str, Any] | None:
+    """Return a run; None where nothing is known of it but what it took."""
+    from urllib.parse import quote
+
+    from gateway.cli.output import ProblemError
+
+    try:
+        found: dict[str, Any] = await api.get(f"/v1/pruning/runs/{quote(run, safe='')}")
+    except ProblemError as error:
+        if error.status == 404:  # noqa: PLR2004 - HTTP
+            return None
+        raise
+    return found

@@ -6,7 +6,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.cli import prune_tables as tables
 from gateway.cli.output import local_time
+from gateway.cli.prune_tables import Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -15,6 +17,55 @@ if TYPE_CHECKING:
 
 MAX_FAILURES: Final = 10
 """Failures that are shown one by one."""
+_RULE: Final = Column("RULE", least=12)
+_ACTION: Final = Column("ACTION", goes=1)
+_WHY: Final = Column("WHY", least=20, folds=True)
+_PLANNED: Final = (
+    Column("ITEM"),
+    Column("SESSION"),
+    Column("TYPE", goes=2),
+    Column("SIZE"),
+    _RULE,
+    _ACTION,
+    Column("WHY", least=28, folds=True),
+)
+_SUMS: Final = (
+    _RULE,
+    Column("NAME", least=12, goes=1),
+    Column("ACTION"),
+    Column("ITEMS"),
+    Column("FREED"),
+    Column("TOKENS"),
+)
+_RUNS: Final = (
+    Column("RUN"),
+    Column("BEGAN"),
+    Column("CAUSE", goes=2),
+    Column("STATUS"),
+    Column("ITEMS"),
+    Column("FREED"),
+    Column("TOKENS", goes=1),
+)
+_SIZE_AND_STATE: Final = (Column("SIZE"), Column("STATE"))
+_DONE: Final = (
+    Column("ITEM"),
+    Column("WHEN"),
+    _RULE,
+    Column("ACTION", goes=2),
+    *_SIZE_AND_STATE,
+    Column("UNTIL", goes=1),
+    _WHY,
+)
+_OF_RUN: Final = (
+    Column("ITEM"),
+    Column("WHEN", goes=2),
+    _RULE,
+    _ACTION,
+    *_SIZE_AND_STATE,
+    Column("UNTIL", goes=3),
+    _WHY,
+)
+"""When the items of one run were taken, the run tells."""
 _WHY_SKIPPED: Final = {
     "exempt": "their session is exempt",
     "pinned": "pinned",
@@ -37,6 +88,7 @@ _WHY_SKIPPED: Final = {
     "breaker": "the run would take too much (max_share)",
     "changed": "changed since the plan",
     "gone": "gone since the plan",
+    "spared": "no rule takes them any more: their set has shrunk since the plan",
     "stopped": "the run was ended",
     "summarizer": "summaries failed several times in a row",
     "disabled": "pruning is switched off",
@@ -52,8 +104,10 @@ def plan(screen: Screen, planned: dict[str, Any], *, items: bool) -> None:
         f"{counted(scanned['tokens'], 'token')}"
     )
     if items and planned["items"]:
-        columns = ("ITEM", "SESSION", "TYPE", "SIZE", "RULE", "ACTION", "WHY")
-        screen.table(columns, [_planned(one) for one in planned["items"]])
+        names = [one["session_id"] for one in planned["items"]]
+        sessions = tables.shortened(names, tables.SESSION_CHARS)
+        rows = [_planned(one, sessions) for one in planned["items"]]
+        tables.write(screen, _PLANNED, rows)
     if planned["rules"]:
         _by_rule(screen, planned["by_rule"])
     else:
@@ -67,10 +121,24 @@ def plan(screen: Screen, planned: dict[str, Any], *, items: bool) -> None:
         screen.note(f"more than a run may do unless it is confirmed: {planned['breaker']}")
 
 
-def result(screen: Screen, done: dict[str, Any]) -> None:
-    """Show what a run did."""
+def brief_plan(screen: Screen, planned: dict[str, Any]) -> None:
+    """Show what a plan would do, in short."""
+    if planned["rules"]:
+        _by_rule(screen, planned["by_rule"])
+    else:
+        screen.note("there are no rules: [[pruning.rules]] of the configuration")
+    _more_for_later(screen, planned)
+    if not planned["enabled"]:
+        screen.note("pruning is switched off (pruning.enabled): nothing of it is done")
+
+
+def result(screen: Screen, done: dict[str, Any], planned: dict[str, Any]) -> None:
+    """Show what a run did; of what was shown before as planned only the sum."""
     stats = done["stats"]
-    if done["by_rule"] or done["success"]:
+    if done["by_rule"] == planned["by_rule"]:
+        number = counted(stats["pruned_count"], "item")
+        screen.line(f"{number} pruned, {_size(stats['freed_bytes'])} freed")
+    elif done["by_rule"] or done["success"]:
         _by_rule(screen, done["by_rule"])
     _skipped(screen, stats["skipped_by_reason"])
     _more_for_later(screen, done)
@@ -78,7 +146,8 @@ def result(screen: Screen, done: dict[str, Any]) -> None:
     if done["detail"] and not done["success"]:
         screen.note(f"{done['status']}: {done['detail']}")
     if stats["pruned_count"]:
-        screen.note(f"give it back with: gateway prune restore --run {done['id']}")
+        run = done["id"][: tables.SHORT_CHARS]
+        screen.note(f"give it back with: gateway prune restore --run {run}")
 
 
 def explanation(screen: Screen, told: dict[str, Any]) -> None:
@@ -93,7 +162,7 @@ def explanation(screen: Screen, told: dict[str, Any]) -> None:
             ("quarantined", "yes" if told["quarantined"] else "no"),
         ]
     )
-    for rule in told["rules"]:
+    for rule in filter(_concerns, told["rules"]):
         screen.line("")
         verdict = "takes it" if rule["takes"] else "does not take it"
         screen.line(f"{rule['rule_id']}  {rule['action']}, priority {rule['priority']}: {verdict}")
@@ -118,20 +187,28 @@ def runs(screen: Screen, told: dict[str, Any]) -> None:
         screen.note("no runs")
         return
 
-    columns = ("RUN", "BEGAN", "CAUSE", "STATUS", "ITEMS", "FREED", "TOKENS", "WHY")
-    screen.table(columns, [_run(one) for one in rows])
+    names = tables.shortened((one["run_id"] for one in rows), tables.SHORT_CHARS)
+    tables.write(screen, _RUNS, [_run(one, names) for one in rows])
+    for one in rows:
+        if one["detail"]:
+            text = f"{names[one['run_id']]} {one['status']}: {one['detail']}"
+            tables.paragraph(screen, text)
     _more(screen, told, len(rows))
 
 
 def items(screen: Screen, told: dict[str, Any]) -> None:
-    """Show what was done to items."""
+    """Show what was done to items: of one run, with how that ended, or of several."""
+    run = told.get("run")
+    if run is not None:
+        runs(screen, {"runs": [run], "next_cursor": None})
+        failures = (run["record"] or {}).get("errors") or []
+        _failed(screen, failures, run["error_count"])
     rows = told["items"]
     if not rows:
         screen.note("nothing was taken")
         return
 
-    columns = ("ITEM", "WHEN", "RULE", "ACTION", "SIZE", "STATE", "WHY")
-    screen.table(columns, [_done(one) for one in rows])
+    tables.write(screen, _OF_RUN if run else _DONE, [_done(one) for one in rows])
     _more(screen, told, len(rows))
 
 
@@ -162,11 +239,10 @@ def _by_rule(screen: Screen, sums: list[dict[str, Any]]) -> None:
         screen.note("nothing is due")
         return
 
-    columns = ["RULE", "NAME", "ACTION", "ITEMS", "FREED", "TOKENS"]
     rows = [[one["rule_id"], _name(one), one["action"], *_sums(one)] for one in sums]
     names = ("count", "freed_bytes", "freed_tokens")
     total = {name: sum(one[name] for one in sums) for name in names}
-    screen.table(columns, [*rows, ["all", "", "", *_sums(total)]])
+    tables.write(screen, _SUMS, [*rows, ["all", "", "", *_sums(total)]])
 
 
 def _number(one: dict[str, Any]) -> str:
@@ -195,8 +271,13 @@ def _skipped(screen: Screen, by_reason: dict[str, int]) -> None:
         screen.table(("STAY", "WHY"), rows)
 
 
-def _planned(one: dict[str, Any]) -> list[str]:
-    ids = (_number(one), one["session_id"], one["type"])
+def _concerns(rule: dict[str, Any]) -> bool:
+    """Return whether a rule is one for the session of the item."""
+    return bool(rule["counts"])
+
+
+def _planned(one: dict[str, Any], sessions: dict[str, str]) -> list[str]:
+    ids = (_number(one), sessions[one["session_id"]], one["type"])
     return [*ids, _change(one), one["rule_id"], one["action"]["type"], one["reason"]]
 
 
@@ -222,22 +303,20 @@ def _change(one: dict[str, Any]) -> str:
     return f"{size} -> {_size(after['size_bytes'])}" if after["items"] else size
 
 
-def _run(one: dict[str, Any]) -> list[str]:
+def _run(one: dict[str, Any], names: dict[str, str]) -> list[str]:
     return [
-        one["run_id"],
-        local_time(one["started_at"]),
+        names[one["run_id"]],
+        tables.short_time(one["started_at"]),
         one["cause"],
         one["status"],
         *_sums({**one, "count": one["pruned_count"]}),
-        one["detail"] or "-",
     ]
 
 
 def _done(one: dict[str, Any]) -> list[str]:
     what = (one["rule_id"] or "-", one["action"]["type"], _change(one))
-    until = f" until {local_time(one['due_at'])}" if one["due_at"] else ""
-    why = one["reason"] or "-"
-    return [_number(one), local_time(one["at"]), *what, one["state"] + until, why]
+    until, why = tables.short_date(one["due_at"]), one["reason"] or "-"
+    return [_number(one), tables.short_time(one["at"]), *what, one["state"], until, why]
 
 
 def _conditions(rule: dict[str, Any]) -> list[tuple[str, str]]:

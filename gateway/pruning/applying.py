@@ -24,7 +24,7 @@ from gateway.pruning.quarantine import Quarantine
 from gateway.pruning.records import DRY_RUN, Event, PrunedItem, RunStatus
 from gateway.pruning.rulebook import Rulebook
 from gateway.pruning.rules import CompactAction, Protection, SummarizeAction
-from gateway.pruning.shards import Pause
+from gateway.pruning.shards import Ids, Pause
 from gateway.pruning.shrinking import (
     ItemSummary,
     compacted,
@@ -98,6 +98,8 @@ class Run:
     plan: Plan
     means: Means
     dry_run: bool
+    kept: Ids | None = None
+    """Of a plan that was made some time ago what the rules still take; None: all of it."""
     halt: Halt | None = None
     """Set before the start where nothing is to be done."""
     ledger: Ledger = field(init=False)
@@ -125,7 +127,7 @@ class Run:
             self._look_up()
             if self.dry_run and self.halt is None:
                 for unit in units:
-                    self._pretend(unit)
+                    await self._pretend(unit)
                     await self.ledger.progress(unit)
             else:
                 await self._do(units)
@@ -137,13 +139,14 @@ class Run:
         if self.halt is not None and self.halt.status is not RunStatus.OK:
             return self.halt.status
 
-        return RunStatus.PARTIAL if self.ledger.failures else RunStatus.OK
+        return RunStatus.PARTIAL if self.ledger.failures.count else RunStatus.OK
 
     async def _take_over(self) -> None:
         """Tell what the plan found: who stays, and what failed."""
         await self.ledger.take_over(self.means.pause)
         for failure in self.plan.failures:
             await self._fail(failure)
+        self.ledger.failures.add_unlisted(self.plan.failed - len(self.plan.failures))
 
     def _look_up(self) -> None:
         """See whether the run has to end."""
@@ -159,15 +162,21 @@ class Run:
     def _out_of_time(self) -> None:
         self.halt = Halt(SkipReason.BUDGET_SECONDS, "the time of the run is over", RunStatus.OK)
 
-    def _pretend(self, unit: Unit) -> None:
-        at = self.means.now()
+    async def _pretend(self, unit: Unit) -> None:
+        at, is_spared = self.means.now(), any(map(self._is_spared, unit))
         for one in unit:
-            self.ledger.keep(self._record(one, one.before, one.after, at))
+            if is_spared:
+                await self.ledger.skip(one, SkipReason.SPARED)
+            else:
+                self.ledger.keep(self._record(one, one.before, one.after, at))
+
+    def _is_spared(self, one: PlannedAction) -> bool:
+        return self.kept is not None and one.item_id not in self.kept
 
     async def _do(self, units: Sequence[Unit]) -> None:
         """Do units together, or else one by one."""
         if self.halt is not None:
-            await self.ledger.skip_all(units, self.halt.reason)
+            await self.ledger.leave(units, self.halt.reason)
             return
 
         try:
@@ -177,7 +186,7 @@ class Run:
             raise
         except (StorageFullError, StorageBusyError) as error:
             self.halt = Halt(SkipReason.STOPPED, describe(error), RunStatus.PARTIAL)
-            await self.ledger.skip_all(units, SkipReason.STOPPED)
+            await self.ledger.leave(units, SkipReason.STOPPED)
             return
         except Exception as error:  # noqa: BLE001 - boundary around summarizers, stores and bad data
             if len(units) == 1:
@@ -277,7 +286,8 @@ class Run:
             (SkipReason.QUARANTINED, failing is not None and failing.is_quarantined),
         )
         found = [reason for reason, holds in checks if holds]
-        return found[0] if found else done_before(one.action, item)
+        reason = found[0] if found else done_before(one.action, item)
+        return SkipReason.SPARED if reason is None and self._is_spared(one) else reason
 
     async def _change(self, one: PlannedAction, item: PrunableItem) -> Change | SkipReason:
         """Return what becomes of an item, or why it stays for now."""

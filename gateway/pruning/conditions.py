@@ -7,13 +7,13 @@ limit. `type` also says what a set is made of: `type` and `count` together count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from gateway.pruning.items import ItemType, PrunableItem
-from gateway.pruning.units import format_duration, format_size
+from gateway.pruning.units import compared_sizes, format_duration
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -37,19 +37,16 @@ class Observation:
         if isinstance(self.observed, str) or isinstance(self.threshold, str):
             return f"{self.condition} {self.observed}: {self.threshold}"
 
-        show = _SHOW.get(self.condition, "{:,}".format)
         whose = f" of {self.of}" if self.of else ""
-        observed, threshold = show(self.observed), show(self.threshold)
-        if observed == threshold and self.observed != self.threshold:
+        if self.condition == AgeCondition.kind:
+            observed, threshold = map(format_duration, (self.observed, self.threshold))
+            if observed == threshold and self.observed != self.threshold:
+                observed, threshold = f"{self.observed:,}s", f"{self.threshold:,}s"
+        elif self.condition in {SizeCondition.kind, TotalSizeCondition.kind}:
+            observed, threshold = compared_sizes(int(self.observed), int(self.threshold))
+        else:
             observed, threshold = f"{self.observed:,}", f"{self.threshold:,}"
         return f"{self.condition}{whose} {observed} > {threshold}"
-
-
-_SHOW: Final[dict[str, Callable[[float], str]]] = {
-    "age": format_duration,
-    "size": lambda value: format_size(int(value)),
-    "total_size": lambda value: format_size(int(value)),
-}
 
 
 @dataclass(frozen=True, slots=True)

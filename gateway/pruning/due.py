@@ -5,6 +5,7 @@ Pure. It may be too early, where the only items in question are protected; it is
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -80,11 +81,12 @@ async def _is_over(scoped: ScopedRule, query: ItemQuery, store: ItemStore, pause
         totals = await store.sum(query)
         return all(one.total(totals) > one.maximum for one in conditions)
 
-    async for over in store.sessions_over(query, conditions[0]):
-        await pause(PAGE)
-        for totals in over.values():
-            if all(one.total(totals) > one.maximum for one in conditions):
-                return True
+    async with aclosing(store.sessions_over(query, conditions[0])) as slices:
+        async for over in slices:
+            await pause(PAGE)
+            for totals in over.values():
+                if all(one.total(totals) > one.maximum for one in conditions):
+                    return True
     return False
 
 

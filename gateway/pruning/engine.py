@@ -5,7 +5,7 @@ Pure but for what it is handed. Who may run when is the manager's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from gateway.pruning.planner import Planner
 from gateway.pruning.quarantine import Quarantine
 from gateway.pruning.records import Event, PruningResult, RunStarted, RunStatus
 from gateway.pruning.rulebook import Rulebook
+from gateway.pruning.shards import Shards
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.pruning.judging import Evaluate
     from gateway.pruning.outside import Evaluator, Summarizer, Times
     from gateway.pruning.rules import PruningConfig, SummarizeAction
-    from gateway.pruning.shards import Pause
+    from gateway.pruning.shards import Ids, Pause
     from gateway.pruning.shrinking import ItemSummary
     from gateway.pruning.store import ItemStore
 
@@ -102,9 +103,12 @@ class Engine:
         self._clock = clock
         self._live_turns = live_turns
         self._waiting: dict[tuple[str, int], ItemSummary] = {}
+        """Summaries whose item could not be changed yet, by item and version. In memory alone: one
+        that was paid for is written again where the process is killed before the change."""
         self._writing: CancelScope | None = None
         """Ends the summary that is being written."""
         self._cursor = ""
+        """The session that was served last; after a start all begins with the first one again."""
         self._quiet: tuple[int, str, datetime] | None = None
         self.rulebook = Rulebook(self._checked(config))
 
@@ -131,6 +135,26 @@ class Engine:
         situation = self._situation(force=force, session_id=session_id)
         evaluate = self._evaluate_at(situation.now)
         return await Planner(rulebook, self.store, situation, evaluate, self._pause()).plan()
+
+    async def _checked_plan(self, rulebook: Rulebook, plan: Plan) -> tuple[Plan, Ids]:
+        """Return a plan of some time ago as it counts now, and what the rules still take of it.
+
+        Sets may have shrunk since, and what is left of them may be protected.
+        """
+        pause, among = self._pause(), Shards[str]()
+        for unit in plan.units:
+            await pause(1)
+            for one in unit:
+                among.part(one.item_id)[one.item_id] = one.rule_id
+        situation = self._situation(force=plan.force, session_id=plan.session_id)
+        evaluate, most = self._evaluate_at(situation.now), len(plan.units) + 1
+        planner = Planner(rulebook, self.store, situation, evaluate, pause, most=most)
+        checked = await planner.check(among)
+        await among.let_go(pause)
+        failures = (*plan.failures, *checked.failures.first)
+        failed = plan.failed + checked.failures.count
+        plan = replace(plan, breaker=checked.breaker, failures=failures, failed=failed)
+        return plan, checked.kept
 
     async def explain(self, item_id: str, *, force: bool) -> Explanation:
         """Explain what becomes of an item."""
@@ -163,16 +187,18 @@ class Engine:
             request.session_id,
         )
         await self.listeners.tell(Event.START, started)
-        plan = request.plan or await self.plan(
-            rulebook, force=request.force, session_id=request.session_id
-        )
+        plan, kept = request.plan, None
+        if plan is None:
+            plan = await self.plan(rulebook, force=request.force, session_id=request.session_id)
+        else:
+            plan, kept = await self._checked_plan(rulebook, plan)
         means = self._means(
             rulebook,
             lambda: self._clock.monotonic() - start - interludes.taken_s,
             is_stopped,
             interludes,
         )
-        run = Run(run_id, plan, means, request.dry_run)
+        run = Run(run_id, plan, means, request.dry_run, kept)
         if not request.dry_run:
             run.halt = _refusal(rulebook.config, plan, confirmed=request.confirmed)
         await run.carry_out()
@@ -191,7 +217,7 @@ class Engine:
             detail=_detail(run),
             pruned_items=tuple(run.ledger.pruned),
             skipped_items=tuple(run.ledger.skipped),
-            errors=tuple(run.ledger.failures),
+            errors=tuple(run.ledger.failures.first),
             stats=run.ledger.stats(means.elapsed_s()),
             more=plan.more,
         )

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.pruning.conditions import CustomCondition, holds
+from gateway.pruning.failures import Failures
 from gateway.pruning.items import PrunableItem, marks_of
 from gateway.pruning.plan import PruningFailure, SkipReason
 from gateway.pruning.rules import Protection
@@ -76,11 +77,25 @@ class Judge:
     """Judges items of one plan."""
 
     def __init__(
-        self, rulebook: Rulebook, store: ItemStore, situation: Situation, evaluate: Evaluate
+        self,
+        rulebook: Rulebook,
+        store: ItemStore,
+        situation: Situation,
+        evaluate: Evaluate,
+        concerns: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """Judge by these rules in this situation."""
-        self.failures: list[PruningFailure] = []
+        """Judge by these rules in this situation.
+
+        Args:
+            rulebook: The rules.
+            store: The items.
+            situation: What else a verdict depends on.
+            evaluate: Asks the functions that rules name.
+            concerns: Whether the failure of an item of this id is kept in `failures`.
+        """
+        self.failures = Failures()
         """What went wrong so far."""
+        self._concerns = concerns
         self._rulebook = rulebook
         self._store = store
         self._now = situation.now
@@ -214,9 +229,9 @@ class Judge:
 
     def _fail(self, scoped: ScopedRule, item: PrunableItem, error: Exception) -> Verdict:
         self._failed.add(item.id)
-        self.failures.append(
-            PruningFailure(item.id, item.session_id, scoped.rule.id, describe(error))
-        )
+        if self._concerns(item.id):
+            failure = PruningFailure(item.id, item.session_id, scoped.rule.id, describe(error))
+            self.failures.add(failure)
         return Verdict(meets=True, reason=SkipReason.FAILED)
 
 

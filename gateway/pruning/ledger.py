@@ -9,6 +9,7 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from gateway.pruning.failures import Failures
 from gateway.pruning.plan import MAX_LISTED, SkippedItem
 from gateway.pruning.records import Event, PruningProgress, PruningStats, Tally
 
@@ -29,7 +30,7 @@ class Ledger:
         self.pruned: list[PrunedItem] = []
         self.skipped: list[SkippedItem] = []
         """The first of what was skipped."""
-        self.failures: list[PruningFailure] = []
+        self.failures = Failures()
         self._plan = plan
         self._tell = tell
         self._total = sum(map(len, plan.units))
@@ -61,16 +62,16 @@ class Ledger:
             self.skipped.append(skip)
             await self._tell(Event.ITEM_SKIPPED, skip)
 
-    async def skip_all(self, units: Sequence[Unit], reason: SkipReason) -> None:
-        """Count units that stay."""
+    async def leave(self, units: Sequence[Unit], reason: SkipReason) -> None:
+        """Count units that stay because the run is over; it does not get any further by them."""
         for unit in units:
             for one in unit:
                 await self.skip(one, reason)
-            await self.progress(unit)
+        await self.progress(())
 
     async def fail(self, failure: PruningFailure) -> None:
-        """Count a failure."""
-        self.failures.append(failure)
+        """Count a failure, and tell of it."""
+        self.failures.add(failure)
         await self._tell(Event.ERROR, failure)
 
     async def progress(self, unit: Unit) -> None:
@@ -86,7 +87,7 @@ class Ledger:
             scanned_count=self._plan.scanned.items,
             pruned_count=len(self.pruned),
             skipped_count=self._by_reason.total(),
-            error_count=len(self.failures),
+            error_count=self.failures.count,
             freed_bytes=sum(one.freed_bytes for one in tallies),
             freed_tokens=sum(one.freed_tokens for one in tallies),
             duration_ms=round(elapsed_s * 1_000, 3),

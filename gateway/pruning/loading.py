@@ -70,6 +70,7 @@ def read_config(
     summarizer: bool = False,
     types: Collection[ItemType] = tuple(ItemType),
     destinations: Collection[str] | None = None,
+    bare: bool = True,
     where: KeyPath = (),
 ) -> PruningConfig:
     """Return the configuration that a table holds.
@@ -79,13 +80,15 @@ def read_config(
         summarizer: Whether there is somebody to write summaries.
         types: The types of items that are stored: rules may name no other.
         destinations: The archives that rules may name; None: any.
+        bare: Whether problems offer keys that name their unit (`max_age_s`) beside those whose
+            value has one (`max_age`); both are accepted.
         where: The path of the table, for the problems.
 
     Raises:
         PruningConfigError: something is refused; it names every problem and its place.
     """
     around = Surroundings(functions, summarizer, types, destinations)
-    config = _config(Table(tree, where, around.problems), around)
+    config = _config(Table(tree, where, around.problems, bare=bare), around)
     if around.problems:
         raise PruningConfigError(around.problems)
 
@@ -298,7 +301,9 @@ def _condition(table: Table, around: Surroundings) -> Condition:
     kind = table.value("type")
     read = _CONDITIONS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        table.unknown("type", f"accepted are {', '.join(_CONDITIONS)}")
+        # Where there is nobody to ask, there is no such condition.
+        offered = (one for one in _CONDITIONS if one != "custom" or around.functions)
+        table.unknown("type", f"accepted are {', '.join(offered)}")
         return AgeCondition(0)
 
     condition = read(table, around)
@@ -308,7 +313,8 @@ def _condition(table: Table, around: Surroundings) -> Condition:
 
 def _type(table: Table, around: Surroundings) -> TypeCondition:
     condition = TypeCondition(
-        include=table.choices("include", ItemType), exclude=table.choices("exclude", ItemType)
+        include=table.choices("include", ItemType, around.types),
+        exclude=table.choices("exclude", ItemType, around.types),
     )
     if table.has("include") == table.has("exclude"):
         table.problem("has to have one of include and exclude")
@@ -371,7 +377,8 @@ def _action(table: Table, around: Surroundings) -> Action:
         case "compact":
             action = CompactAction(table.share("ratio", one=False))
         case _:
-            table.unknown("type", "accepted are delete, archive, summarize and compact")
+            summarize = ", summarize" if around.summarizer else ""
+            table.unknown("type", f"accepted are delete, archive{summarize} and compact")
             return action
     table.done()
     return action

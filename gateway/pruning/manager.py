@@ -7,26 +7,24 @@ unless it is given one (`start`, or `run` in a task group); whoever has a loop a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from gateway.clock import SystemClock
 from gateway.errors import ConflictError, StorageError
-from gateway.pruning import changing
 from gateway.pruning.engine import Engine, Request
 from gateway.pruning.flights import Flights
-from gateway.pruning.memory import MemoryItemStore
+from gateway.pruning.holdings import HeldItems, HeldRules, store_of
+from gateway.pruning.pacing import Pacing
 from gateway.pruning.rules import DEFAULT_PRUNING_CONFIG, PruningConfig
-from gateway.pruning.statistics import Counts, GlobalStats, ManagerStatistics
+from gateway.pruning.statistics import Counts, ManagerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from anyio.abc import TaskGroup, TaskStatus
-    from typing_extensions import TypeIs
 
     from gateway.clock import Clock
     from gateway.pruning.events import Handler
@@ -42,8 +40,6 @@ if TYPE_CHECKING:
     from gateway.pruning.store import ItemStore
 
 STOP_GRACE_S: Final = 10.0
-SHORTEST_WAIT_S: Final = 0.1
-"""Between two looks, whatever is due."""
 
 
 class PruningManager:
@@ -74,97 +70,74 @@ class PruningManager:
             BadRequestError: so is an item.
         """
         self._clock = clock or SystemClock()
-        store = items if _is_store(items) else MemoryItemStore(items)
         self._engine = Engine(
-            config, store, summarizer, self._clock, evaluators or {}, live_turns or dict
+            config, store_of(items), summarizer, self._clock, evaluators or {}, live_turns or dict
         )
+        self._items = HeldItems(self._engine.store, self._engine.quarantine)
+        self._rules = HeldRules(lambda: self._engine.rulebook.config, self._configure)
         self._counts = Counts()
         self._flights = Flights()
-        self._last_at: float | None = None
+        self._pacing = Pacing(self._clock)
         self._wake = anyio.Event()
         self._loop_over: anyio.Event | None = None
         self._halting = False
         self._stopped = False
 
-    # Items; of a manager over another store that store is asked.
+    # Items; of a manager over another store that store is asked. See `HeldItems`.
 
     def add_item(self, item: PrunableItem) -> PrunableItem:
-        """Put an item in; one of the same id is replaced, and the version grows.
-
-        Raises:
-            BadRequestError: a field is of no use.
-        """
-        return self._memory.add(item)
+        """Put an item in; one of the same id is replaced, and the version grows."""
+        return self._items.add(item)
 
     def get_item(self, item_id: str) -> PrunableItem | None:
         """Return an item; None where there is none."""
-        return self._memory.get(item_id)
+        return self._items.get(item_id)
 
     def get_all_items(self) -> list[PrunableItem]:
         """Return all items, the oldest first."""
-        return self._memory.all()
+        return self._items.all()
 
     def get_session_items(self, session_id: str) -> list[PrunableItem]:
         """Return the items of a session, the oldest first."""
-        return self._memory.of_session(session_id)
+        return self._items.of_session(session_id)
 
     def remove_item(self, item_id: str) -> bool:
         """Take an item out for good; return whether there was one."""
-        self._engine.quarantine.forget(item_id)
-        return self._memory.remove(item_id)
+        return self._items.remove(item_id)
 
     def clear_items(self) -> int:
         """Take all items out for good, but for the archive; return how many there were."""
-        self._engine.quarantine.clear()
-        return self._memory.clear()
+        return self._items.clear()
 
     def get_archived_items(self) -> list[ArchivedItem]:
         """Return what is in the archive, the first archived first."""
-        return self._memory.archived()
+        return self._items.archived()
 
     def restore_item(self, item_id: str) -> PrunableItem | None:
-        """Put back what was last archived under an id; None where there is nothing.
+        """Put back what was last archived under an id; None where there is nothing."""
+        return self._items.restore(item_id, self._clock.now())
 
-        For a while no rule takes it that does not say otherwise (`protections.restored_s`).
-
-        Raises:
-            ConflictError: there is an item of this id again.
-        """
-        return self._memory.restore(item_id, self._clock.now())
-
-    # Rules. Each change is checked as a whole, and counts from the next plan on.
+    # Rules. Each change is checked as a whole, and counts from the next plan on. See `HeldRules`.
 
     def get_config(self) -> PruningConfig:
         """Return what the manager goes by; frozen."""
-        return self._config
+        return self._rules.config
 
     def update_config(self, **changes: Any) -> PruningConfig:  # noqa: ANN401 - fields of the class
-        """Change fields of the configuration.
-
-        Raises:
-            PruningConfigError: it would not be usable; nothing was changed.
-        """
-        return self._change(replace(self._config, **changes))
+        """Change fields of the configuration."""
+        return self._rules.update(**changes)
 
     def add_rule(self, rule: PruningRule) -> None:
-        """Add a rule; one of the same id is replaced.
-
-        Raises:
-            PruningConfigError: it is not usable; nothing was changed.
-        """
-        self._change(changing.with_rule(self._config, rule))
+        """Add a rule; one of the same id is replaced."""
+        self._rules.add(rule)
 
     def remove_rule(self, rule_id: str) -> bool:
         """Remove a rule; return whether there was one."""
-        found = any(one.id == rule_id for one in self._config.rules)
-        self._change(changing.without_rule(self._config, rule_id))
-        return found
+        return self._rules.remove(rule_id)
 
     def set_rule_enabled(self, rule_id: str, enabled: bool) -> bool:  # noqa: FBT001 - what it sets
         """Switch a rule on or off; return whether there is one."""
-        found = any(one.id == rule_id for one in self._config.rules)
-        self._change(changing.with_rule_enabled(self._config, rule_id, enabled=enabled))
-        return found
+        return self._rules.set_enabled(rule_id, enabled=enabled)
 
     def set_session_config(
         self,
@@ -174,19 +147,12 @@ class PruningManager:
         rules: Iterable[PruningRule] | None = None,
         thresholds: SessionThresholds | None = None,
     ) -> SessionPruningConfig:
-        """Change what is different for a session; None leaves it as it is.
-
-        Raises:
-            PruningConfigError: it is not usable; nothing was changed.
-        """
-        changed = changing.with_session(self._config, session_id, exempt, rules, thresholds)
-        return self._change(changed).session_configs[session_id]
+        """Change what is different for a session; None leaves it as it is."""
+        return self._rules.set_session(session_id, exempt, rules, thresholds)
 
     def remove_session_config(self, session_id: str) -> bool:
         """Let a session be like all others; return whether it was not."""
-        found = session_id in self._config.session_configs
-        self._change(changing.without_session(self._config, session_id))
-        return found
+        return self._rules.remove_session(session_id)
 
     def register_evaluator(self, name: str, evaluator: Evaluator) -> None:
         """Give custom conditions a function by name; one of the same name is replaced."""
@@ -237,18 +203,18 @@ class PruningManager:
 
         Cancellation: what was done is done, each unit whole or not at all.
         """
-        dry = self._config.dry_run if dry_run is None else dry_run
-        return await self._fly(
-            Request("call", dry, force=force, session_id=session_id, confirmed=confirmed)
-        )
+        dry = self._rules.config.dry_run if dry_run is None else dry_run
+        request = Request("apply", dry, force, session_id, confirmed)
+        return await self._flights.fly(request, self._perform)
 
     async def apply(
         self, plan: Plan, *, dry_run: bool | None = None, confirmed: bool = False
     ) -> PruningResult:
         """Carry out a plan; what is not as it was when the plan was made stays.
 
-        That is asked of each item. What was too much of a set is taken also where the set has got
-        smaller meanwhile: sums are those of the plan.
+        The rules are held against everything anew first: of the plan is done what they still take,
+        so that a set which has shrunk since loses no more than is too much of it now. Each item is
+        looked at again when it is touched.
 
         Raises:
             ConflictError: it was made under other rules, another run is in progress, or the manager
@@ -258,25 +224,26 @@ class PruningManager:
         if plan.config_version != self._engine.rulebook.version:
             raise ConflictError("the plan was made under other rules; make a new one")
 
-        dry = self._config.dry_run if dry_run is None else dry_run
-        return await self._fly(Request("apply", dry, plan.force, plan.session_id, confirmed, plan))
+        dry = self._rules.config.dry_run if dry_run is None else dry_run
+        request = Request("apply", dry, plan.force, plan.session_id, confirmed, plan)
+        return await self._flights.fly(request, self._perform)
 
     async def prune_if_due(self) -> PruningResult | None:
         """Prune if something is due; None where nothing is, or it is too soon, or switched off.
 
         After `stop` nothing is due until `start`, `run` or `resume`.
         """
-        config = self._config
+        config = self._rules.config
         if not config.enabled or self.is_running or self._stopped:
             return None
-        if self._soonest_s() > 0:
+        if self._pacing.soonest_s(config) > 0:
             return None
 
         due_at = await self.next_due()
         if due_at is None or due_at > self._clock.now() or self._stopped:
             return None
 
-        return await self._fly(Request("due", config.dry_run))
+        return await self._flights.fly(Request("due", config.dry_run), self._perform)
 
     async def next_due(self) -> datetime | None:
         """Return when something is due; None where nobody can say, or nothing will be.
@@ -295,22 +262,14 @@ class PruningManager:
 
     def get_stats(self) -> ManagerStatistics:
         """Return what there is, what was done and what comes next; waits for nothing."""
-        counts, store = self._counts, self._engine.store.statistics()
-        return ManagerStatistics(
-            global_stats=GlobalStats.of(store),
-            sessions=store.sessions,
-            last_run=counts.last,
-            runs=counts.by_status.total(),
-            runs_by_status=dict(counts.by_status),
-            dry_runs=counts.dry_runs,
-            failures=counts.failures,
-            pruned_items=counts.pruned_items,
-            pruned_by_action=dict(counts.pruned_by_action),
-            freed_bytes=counts.freed_bytes,
-            next_due_at=self._engine.next_due_at,
+        engine = self._engine
+        return ManagerStatistics.of(
+            engine.store.statistics(),
+            self._counts,
+            next_due_at=engine.next_due_at,
             is_running=self.is_running,
-            quarantined=len(self._engine.quarantine.ids()),
-            handler_failures=self._engine.listeners.failures,
+            quarantined=len(engine.quarantine.ids()),
+            handler_failures=engine.listeners.failures,
         )
 
     def get_failing(self) -> Mapping[str, Failing]:
@@ -324,8 +283,6 @@ class PruningManager:
             return self._engine.quarantine.clear()
 
         return int(self._engine.quarantine.forget(item_id))
-
-    # Its life.
 
     def start(self, group: TaskGroup) -> None:
         """Run in a task group until `stop`; a manager that runs already goes on as it does."""
@@ -405,34 +362,20 @@ class PruningManager:
         """Whether `run` or `start` has it running."""
         return self._loop_over is not None
 
-    @property
-    def _memory(self) -> MemoryItemStore:
-        if isinstance(self._engine.store, MemoryItemStore):
-            return self._engine.store
-
-        raise ConflictError("the items are in a store of their own; ask that")
-
-    @property
-    def _config(self) -> PruningConfig:
-        return self._engine.rulebook.config
-
-    def _change(self, config: PruningConfig) -> PruningConfig:
-        self._engine.configure(config)
+    def _configure(self, config: PruningConfig) -> PruningConfig:
+        config = self._engine.configure(config)
         self._wake.set()
-        return self._config
-
-    async def _fly(self, request: Request) -> PruningResult:
-        """Run alone, and count how it ended."""
-        return await self._flights.fly(request, self._perform)
+        return config
 
     async def _perform(self, request: Request) -> PruningResult:
+        """Run, and count how it ended."""
         try:
             result = await self._engine.perform(request, lambda: self._halting)
         except Exception:
             self._counts.failures += 1
             raise
         finally:
-            self._last_at = self._clock.monotonic()
+            self._pacing.ended()
         self._counts.add(result)
         return result
 
@@ -449,26 +392,8 @@ class PruningManager:
             self._counts.failures = failures + 1
         return result
 
-    def _soonest_s(self) -> float:
-        """Return how long until the next run that is due may begin."""
-        if self._last_at is None:
-            return 0.0
-
-        since_s = self._clock.monotonic() - self._last_at
-        return max(0.0, self._config.min_prune_interval_s - since_s)
-
     def _wait_s(self, result: PruningResult | None) -> float:
         """Return how long until the next look, after what came of this one."""
-        check_s, due_at = self._config.check_interval_s, self._engine.next_due_at
-        if due_at is None or not self._config.enabled or self.is_running:
-            return check_s
-
-        until_s = (due_at - self._clock.now()).total_seconds()
-        if until_s <= 0 and result is not None and not result.pruned_items:
-            return check_s  # What is due may not be taken for now.
-
-        return min(check_s, max(until_s, self._soonest_s(), SHORTEST_WAIT_S))
-
-
-def _is_store(items: ItemStore | Iterable[PrunableItem]) -> TypeIs[ItemStore]:
-    return hasattr(items, "commit")
+        due_at = None if self.is_running else self._engine.next_due_at
+        in_vain = result is not None and not result.pruned_items
+        return self._pacing.wait_s(self._rules.config, due_at, in_vain=in_vain)

@@ -27,7 +27,7 @@ from gateway.pruning.rules import ArchiveAction
 from gateway.pruning.store import ALL_TYPES, Committed, Page, StoreStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 
     from gateway.pruning.conditions import SetCondition
     from gateway.pruning.items import ItemType, PairKey, Position
@@ -200,7 +200,7 @@ class MemoryItemStore:
 
     async def sessions_over(
         self, query: ItemQuery, condition: SetCondition
-    ) -> AsyncIterator[Mapping[str, Totals]]:
+    ) -> AsyncGenerator[Mapping[str, Totals]]:
         """Yield the totals, by session, of those that exceed the limit of a set condition."""
         names: Sequence[str] = () if query.session_id is None else (query.session_id,)
         if query.session_id is None:

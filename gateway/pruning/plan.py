@@ -62,6 +62,9 @@ class SkipReason(StrEnum):
     """It is not as it was when the plan was made, or something it goes together with is not."""
     GONE = "gone"
     """It is no more."""
+    SPARED = "spared"
+    """The rules do not take it any more: what is left of its set is within the limit, or something
+    protects it since."""
     STOPPED = "stopped"
     """The manager was stopped, or the storage takes no changes at present."""
     SUMMARIZER = "summarizer"
@@ -179,6 +182,9 @@ class Plan:
     skipped_by_reason: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """How many are, the unlisted among them."""
     failures: tuple[PruningFailure, ...] = ()
+    """The first of what went wrong with items."""
+    failed: int = 0
+    """How many failed, the unlisted among them."""
     selected: Totals = NO_TOTALS
     """What the rules would take, budgets aside."""
     more: int = 0
@@ -223,6 +229,7 @@ class Plan:
             "failures": [
                 [one.item_id, one.session_id, one.rule_id, one.error] for one in self.failures
             ],
+            "failed": self.failed,
             "selected": _plain_totals(self.selected),
             "more": self.more,
             "cursor": self.cursor,
@@ -259,6 +266,7 @@ def read_plan(tree: Mapping[str, Any]) -> Plan:
                 {_text(name): _whole(number) for name, number in tree["skipped_by_reason"].items()}
             ),
             failures=tuple(PruningFailure(*map(_text, one)) for one in tree["failures"]),
+            failed=_whole(tree["failed"]),
             selected=_totals(tree["selected"]),
             more=_whole(tree["more"]),
             cursor=_text(tree["cursor"]),

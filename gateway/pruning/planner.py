@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.pruning.budgets import NO_BUDGETS, Chosen, choose
 from gateway.pruning.conditions import Totals
+from gateway.pruning.failures import Failures
 from gateway.pruning.judging import FREE, MISS, Judge, Verdict
 from gateway.pruning.pairs import groups_of
 from gateway.pruning.passes import Pass, Room, items_of, set_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.pruning.pairs import Group
     from gateway.pruning.rulebook import Rulebook, ScopedRule
     from gateway.pruning.rules import PruningBudgets
-    from gateway.pruning.shards import Pause
+    from gateway.pruning.shards import Pause, Shards
     from gateway.pruning.store import ItemStore
 
 PAGE: Final = 250
@@ -52,6 +53,18 @@ class Traced:
     verdict: Verdict
     totals: Totals | None
     """What its set came to before the rule; None where the rule has no set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the rules still take of the items that they were asked about."""
+
+    kept: Ids
+    """The ids of these items."""
+    breaker: str
+    """Why the rules take too much now; empty where they do not."""
+    failures: Failures
+    """What went wrong with items that were asked about."""
 
 
 class Planner:
@@ -83,12 +96,20 @@ class Planner:
         """By the place of the rule: the verdicts on the watched item."""
         self.taken_by: ScopedRule | None = None
         """The rule that takes the watched item."""
-        self.judge = Judge(rulebook, store, situation, evaluate)
+        self.judge = Judge(
+            rulebook,
+            store,
+            situation,
+            evaluate,
+            lambda item_id: self._among is None or self._rule_for(item_id) is not None,
+        )
         self._rulebook = rulebook
         self._store = store
         self._situation = situation
         self._pause = pause
         self._watched = watched
+        self._among: Shards[str] | None = None
+        """The items to plan for and the rules that have to take them, by item id; None: all."""
         self._most = most
         self._is_plain = not watched and situation.session_id is None
         """Whether a verdict is of no use to anybody else."""
@@ -105,6 +126,22 @@ class Planner:
         scanned = await self._store.totals(self._situation.session_id)
         await self.select()
         return await self._finished(scanned)
+
+    async def check(self, among: Shards[str]) -> Checked:
+        """Return which items the rules take that are named, by item id, for these items.
+
+        All others are taken into account, and not planned for.
+        """
+        self._among = among
+        scanned = await self._store.totals(self._situation.session_id)
+        await self.select()
+        kept = Ids()
+        for first in range(0, len(self._units), PAGE):
+            await self._pause(PAGE)
+            kept.update(one.item_id for unit in self._units[first : first + PAGE] for one in unit)
+        checked = Checked(kept, self._breaker(scanned), self.judge.failures)
+        await self._let_go()
+        return checked
 
     async def select(self) -> None:
         """Hold every rule against the items; after it the fate of a watched item is known."""
@@ -255,11 +292,20 @@ class Planner:
             self.taken_by = one.scoped
         units = one.units(picked)
         self._freed.add(units)
+        if self._among is not None:
+            wanted = self._rule_for
+            units = [
+                unit for unit in units if all(wanted(one.item_id) == one.rule_id for one in unit)
+            ]
         if self._more:
             full = [unit for unit in units if unit[0].session_id in self._full]
             self._more += sum(map(len, full))
             units = [unit for unit in units if unit[0].session_id not in self._full]
         self._units += units
+
+    def _rule_for(self, item_id: str) -> str | None:
+        """Return the rule that has to take an item; None where it is not one to plan for."""
+        return None if self._among is None else self._among.part(item_id).get(item_id)
 
     async def _trim(self) -> None:
         """Keep of what was taken what a plan has room for, as fairly as budgets would."""
@@ -282,8 +328,6 @@ class Planner:
         chosen = Chosen(self._units, cursor=situation.cursor)
         if budgets.limited or self._more or len(self._units) > self._most:
             chosen = await self._choose(budgets)
-        freed = self._freed.of(ItemQuery())
-        selected = Totals(len(self._taken), freed.size_bytes, freed.tokens)
         for units, lack in chosen.left:
             for unit in units:
                 await self._pause(1)
@@ -300,16 +344,42 @@ class Planner:
             units=tuple(chosen.units),
             skipped=self._skips.listed(),
             skipped_by_reason=MappingProxyType(self._skips.counts()),
-            failures=tuple(self.judge.failures),
-            selected=selected,
+            failures=tuple(self.judge.failures.first),
+            failed=self.judge.failures.count,
+            selected=self._selected(),
             more=self._more,
             cursor=chosen.cursor,
-            breaker=_breaker(self._rulebook.config.max_share, selected, scanned),
+            breaker=self._breaker(scanned),
         )
+        await self._let_go()
+        return plan
+
+    def _selected(self) -> Totals:
+        """Return what the rules take, budgets aside."""
+        freed = self._freed.of(ItemQuery())
+        return Totals(len(self._taken), freed.size_bytes, freed.tokens)
+
+    def _breaker(self, scanned: Totals) -> str:
+        """Return why the rules take too much; empty where they do not."""
+        max_share, selected = self._rulebook.config.max_share, self._selected()
+        if max_share is None:
+            return ""
+
+        for what, part, whole in (
+            ("items", selected.items, scanned.items),
+            ("bytes", selected.size_bytes, scanned.size_bytes),
+        ):
+            if part > whole * max_share:
+                return (
+                    f"the rules would take {part:,} of {whole:,} {what}, "
+                    f"more than max_share ({max_share:.0%})"
+                )
+        return ""
+
+    async def _let_go(self) -> None:
         await let_go(self._units, self._pause)
         for table in (self._taken, self._full, self._freed.sessions, self._skips.more):
             await table.let_go(self._pause)
-        return plan
 
     async def _digest(self, units: Sequence[Unit]) -> str:
         situation = self._situation
@@ -324,20 +394,3 @@ class Planner:
             ]
             digest.update("".join(lines).encode())
         return digest.hexdigest()[:16]
-
-
-def _breaker(max_share: float | None, selected: Totals, scanned: Totals) -> str:
-    """Return why a plan takes too much; empty where it does not."""
-    if max_share is None:
-        return ""
-
-    for what, part, whole in (
-        ("items", selected.items, scanned.items),
-        ("bytes", selected.size_bytes, scanned.size_bytes),
-    ):
-        if part > whole * max_share:
-            return (
-                f"the rules would take {part:,} of {whole:,} {what}, "
-                f"more than max_share ({max_share:.0%})"
-            )
-    return ""

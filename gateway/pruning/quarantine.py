@@ -1,6 +1,7 @@
 """Items that fail again and again: after three tries they are left alone until somebody asks.
 
-Pure; forgotten when the manager is.
+Pure, and in memory alone: after a start an item that fails has its tries again. To outlive it this
+would have to be a table that is checked, salvaged and erased as all others are, for three tries.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 TRIES: Final = 3
 """Failures after which an item is left alone."""
+MAX_FAILING: Final = 10_000
+"""Items whose failures are counted at a time; of more, those that failed longest ago begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,10 @@ class Quarantine:
 
     def fail(self, failure: PruningFailure) -> None:
         """Count a failure."""
-        known = self._failing.get(failure.item_id)
+        known = self._failing.pop(failure.item_id, None)
         self._failing[failure.item_id] = Failing((known.tries if known else 0) + 1, failure)
+        if len(self._failing) > MAX_FAILING:
+            del self._failing[next(iter(self._failing))]
 
     def forget(self, item_id: str) -> bool:
         """Count from the beginning; return whether anything was counted."""

@@ -26,7 +26,7 @@ class Event(StrEnum):
     START = "start"
     """With a `RunStarted`, before anything is done."""
     PROGRESS = "progress"
-    """With a `PruningProgress`, after each unit."""
+    """With a `PruningProgress`, after each unit, and where the rest of the plan is left."""
     ITEM_PRUNED = "item-pruned"
     """With a `PrunedItem`; never in a dry run."""
     ITEM_SKIPPED = "item-skipped"
@@ -56,7 +56,7 @@ class PruningProgress:
     scanned: int
     """Items that the rules were held against."""
     current: int
-    """Items of the plan that were dealt with."""
+    """Items of the plan that were dealt with; what is left because the run ends is not."""
     total: int
     """Items of the plan."""
 
@@ -149,7 +149,7 @@ class PruningResult:
     id: str
     plan_id: str
     trigger: str
-    """`call`, `apply` or `due`."""
+    """`apply`: somebody asked for it, with or without a plan. `due`: the rules were."""
     started_at: datetime
     completed_at: datetime
     dry_run: bool
@@ -163,6 +163,7 @@ class PruningResult:
     skipped_items: tuple[SkippedItem, ...]
     """The first of them; `stats.skipped_count` counts all."""
     errors: tuple[PruningFailure, ...]
+    """The first of them; `stats.error_count` counts all."""
     stats: PruningStats
     more: int = 0
     """Items that the rules would take and the plan had no room for; they are for later runs."""

@@ -72,6 +72,35 @@ class ManagerStatistics:
     handler_failures: int
     """How often a handler of an event raised."""
 
+    @classmethod
+    def of(
+        cls,
+        store: StoreStatistics,
+        counts: Counts,
+        *,
+        next_due_at: datetime | None,
+        is_running: bool,
+        quarantined: int,
+        handler_failures: int,
+    ) -> ManagerStatistics:
+        """Return what there is, what was done and what comes next."""
+        return cls(
+            global_stats=GlobalStats.of(store),
+            sessions=store.sessions,
+            last_run=counts.last,
+            runs=counts.by_status.total(),
+            runs_by_status=dict(counts.by_status),
+            dry_runs=counts.dry_runs,
+            failures=counts.failures,
+            pruned_items=counts.pruned_items,
+            pruned_by_action=dict(counts.pruned_by_action),
+            freed_bytes=counts.freed_bytes,
+            next_due_at=next_due_at,
+            is_running=is_running,
+            quarantined=quarantined,
+            handler_failures=handler_failures,
+        )
+
 
 @dataclass(slots=True)
 class Counts:

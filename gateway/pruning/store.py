@@ -7,7 +7,7 @@ that an index can answer, and never asks for everything at once. Times and order
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -139,7 +139,7 @@ class ItemStore(Protocol):
 
     def sessions_over(
         self, query: ItemQuery, condition: SetCondition
-    ) -> AsyncIterator[Mapping[str, Totals]]:
+    ) -> AsyncGenerator[Mapping[str, Totals]]:
         """Yield the totals, by session, of those that exceed the limit of a set condition.
 
         Of a query only the sessions and the types count. They come in the order of their ids, and

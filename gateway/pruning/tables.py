@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -61,11 +61,24 @@ class PruningConfigError(ConfigurationError):
 class Table:
     """One table that is being read; `done` tells of the keys that nobody asked for."""
 
-    def __init__(self, value: object, path: KeyPath, problems: list[RuleProblem]) -> None:
-        """Read a value that has to be a table; problems are added to the list."""
+    def __init__(
+        self, value: object, path: KeyPath, problems: list[RuleProblem], *, bare: bool = True
+    ) -> None:
+        """Read a value that has to be a table.
+
+        Args:
+            value: The value.
+            path: Where it stands.
+            problems: What is wrong is added to them.
+            bare: Whether problems offer keys that name their unit (`max_age_s`) beside those whose
+                value has one (`max_age`).
+        """
         self.path = path
         self.problems = problems
+        self._bare_too = bare
         self._known: list[str] = []
+        self._silent: set[str] = set()
+        """Keys that are known and not offered."""
         self._values: Mapping[str, Any] = {}
         if isinstance(value, Mapping):
             self._values = value
@@ -169,16 +182,25 @@ class Table:
         if not self.has(key):
             return default
 
-        return self._members(key, kind, [self.value(key)], default)[0]
+        return self._members(key, kind, [self.value(key)], default, ", ".join(kind))[0]
 
-    def choices(self, key: str, kind: type[E]) -> frozenset[E]:
-        """Return members of an enumeration that stand in a list."""
+    def choices(
+        self, key: str, kind: type[E], offered: Collection[E] | None = None
+    ) -> frozenset[E]:
+        """Return members of an enumeration that stand in a list.
+
+        Args:
+            key: Under which the list stands.
+            kind: The enumeration.
+            offered: The members that problems offer; None: all.
+        """
         found = self.value(key) if self.has(key) else ()
+        known = ", ".join(one for one in kind if offered is None or one in offered)
         if isinstance(found, str | Mapping) or not isinstance(found, Iterable):
-            self._refuse(key, f"accepted is a list of {', '.join(kind)}")
+            self._refuse(key, f"accepted is a list of {known}")
             return frozenset()
 
-        return frozenset(self._members(key, kind, list(found), None))
+        return frozenset(self._members(key, kind, list(found), None, known))
 
     def tables(self, key: str) -> list[Table]:
         """Return the tables of a list; none where there is no such key."""
@@ -188,31 +210,34 @@ class Table:
             return []
 
         return [
-            Table(one, (*self.path, key, place), self.problems) for place, one in enumerate(found)
+            Table(one, (*self.path, key, place), self.problems, bare=self._bare_too)
+            for place, one in enumerate(found)
         ]
 
     def table(self, key: str) -> Table:
         """Return the table under a key; an empty one where there is none."""
-        return Table(self.value(key) if self.has(key) else {}, (*self.path, key), self.problems)
+        value = self.value(key) if self.has(key) else {}
+        return Table(value, (*self.path, key), self.problems, bare=self._bare_too)
 
     def named_tables(self, key: str) -> dict[str, Table]:
         """Return the tables of a table, by name."""
         table = self.table(key)
         path = table.path
         return {
-            str(name): Table(value, (*path, str(name)), self.problems)
+            str(name): Table(value, (*path, str(name)), self.problems, bare=self._bare_too)
             for name, value in table._values.items()  # noqa: SLF001 - of its own kind
         }
 
     def done(self) -> None:
         """Tell of every key that nobody asked for."""
-        known = sorted(set(self._known))
+        known, offered = set(self._known), sorted(set(self._known) - self._silent)
         for key in self._values:
             if key not in known:
                 # Likeness costs time, and nobody reads so many.
                 like = str(key)[:_SHOWN_CHARS] if len(self.problems) < _COMPARED_PROBLEMS else ""
-                near = get_close_matches(like, known, n=1, cutoff=_LIKENESS)
-                meant = f"did you mean {near[0]}?" if near else f"accepted here: {', '.join(known)}"
+                near = get_close_matches(like, offered, n=1, cutoff=_LIKENESS)
+                accepted = f"accepted here: {', '.join(offered)}"
+                meant = f"did you mean {near[0]}?" if near else accepted
                 self.problem(f"unknown key, {meant}", str(key))
 
     def unknown(self, key: str, accepted: str) -> None:
@@ -224,13 +249,15 @@ class Table:
         wrong = f"{_shown(self._values[key])} is of no use" if key in self._values else "is missing"
         self.problem(f"{wrong}, {accepted}", key)
 
-    def _members(self, key: str, kind: type[E], found: list[object], default: E | None) -> list[E]:
+    def _members(
+        self, key: str, kind: type[E], found: list[object], default: E | None, known: str
+    ) -> list[E]:
         members = []
         for one in found:
             try:
                 members.append(kind(str(one)))
             except ValueError:
-                self.problem(f"{_shown(one)} is unknown, accepted are {', '.join(kind)}", key)
+                self.problem(f"{_shown(one)} is unknown, accepted are {known}", key)
                 members += [] if default is None else [default]
         return members
 
@@ -243,12 +270,15 @@ class Table:
         needed: bool,
     ) -> float | None:
         """Return a number that is a text with a unit under one key, or bare under another."""
+        if not self._bare_too:
+            self._silent.add(keys[1])
         there = [name for name in keys if self.value(name) is not None]
         if len(there) == len(keys):
             self.problem(f"stands beside {keys[1]}, accepted is one of the two", keys[0])
         if not there:
             if needed:
-                self.problem(f"is missing, {accepted}; or {keys[1]}, a number", keys[0])
+                beside = f"; or {keys[1]}, a number" if self._bare_too else ""
+                self.problem(f"is missing, {accepted}{beside}", keys[0])
             return None
 
         found = self.value(there[0])

@@ -25,11 +25,12 @@ _SECONDS: Final = {
     "d": Decimal(86_400),
     "w": Decimal(604_800),
 }
-_BYTES: Final = {
-    "b": 1,
-    **{f"{letter}b": 1_000**power for power, letter in enumerate("kmgt", 1)},
-    **{f"{letter}ib": 1_024**power for power, letter in enumerate("kmgt", 1)},
-}
+_DECIMAL: Final = {f"{letter}B": 1_000**power for power, letter in enumerate("kMGT", 1)}
+_BINARY: Final = {f"{letter}iB": 1_024**power for power, letter in enumerate("KMGT", 1)}
+_BYTES: Final = {name.lower(): size for name, size in ({"B": 1} | _DECIMAL | _BINARY).items()}
+_FEW: Final = 1_000
+_FINE: Final = 10
+_EXACT_DECIMALS: Final = 3
 _NUMBER: Final = r"([0-9]{1,18}(?:\.[0-9]{1,9})?)"
 _PART: Final = re.compile(rf"{_NUMBER} ?(ms|[smhdw])", re.ASCII)
 _DURATION: Final = re.compile(rf"(?:{_NUMBER} ?(?:ms|[smhdw]) ?)+", re.ASCII)
@@ -76,7 +77,16 @@ def parse_size_bytes(text: str) -> int:
 
 
 def format_duration(duration_s: float) -> str:
-    """Return a duration in the largest unit that it fills, to one decimal: `30d`, `1.5h`."""
+    """Return a duration in the largest unit that it fills, to one decimal: `30d`, `1.5h`.
+
+    What that would change is told in a smaller unit, if it has no more than three digits there:
+    `100m`, not `1.7h`.
+    """
+    for unit in ("d", "h", "m", "s"):
+        number = duration_s / float(_SECONDS[unit])
+        if 1 <= abs(number) < _FEW and number == round(number, 1):
+            return f"{_plain(number)}{unit}"
+
     for unit in ("d", "h", "m"):
         size_s = float(_SECONDS[unit])
         if abs(duration_s) >= size_s:
@@ -85,14 +95,49 @@ def format_duration(duration_s: float) -> str:
     return f"{_plain(duration_s)}s"
 
 
-def format_size(size_bytes: int) -> str:
-    """Return a size in the largest binary unit that it fills, to one decimal: `64MiB`."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
-        one = _BYTES[unit.lower()]
+def format_size(size_bytes: int, *, like: str = "") -> str:
+    """Return a size in the largest binary unit that it fills: `64MiB`.
+
+    A size that is not whole in that unit is rounded, and has decimals: `1.95KiB`, `195.3KiB`.
+
+    Args:
+        size_bytes: The size.
+        like: A size as `exact_size` shows it; where its unit is decimal (`2kB`) that of this is.
+    """
+    units = _DECIMAL if like.endswith(tuple(_DECIMAL)) else _BINARY
+    for unit, one in reversed(units.items()):
         if abs(size_bytes) >= one:
-            return f"{_plain(size_bytes / one)}{unit}"
+            whole, rest = divmod(size_bytes, one)
+            number = size_bytes / one
+            decimals = 2 if abs(number) < _FINE else 1
+            return f"{number:.{decimals}f}{unit}" if rest else f"{whole}{unit}"
 
     return f"{size_bytes}B"
+
+
+def exact_size(size_bytes: int) -> str:
+    """Return a size that means the same when it is read: in the unit that makes it shortest.
+
+    It is most likely the one that somebody wrote: `2kB`, `1.5MiB`, `64MiB`.
+    """
+    shown = [f"{size_bytes}B"]
+    for unit, one in (*_BINARY.items(), *_DECIMAL.items()):
+        number = Decimal(size_bytes) / one
+        if number >= 1 and number == round(number, _EXACT_DECIMALS):
+            shown.append(f"{number.normalize():f}{unit}")
+    return min(shown, key=len)
+
+
+def compared_sizes(size_bytes: int, limit_bytes: int) -> tuple[str, str]:
+    """Return a size and a limit in units of one kind; which is more can be seen."""
+    limit = exact_size(limit_bytes)
+    shown = format_size(size_bytes, like=limit)
+    found = _SIZE.fullmatch(shown)
+    rounded = Decimal(found[1]) * _BYTES[found[2].lower()] if found else Decimal(size_bytes)
+    if rounded.compare(limit_bytes) == Decimal(size_bytes).compare(limit_bytes):
+        return shown, limit
+
+    return f"{size_bytes:,}B", f"{limit_bytes:,}B"
 
 
 def instant_text(instant: datetime) -> str:

@@ -66,7 +66,7 @@ def commit(
 
 def _begin(transaction: Transaction, change: Change, run: RunStarted | None) -> None:
     """See to it that the run of a change has its row."""
-    cause, started_at = RunCause.CALL.value, change.at
+    cause, started_at = RunCause.APPLY.value, change.at
     if run is not None and run.run_id == change.run_id:
         cause, started_at = run.trigger, run.started_at
     pruned.begin_run(transaction, change.run_id, cause=cause, started_at=started_at)

@@ -36,6 +36,7 @@ _OF_KEY: Final = (
     "DELETE FROM broken_starts WHERE session_key = ?",
     "DELETE FROM outbox WHERE session_key = ?",
     "DELETE FROM processes WHERE session_key = ?",
+    "DELETE FROM webhook_events WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
     "DELETE FROM session_log WHERE session_key = ? AND member IS NOT NULL",
 )

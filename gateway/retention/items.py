@@ -37,7 +37,7 @@ from gateway.transcripts.pruned import PrunedState
 
 if TYPE_CHECKING:
     from collections.abc import (
-        AsyncIterator,
+        AsyncGenerator,
         Callable,
         Collection,
         Mapping,
@@ -161,7 +161,7 @@ class SqliteItemStore:
 
     async def sessions_over(
         self, query: ItemQuery, condition: SetCondition
-    ) -> AsyncIterator[Mapping[str, Totals]]:
+    ) -> AsyncGenerator[Mapping[str, Totals]]:
         """Yield the totals, by session, of those that exceed the limit of a set condition."""
         choice = choice_of(query)
         if choice is None:

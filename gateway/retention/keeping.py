@@ -96,6 +96,11 @@ class Keeping:
         self._after_entry = self._after_run = 0
         self._between: Callable[[], Awaitable[None]] = nothing
 
+    @property
+    def run_id(self) -> str | None:
+        """The run that moves messages of ended conversations, while it is in progress."""
+        return self._removed.run_id
+
     async def work(self, between: Callable[[], Awaitable[None]] | None = None) -> Kept:
         """Do one bounded sweep, in steps between which others write; never two at once.
 

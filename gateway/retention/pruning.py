@@ -23,9 +23,10 @@ from gateway.pruning import (
 from gateway.retention.archiving import Archives
 from gateway.retention.items import SqliteItemStore, StoredItems, item_id_of
 from gateway.retention.keeping import Keeping
+from gateway.retention.naming import run_id_of, session_ids_meant
 from gateway.retention.noting import RunNotes
 from gateway.retention.restoring import Restorable, restore
-from gateway.retention.runs import log_sweep, read_runs
+from gateway.retention.runs import log_sweep, read_run, read_runs, told
 from gateway.retention.surroundings import NoSummaries, TurnHooks
 from gateway.transcripts import archives, pruned
 from gateway.transcripts.archives import ArchiveTotals
@@ -130,7 +131,7 @@ class ItemPruning:
         self.on_due()
 
     # What people ask for. `session` is a session key, which means its present conversation, or an
-    # id of one.
+    # id of one; of an id, as of that of a run, the start is enough where it means only one.
 
     async def plan(self, *, force: bool = False, session: str | None = None) -> Plan:
         """Return what a run would do now; changes nothing.
@@ -207,10 +208,13 @@ class ItemPruning:
         Durability: what was given back survives power loss.
 
         Raises:
-            BadRequestError: none of the three is given, or more than one, or no id of an item.
+            BadRequestError: none of the three is given, or more than one, or no id of an item; or
+                more than one run or session may be meant.
             NotFoundError: there is no such item, run or session.
         """
         session_ids = () if session is None else await self._session_ids_of(session)
+        if (given := run) is not None:
+            run = await self._database.read(lambda place: run_id_of(place, given))
         which = Restorable(tuple(items), run, session_ids)
         with anyio.CancelScope(shield=True):
             restored = await restore(self._archives, self._clock, which)
@@ -233,10 +237,22 @@ class ItemPruning:
 
     async def runs(self, *, limit: int, before: int | None = None) -> list[RunRow]:
         """Return runs, newest first: those that changed something, were refused or failed."""
-        current = self.items.run_id
-        return await self._database.read(
-            lambda place: read_runs(place, limit=limit, before=before, current=current)
-        )
+        # Before and after: one may begin, or end, while they are read.
+        in_progress = self._in_progress()
+        rows = await self._database.read(lambda place: read_runs(place, limit=limit, before=before))
+        in_progress |= self._in_progress()
+        return [told(row, in_progress) for row in rows]
+
+    async def run(self, run: str) -> RunRow:
+        """Return one run.
+
+        Raises:
+            BadRequestError: more than one may be meant.
+            NotFoundError: there is none, or its row is lost.
+        """
+        in_progress = self._in_progress()
+        row = await self._database.read(lambda place: read_run(place, run))
+        return told(row, in_progress | self._in_progress())
 
     async def history(
         self,
@@ -250,21 +266,17 @@ class ItemPruning:
         """Return what was done to items, newest first: of one item, one run, one session, or all.
 
         Raises:
-            BadRequestError: that is no id of an item.
+            BadRequestError: that is no id of an item, or more than one run or session may be meant.
             NotFoundError: there is no such run or session.
         """
         position = None if item is None else int(item_id_of(item))
         ids = None if session is None else await self._session_ids_of(session)
 
         def read(place: Queries) -> list[PrunedRow]:
-            rows = pruned.page(
-                place, limit=limit, before=before, item=position, run_id=run, session_ids=ids
+            run_id = None if run is None else run_id_of(place, run)
+            return pruned.page(
+                place, limit=limit, before=before, item=position, run_id=run_id, session_ids=ids
             )
-            # Of a run whose own row is lost, its items still tell.
-            if run is not None and not rows and pruned.find_run(place, run) is None:
-                raise NotFoundError(f"there is no run {run!r}")
-
-            return rows
 
         return await self._database.read(read)
 
@@ -363,11 +375,10 @@ class ItemPruning:
         return None if session is None else (await self._session_ids_of(session))[-1]
 
     async def _session_ids_of(self, session: str) -> tuple[str, ...]:
-        found = await self._database.read(lambda place: session_ids_of(place, session))
-        if not found:
-            raise NotFoundError(f"there is no session {session!r}")
+        return await self._database.read(lambda place: session_ids_meant(place, session))
 
-        return found
+    def _in_progress(self) -> set[str | None]:
+        return {self.items.run_id, self._keeping.run_id}
 
     def _progressed(self, progress: PruningProgress) -> None:
         for watch in self._watching:

@@ -96,6 +96,8 @@ class RemovedSessions:
             database: Where the conversations are.
             on_changed: Told the id of each whose messages are fewer, once that is durable.
         """
+        self.run_id: str | None = None
+        """The run in progress; None: none is."""
         self._database = database
         self._on_changed = on_changed
         self._after = Ended()
@@ -129,9 +131,13 @@ class RemovedSessions:
         """
         moved = Moved(uuid4().hex, steps, exempt_keys, between)
         times = _Times(now, before, due_at)
-        is_more = not await self._go_over(moved, times)
-        if moved.totals.items:
-            await self._database.write_through(lambda tx: pruned.end_run(tx, _run(moved, now)))
+        self.run_id = moved.run_id
+        try:
+            is_more = not await self._go_over(moved, times)
+            if moved.totals.items:
+                await self._database.write_through(lambda tx: pruned.end_run(tx, _run(moved, now)))
+        finally:
+            self.run_id = None
         is_more = not await self._forget_calls(moved, times) or is_more
         moved.more = is_more and moved.is_any
         return moved

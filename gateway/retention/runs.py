@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.errors import NotFoundError
 from gateway.log import get_logger
 from gateway.pruning import RunStatus
+from gateway.retention.naming import run_id_of
 from gateway.transcripts import pruned
 from gateway.transcripts.pruned import RUNNING, RunRow
 from gateway.transcripts.reading import session_ids_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from gateway.durable.batch import Queries, Transaction
@@ -24,33 +26,49 @@ INTERRUPTED: Final = "interrupted"
 """The status of a run that the end of the gateway has cut off."""
 FAILED: Final = "failed"
 """The status of a run that an error has ended."""
-_MAX_ERRORS: Final = 100
 
 
-def read_runs(
-    place: Queries, *, limit: int, before: int | None, current: str | None
-) -> list[RunRow]:
-    """Return runs, newest first, also those whose end was never noted.
+def read_runs(place: Queries, *, limit: int, before: int | None) -> list[RunRow]:
+    """Return runs, newest first; those whose end was not noted with what they have done so far.
+
+    Their records come without failures and without sums by rule, for there may be many of each.
 
     Args:
         place: Where.
         limit: How many at most.
         before: Only those with a smaller position.
-        current: The run in progress.
     """
     return [
-        _cut_off(place, row, current) if row.status == RUNNING else row
-        for row in pruned.runs(place, limit=limit, before=before)
+        _so_far(place, row) if row.status == RUNNING else row
+        for row in pruned.runs(place, limit=limit, before=before, brief=True)
     ]
 
 
-def _cut_off(place: Queries, row: RunRow, current: str | None) -> RunRow:
-    """Return a run that has not ended with what it has done so far."""
-    status = RUNNING if row.run_id == current else INTERRUPTED
+def read_run(place: Queries, given: str) -> RunRow:
+    """Return one run with all that is kept of it; see `read_runs` and `run_id_of`.
+
+    Raises:
+        BadRequestError: more than one may be meant.
+        NotFoundError: there is none, or its row is lost.
+    """
+    run_id = run_id_of(place, given)
+    row = pruned.find_run(place, run_id)
+    if row is None:
+        raise NotFoundError(f"of the run {run_id!r} nothing is known but its items")
+
+    return _so_far(place, row) if row.status == RUNNING else row
+
+
+def told(row: RunRow, in_progress: Collection[str | None]) -> RunRow:
+    """Return a run as it is told: one without an end that is not in progress was cut off."""
+    is_cut_off = row.status == RUNNING and row.run_id not in in_progress
+    return replace(row, status=INTERRUPTED) if is_cut_off else row
+
+
+def _so_far(place: Queries, row: RunRow) -> RunRow:
+    """Return a run with what its items add up to."""
     count, freed_bytes, freed_tokens = pruned.sums_of_run(place, row.run_id)
-    return replace(
-        row, status=status, pruned=count, freed_bytes=freed_bytes, freed_tokens=freed_tokens
-    )
+    return replace(row, pruned=count, freed_bytes=freed_bytes, freed_tokens=freed_tokens)
 
 
 def note_end(transaction: Transaction, row: RunRow) -> None:
@@ -78,9 +96,7 @@ def failed_row(started: RunStarted, ended_at: datetime, error: Exception) -> Run
 
 def note_failed(transaction: Transaction, row: RunRow) -> None:
     """Note that a run failed, with what it did until then."""
-    count, freed_bytes, freed_tokens = pruned.sums_of_run(transaction, row.run_id)
-    done = replace(row, pruned=count, freed_bytes=freed_bytes, freed_tokens=freed_tokens)
-    note_end(transaction, done)
+    note_end(transaction, _so_far(transaction, row))
 
 
 def run_row(result: PruningResult) -> RunRow:
@@ -103,7 +119,7 @@ def run_row(result: PruningResult) -> RunRow:
             "stats": plain_stats(stats),
             "errors": [
                 {"item_id": one.item_id, "rule_id": one.rule_id, "error": one.error}
-                for one in result.errors[:_MAX_ERRORS]
+                for one in result.errors
             ],
         },
     )

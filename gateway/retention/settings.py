@@ -133,7 +133,9 @@ def _plain(value: object) -> object:
 
 def _read(tree: Mapping[str, Any]) -> PruningConfig:
     # Agents write summaries; whether one can, only the agent of the item's session knows.
-    return read_config(tree, summarizer=True, types=STORED_TYPES, destinations=_ARCHIVES)
+    return read_config(
+        tree, summarizer=True, types=STORED_TYPES, destinations=_ARCHIVES, bare=False
+    )
 
 
 def _said(accepted: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _COLUMNS: Final = (
     "name, made_at, purge_at, items, content_bytes, file_bytes, sha256, position"  # as the fields
 )
 _PUT: Final = (
-    "UPDATE pruned_items SET archive = ?1, due_at = NULL, original = NULL, state = "  # noqa: S608 - constant states
+    "UPDATE pruned_items SET archive = ?1, due_at = NULL, state = "  # noqa: S608 - constant states
     f"CASE state WHEN '{PrunedState.HELD}' THEN '{PrunedState.ARCHIVED}' ELSE state END "
     f"WHERE position = ?2 AND item = ?3 AND state <> '{PrunedState.PURGED}' "
     "AND (archive IS NULL OR archive IN (?1, ?4))"
@@ -223,7 +223,7 @@ def condemn(transaction: Transaction, session_ids: Collection[str]) -> None:
         (ids,),
     )
     transaction.execute(
-        f"UPDATE pruned_items SET state = '{PrunedState.PURGED}', due_at = NULL, original = NULL, "  # noqa: S608 - a constant state
+        f"UPDATE pruned_items SET state = '{PrunedState.PURGED}', due_at = NULL, "  # noqa: S608 - a constant state
         "record = '{}' WHERE session_id IN (SELECT value FROM json_each(?))",
         (ids,),
     )

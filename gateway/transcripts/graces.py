@@ -1,7 +1,7 @@
 """Pruned items whose time is over: what their grace holds goes or is archived, then the audit.
 
-SQL over `pruned_items` and `pruning_runs`. What is asked for in pieces is bounded in rows and in
-bytes, so that no piece holds up the writer or fills the memory.
+SQL over `pruned_items`, `pruned_originals` and `pruning_runs`. What is asked for in pieces is
+bounded in rows and in bytes, so that no piece holds up the writer or fills the memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 ARCHIVE: Final = "archive"
 """The action whose items go to a file; of the others the original goes."""
 _DUE: Final = (
-    f"FROM pruned_items WHERE state = '{PrunedState.HELD}' AND due_at <= ?1 "
+    "FROM pruned_items LEFT JOIN pruned_originals ON entry = position "
+    f"WHERE state = '{PrunedState.HELD}' AND due_at <= ?1 "
     "AND due_at >= ?2 AND (due_at > ?2 OR position > ?3)"
 )
 _OTHERS: Final = "('delete', 'summarize', 'compact')"
@@ -95,7 +96,7 @@ def due_to_archive(
         "SELECT position, due_at, item, CAST(session_id AS BLOB), "  # noqa: S608 - texts of ours
         "CAST(coalesce((SELECT session_key FROM sessions "
         "WHERE sessions.session_id = pruned_items.session_id), '') AS BLOB), "
-        "CAST(run_id AS BLOB), CAST(at AS BLOB), CAST(record AS BLOB), CAST(original AS BLOB) "
+        "CAST(run_id AS BLOB), CAST(at AS BLOB), CAST(record AS BLOB), original "
         f"{_DUE} AND action = '{ARCHIVE}' ORDER BY due_at, position LIMIT ?4",
         (now, after.due_at, after.position, limit),
     ):
@@ -114,7 +115,7 @@ def purge(transaction: Transaction, entries: Sequence[Due]) -> int:
     gone = 0
     for entry in entries:
         transaction.execute(
-            "UPDATE pruned_items SET state = ?, due_at = NULL, original = NULL "
+            "UPDATE pruned_items SET state = ?, due_at = NULL "
             "WHERE position = ? AND state = ? AND due_at = ?",
             (PrunedState.PURGED.value, entry.position, PrunedState.HELD.value, entry.due_at),
         )

@@ -1,9 +1,10 @@
 """What pruning did: a row an item and action, a row a run. No contents, but for the originals.
 
 An original is the row of `messages` as it was, all its columns but the generated ones, as long as
-it can be given back from the database. Instants are fixed to microseconds, so that they compare as
-texts do. Rows are put in, and read newest first by position; what becomes of them when their time
-is over is for others (`gateway.retention`).
+it can be given back from the database: a trigger deletes it with the change of its entry's state
+that says it is not held any more, and with its entry. Instants are fixed to microseconds, so that
+they compare as texts do. Rows are put in, and read newest first by position; what becomes of them
+when their time is over is for others (`gateway.retention`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _RUN_COLUMNS: Final = (
     "position, run_id, cause, started_at, ended_at, status, detail, pruned, freed_bytes, "
     "freed_tokens, record"
 )
+_BRIEF: Final = (
+    "CASE WHEN json_valid(record) THEN json_remove(record, '$.errors', '$.stats.by_rule') "
+    "ELSE record END"
+)
 NEWEST: Final = 2**63 - 1
 """Beyond the position of any entry."""
 
@@ -50,8 +55,9 @@ class RunCause(StrEnum):
     """Why a run was made."""
 
     DUE = "due"
-    CALL = "call"
+    """The rules were."""
     APPLY = "apply"
+    """Somebody asked for it."""
     RETENTION = "retention"
     """Transcripts of removed sessions had been kept long enough."""
 
@@ -117,8 +123,8 @@ def instant(at: datetime) -> str:
 def add(transaction: Transaction, row: PrunedRow, original: Mapping[str, Any] | None) -> int:
     """Store what was done to an item, with its row as it was; return the position of the entry."""
     transaction.execute(
-        f"INSERT INTO pruned_items ({_COLUMNS}, original) "  # noqa: S608 - constant column names
-        f"VALUES ({NEXT_ENTRY}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO pruned_items ({_COLUMNS}) "  # noqa: S608 - constant column names
+        f"VALUES ({NEXT_ENTRY}, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.run_id,
             row.item,
@@ -129,10 +135,15 @@ def add(transaction: Transaction, row: PrunedRow, original: Mapping[str, Any] | 
             row.due_at,
             row.archive,
             _json(row.record),
-            None if original is None else orjson.dumps(original),
         ),
     )
-    return transaction.connection.last_insert_rowid()
+    position = transaction.connection.last_insert_rowid()
+    if original is not None:
+        transaction.execute(
+            "INSERT INTO pruned_originals (entry, original) VALUES (?, ?)",
+            (position, orjson.dumps(original)),
+        )
+    return position
 
 
 def find(place: Queries, position: int) -> PrunedRow | None:
@@ -150,13 +161,13 @@ def original(place: Queries, position: int) -> dict[str, Any] | None:
     Raises:
         ValueError: it cannot be read.
     """
-    rows = place.execute(
-        "SELECT original FROM pruned_items WHERE position = ?", (position,)
+    rows: list[Any] = place.execute(
+        "SELECT original FROM pruned_originals WHERE entry = ?", (position,)
     ).fetchall()
-    if not rows or rows[0][0] is None:
+    if not rows:
         return None
 
-    columns = orjson.loads(_bytes(rows[0][0]))
+    columns = orjson.loads(rows[0][0])
     if not isinstance(columns, dict):
         raise ValueError("the original is no table of columns")  # noqa: TRY004 - bad data
 
@@ -273,10 +284,20 @@ def find_run(place: Queries, run_id: str) -> RunRow | None:
     return _run_row(rows[0]) if rows else None
 
 
-def runs(place: Queries, *, limit: int, before: int | None = None) -> list[RunRow]:
-    """Return runs, newest first: `limit` at most, and only those with a smaller position."""
+def runs(
+    place: Queries, *, limit: int, before: int | None = None, brief: bool = False
+) -> list[RunRow]:
+    """Return runs, newest first.
+
+    Args:
+        place: Where.
+        limit: How many at most.
+        before: Only those with a smaller position.
+        brief: Whether their records come without failures and without sums by rule.
+    """
+    columns = f"{_RUN_COLUMNS.removesuffix('record')}{_BRIEF}" if brief else _RUN_COLUMNS
     rows = place.execute(
-        f"SELECT {_RUN_COLUMNS} FROM pruning_runs WHERE position < ? "  # noqa: S608 - constant column names
+        f"SELECT {columns} FROM pruning_runs WHERE position < ? "  # noqa: S608 - constant column names
         "ORDER BY position DESC LIMIT ?",
         (NEWEST if before is None else before, limit),
     )
@@ -306,7 +327,3 @@ def _read(text: str) -> dict[str, Any] | None:
         return None
 
     return record if isinstance(record, dict) else None
-
-
-def _bytes(value: object) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()

@@ -100,7 +100,8 @@ def _entries(
 ) -> list[Entry]:
     rows: list[Any] = place.execute(
         "SELECT position, item, session_id, action, state, archive, "  # noqa: S608 - texts of ours
-        f"coalesce(length(original), 0) FROM pruned_items WHERE {condition} "
+        "coalesce(length(original), 0) FROM pruned_items "
+        f"LEFT JOIN pruned_originals ON entry = position WHERE {condition} "
         "ORDER BY position DESC LIMIT ?",
         (*bindings, limit),
     ).fetchall()
@@ -156,6 +157,6 @@ def change(transaction: Transaction, row: Mapping[str, Any], *, version: int, ma
 def restored(transaction: Transaction, position: int) -> None:
     """Note that an item is back; a file that holds a copy of it stays named."""
     transaction.execute(
-        "UPDATE pruned_items SET state = ?, due_at = NULL, original = NULL WHERE position = ?",
+        "UPDATE pruned_items SET state = ?, due_at = NULL WHERE position = ?",
         (PrunedState.RESTORED.value, position),
     )

@@ -21,6 +21,7 @@ from gateway.upkeep.process_rows import check_processes
 from gateway.upkeep.pruning_rows import KEPT, MAY_LACK, was_pruned
 from gateway.upkeep.snapshots import member_problem
 from gateway.upkeep.token_rows import check_tokens
+from gateway.upkeep.webhook_rows import check_webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +60,7 @@ def check_agreement(
         check_pairing(report, connection)
         check_processes(report, connection)
         check_tokens(report, connection)
+        check_webhooks(report, connection)
 
 
 def entries_of(table: EntryTable) -> Iterator[SessionEntry]:
@@ -255,7 +257,9 @@ def _check_boxes(report: Report, connection: Connection, level: Level) -> None:
     untold = Tally("replies belong to turns that are in no transcript")
     cut, marks = audit_cut(connection), ", ".join("?" * len(WITHOUT_TURN))
     for (turn_id,) in connection.execute(
-        "SELECT turn_id FROM outbox WHERE CASE WHEN json_valid(reply) THEN "  # noqa: S608 - texts of ours
+        "SELECT coalesce(CASE WHEN json_valid(reply) THEN "  # noqa: S608 - texts of ours
+        "nullif(json_extract(reply, '$.continues'), '') END, turn_id) "
+        "FROM outbox WHERE CASE WHEN json_valid(reply) THEN "
         f"json_extract(reply, '$.status') NOT IN ({marks}) ELSE 1 END "
         f"AND created_at >= ? AND NOT ({MAY_LACK}) "
         "EXCEPT SELECT turn_id FROM messages",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.channels.matrix_place import PLACES
 from gateway.durable.assembling import assembled
 from gateway.durable.copying import copy_database
 from gateway.durable.directory import check_directory, read_holder
@@ -87,6 +88,8 @@ def back_up(
     with storage_errors(state_dir):
         check_directory(state_dir, allowed=mode)
     with assembled(target, state_dir, disk) as aside:
+        # Before the database: what was read up to a place is then in it.
+        copy_places(state_dir, aside, disk)
         copied = None
         archives = ArchiveCopies(state_dir / FOLDER, aside / FOLDER, disk)
         for _ in range(TRIES):
@@ -209,6 +212,12 @@ def _changes(connection: Connection, sequence: int) -> dict[str, bool]:
         (sequence,),
     )
     return {str(key): bool(there) for key, there in rows}
+
+
+def copy_places(state_dir: Path, aside: Path, disk: Disk) -> None:
+    """Copy how far channels have read."""
+    for path in sorted(state_dir.glob(PLACES)):
+        copy_file(path, aside / path.name, disk)
 
 
 def copy_token(state_dir: Path, aside: Path, disk: Disk) -> None:

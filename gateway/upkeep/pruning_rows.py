@@ -1,7 +1,8 @@
 """Whether what is stored of pruning means something, and each item taken is in exactly one place.
 
 An item that was deleted or archived is not in its transcript: it is held, in an archive, or gone
-for good. The sums over stored items are kept by triggers, and must be those of the messages.
+for good. What an item was is there as long as its entry is held, and no longer. The sums over
+stored items are kept by triggers, and must be those of the messages.
 """
 
 from __future__ import annotations
@@ -32,10 +33,17 @@ _CAUSES: Final = frozenset(cause.value for cause in RunCause)
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z", re.ASCII)
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_TEXTS: Final = ("session_id", "turn_id", "role", "text", "created_at")
+"""What each row of `messages` has."""
 AWAY: Final = "action IN ('delete', 'archive') AND state <> 'restored'"
 """SQL: the item is not in its transcript any more."""
 KEPT: Final = "state IN ('held', 'archived')"
 """SQL: the item can be given back."""
+LEFT_ORIGINALS: Final = (
+    "SELECT entry, state FROM pruned_originals LEFT JOIN pruned_items ON position = entry "
+    "WHERE state IS NOT 'held' ORDER BY entry"
+)
+"""SQL: originals of which no entry says that it is held; with the state that it tells."""
 MAY_LACK: Final = (
     "session_key IN (SELECT session_key FROM sessions JOIN pruned_items USING (session_id) "  # noqa: S608 - a text of ours
     f"WHERE {AWAY}) OR created_at <= (SELECT coalesce(max(at), '') FROM pruned_items "
@@ -105,16 +113,18 @@ def _place_problem(fields: Mapping[str, object]) -> str:
 
     Of an item that was restored, or whose session was erased, a copy may still be in a file.
     """
-    state, archive, original = fields["state"], fields["archive"], fields["original"]
+    state, archive = fields["state"], fields["archive"]
     wrong = {
-        "held without its original": state == PrunedState.HELD and not is_original(fields),
         "held, and in an archive": state == PrunedState.HELD and archive is not None,
         "in no archive": state == PrunedState.ARCHIVED
         and (fields["action"] != ArchiveAction.kind or not is_file_name(archive)),
-        "archived with its original": state == PrunedState.ARCHIVED and original is not None,
-        "purged with its original": state == PrunedState.PURGED and original is not None,
     }
     return next((text for text, is_so in wrong.items() if is_so), "")
+
+
+def original_problem(fields: Mapping[str, object]) -> str:
+    """Return what is wrong with an original by itself; empty for nothing."""
+    return "" if _row_of(fields["original"]) else "not a row of messages"
 
 
 def archive_problem(fields: Mapping[str, object]) -> str:
@@ -133,6 +143,7 @@ def archive_problem(fields: Mapping[str, object]) -> str:
 CHECKS: Final[dict[str, Callable[[Mapping[str, object]], str]]] = {
     "pruning_runs": run_problem,
     "pruned_items": pruned_problem,
+    "pruned_originals": original_problem,
     "archives": archive_problem,
 }
 """The tables of pruning, and what tells whether a row means something."""
@@ -153,11 +164,12 @@ def check_pruning(report: Report, connection: Connection) -> None:
             erased += fields.get("state") == PrunedState.PURGED and fields["archive"] is not None
             problem = problem_of(fields)
             if problem:
-                bad.add(f"{table} {fields['position']} ({problem})")
+                bad.add(f"{table} {row[0]} ({problem})")
     fine = f"{counts['pruned_items']} items of {counts['pruning_runs']} runs, each in one place"
     fine += f"; {cut_off} runs do not say how they ended" if cut_off else ""
     fine += f"; {erased} of erased sessions wait to leave the archive" if erased else ""
-    tell(report, "pruning", [bad, *_misplaced(connection)], level=Level.WRONG, fine=fine)
+    wrong = [bad, *_misheld(connection), *_misplaced(connection)]
+    tell(report, "pruning", wrong, level=Level.WRONG, fine=fine)
 
 
 def _check_totals(report: Report, connection: Connection) -> None:
@@ -166,6 +178,29 @@ def _check_totals(report: Report, connection: Connection) -> None:
         wrong.add(f"{session_id} ({kind})")
     fine = "the sums over items are those of the messages"
     tell(report, "items", [wrong], level=Level.WRONG, fine=fine)
+
+
+def _misheld(connection: Connection) -> list[Tally]:
+    without = Tally("items are held without what they were")
+    for entry in lost_originals(connection):
+        without.add(f"pruned_items {entry}")
+    left = Tally("originals are there of items that are not held")
+    for entry, state in connection.execute(LEFT_ORIGINALS):
+        left.add(f"pruned_originals {entry} ({state or 'no such entry'})")
+    return [without, left]
+
+
+def lost_originals(connection: Connection) -> list[int]:
+    """Return the entries that are held without the row of `messages` that they tell of."""
+    lost = []
+    for entry, item, session_id, original in connection.execute(
+        "SELECT position, item, session_id, original FROM pruned_items "
+        "LEFT JOIN pruned_originals ON entry = position WHERE state = 'held' ORDER BY position"
+    ):
+        row = _row_of(original)
+        if (row.get("position"), row.get("session_id")) != (item, session_id):
+            lost.append(int(str(entry)))
+    return lost
 
 
 def _misplaced(connection: Connection) -> list[Tally]:
@@ -190,19 +225,15 @@ def _misplaced(connection: Connection) -> list[Tally]:
     return [both, twice, nowhere]
 
 
-def is_original(fields: Mapping[str, object]) -> bool:
-    """Return whether an entry holds the row of `messages` that it tells of."""
+def _row_of(original: object) -> dict[str, object]:
+    """Return the row of `messages` that an original is; empty where it is none."""
     try:
-        original = orjson.loads(fields["original"])  # type: ignore[arg-type]
+        row = orjson.loads(original)  # type: ignore[arg-type]
     except (orjson.JSONDecodeError, TypeError):
-        return False
+        return {}
 
-    if not isinstance(original, dict) or original.get("position") != fields["item"]:
-        return False
-
-    texts = [original.get(name) for name in ("turn_id", "role", "text", "created_at")]
-    same = original.get("session_id") == fields["session_id"]
-    return same and all(isinstance(text, str) for text in texts)
+    is_row = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in _TEXTS)
+    return row if is_row else {}
 
 
 def is_file_name(value: object) -> bool:

@@ -17,7 +17,7 @@ from gateway.model import CallPurpose, ChatType, Image, ProjectionMode, Role, Se
 from gateway.sessions.key import SESSION_ID, parse_key
 from gateway.transcripts import outbox_rows
 from gateway.transcripts.inbox import Ending, Origin
-from gateway.upkeep import pairing_rows, process_rows, pruning_rows, token_rows
+from gateway.upkeep import pairing_rows, process_rows, pruning_rows, token_rows, webhook_rows
 from gateway.upkeep.snapshots import member_problem
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def _below_0(fields: Fields, names: tuple[str, ...]) -> bool:
 
 
 def _accepted(fields: Fields) -> str:
-    if not fields["turn_id"] or (fields["reset"] is not None and not _json(fields["reset"])):
+    noted = (fields["reset"], fields.get("asked"))
+    if not fields["turn_id"] or not all(one is None or _json(one) for one in noted):
         return "not an accepted message"
 
     try:
@@ -201,6 +202,7 @@ CHECKS: Final[dict[str, Callable[[Fields], str]]] = {
     "outbox": _reply,
     **pairing_rows.CHECKS,
     **token_rows.CHECKS,
+    **webhook_rows.CHECKS,
     **process_rows.CHECKS,
     **pruning_rows.CHECKS,
 }

@@ -25,7 +25,7 @@ from gateway.sessions.history import stamp
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.snapshot import write_snapshot
 from gateway.transcripts.gone import take_over
-from gateway.upkeep.backup import DATABASE, copy_token
+from gateway.upkeep.backup import DATABASE, copy_places, copy_token
 from gateway.upkeep.losses import Loss, Losses
 from gateway.upkeep.salvage_entries import Record, Settling, set_position
 from gateway.upkeep.salvage_files import Fit, SalvagedSnapshot, salvage_snapshot
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 
 REPORT: Final = "salvage.json"
 HOMELESS: Final = "salvaged-messages.jsonl"
-"""Messages that could be read, but of which nothing tells any more whose they were."""
+"""Messages that could be read, but of which nothing tells any more whose they were, or why they are
+not in their transcripts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +291,7 @@ def _tell_guess(one: SalvagedSnapshot, own: Losses, losses: Losses) -> None:
 def _try_token(state_dir: Path, aside: Path, losses: Losses, disk: Disk) -> None:
     try:
         copy_token(state_dir, aside, disk)
+        copy_places(state_dir, aside, disk)
     except GatewayError as error:
         what = "a file that cannot be read; without a token the next start makes a new one"
         losses.add("token", what, str(error))

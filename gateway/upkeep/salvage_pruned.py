@@ -1,7 +1,8 @@
 """What pruning took, in the new database of a salvage: each item in one place, each archive there.
 
 Rows were read as they are, so after damage they may not agree: an item that is in its transcript
-again counts as restored, one whose archive is lost as purged. Nothing is lost by either.
+again counts as restored, one whose archive is lost as purged. Nothing is lost by either. One that
+is held without what it was counts as purged, and what nothing tells of any more goes to a file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from gateway.upkeep.archive_files import (
     names_in,
 )
 from gateway.upkeep.losses import Losses
-from gateway.upkeep.pruning_rows import AWAY, KEPT, is_file_name
+from gateway.upkeep.pruning_rows import (
+    AWAY,
+    KEPT,
+    LEFT_ORIGINALS,
+    is_file_name,
+    lost_originals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +41,14 @@ if TYPE_CHECKING:
 STRAYS: Final = "salvaged-archive"
 """Files of the archive of which nothing tells any more what they hold."""
 _ROWS: Final = "gateway.db: pruned_items"
-_RESTORED: Final = "SET state = 'restored', due_at = NULL, archive = NULL, original = NULL"
+_ORIGINALS: Final = "gateway.db: pruned_originals"
+_RESTORED: Final = "SET state = 'restored', due_at = NULL, archive = NULL"
 _COUNT_AGAIN: Final = (
     "UPDATE archives SET items = (SELECT count(*) FROM pruned_items WHERE archive = archives.name)"
 )
-_LOST: Final = "SET state = 'purged', due_at = NULL, archive = NULL, original = NULL"
+_LOST: Final = "SET state = 'purged', due_at = NULL, archive = NULL"
 _OF_NOBODY: Final = f"{KEPT} AND session_id NOT IN (SELECT session_id FROM sessions)"  # noqa: S608 - a text of ours
+_OF_NO_ENTRY: Final = "entry NOT IN (SELECT position FROM pruned_items)"
 _ARCHIVE_AGAIN: Final = (
     "INSERT INTO archives (name, made_at, purge_at, items, content_bytes, file_bytes, sha256) "
     "SELECT archive, max(at), NULL, count(*), "
@@ -65,9 +74,10 @@ def settle_pruned(
         losses: Where it is told what is given up.
         keep: Takes the originals that nobody can be found for any more.
     """
+    _settle_originals(connection, losses, keep)
     for (original,) in connection.execute(
-        f"SELECT original FROM pruned_items WHERE {_OF_NOBODY} AND original IS NOT NULL "  # noqa: S608 - texts of ours
-        "ORDER BY item"
+        "SELECT original FROM pruned_originals JOIN pruned_items ON position = entry "  # noqa: S608 - texts of ours
+        f"WHERE {_OF_NOBODY} ORDER BY item"
     ):
         keep(orjson.loads(original))
     connection.execute(f"UPDATE pruned_items {_LOST} WHERE {_OF_NOBODY}")
@@ -87,6 +97,36 @@ def settle_pruned(
     )
     if twice := connection.changes():
         losses.note(f"{_ROWS}: {twice} items that it took were taken again since")
+
+
+def _settle_originals(
+    connection: Connection, losses: Losses, keep: Callable[[dict[str, object]], None]
+) -> None:
+    """See to it that what items were is there for those that are held, and for no others."""
+    lost = lost_originals(connection)
+    for entry in lost:
+        for (original,) in connection.execute(
+            "SELECT original FROM pruned_originals WHERE entry = ?", (entry,)
+        ):
+            # A row, but of another item.
+            keep(orjson.loads(original))
+        connection.execute(f"UPDATE pruned_items {_LOST} WHERE position = ?", (entry,))
+    if lost:
+        what = "items that were held, and are gone now"
+        losses.add(_ROWS, what, f"row {lost[0]}: held without what it was", count=len(lost))
+    for (original,) in connection.execute(
+        f"SELECT original FROM pruned_originals WHERE {_OF_NO_ENTRY} ORDER BY entry"  # noqa: S608 - a text of ours
+    ):
+        keep(orjson.loads(original))
+    connection.execute(f"DELETE FROM pruned_originals WHERE {_OF_NO_ENTRY}")  # noqa: S608 - a text of ours
+    if aside := connection.changes():
+        what = "places of items of which nothing is told any more; they are in "
+        losses.add(_ORIGINALS, f"{what}salvaged-messages.jsonl", count=aside)
+    connection.execute(
+        f"DELETE FROM pruned_originals WHERE entry IN (SELECT entry FROM ({LEFT_ORIGINALS}))"  # noqa: S608 - a text of ours
+    )
+    if left := connection.changes():
+        losses.note(f"{_ORIGINALS}: {left} items are not held any more; nothing is lost")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from gateway.durable.inspecting import NEWEST, readable_frames, version_of
 from gateway.durable.salvaging import Row, TableReader, add_row, columns_of
 from gateway.durable.wal import check_wal
 from gateway.errors import DatabaseTooNewError, GatewayError
-from gateway.upkeep import pairing_rows, process_rows, pruning_rows, token_rows
+from gateway.upkeep import pairing_rows, process_rows, pruning_rows, token_rows, webhook_rows
 from gateway.upkeep.losses import Losses
 from gateway.upkeep.row_checks import CHECKS
 
@@ -37,6 +37,7 @@ TABLES: Final = (
     *process_rows.CHECKS,
     *pruning_rows.CHECKS,
     *token_rows.CHECKS,
+    *webhook_rows.CHECKS,
 )
 """What is copied. The session log becomes part of the new snapshot, sums over items come with the
 messages."""
@@ -60,8 +61,10 @@ MEANINGS: Final = {
     "paired_users": "paired users",
     "pruning_runs": "runs of pruning",
     "pruned_items": "items that pruning took",
+    "pruned_originals": "contents of items that pruning holds",
     "archives": "files of the archive",
     "api_tokens": "tokens of clients",
+    "webhook_events": "events for webhooks",
 }
 _SINCE: Final = (
     (NEWEST, "messages", "marks"),

@@ -197,6 +197,105 @@ async def test_plan_and_history_are_tables_at_a_terminal(tmp_path: Path) -> None
     assert status == 1
 
 
+async def test_with_yes_the_plan_is_shown_and_nobody_is_asked(tmp_path: Path) -> None:
+    await with_items(tmp_path / "state")
+    where = configured(tmp_path)
+
+    with terminal("prune", "apply", "--yes", *where) as screen:
+        refused, refused_status = screen.rest(), screen.end()
+    with terminal("prune", "apply", "--yes", "--confirmed", *where) as screen:
+        before = screen.wait_for("pruning ")
+        done, status = screen.rest(), screen.end()
+    with terminal("prune", "apply", "--yes", *where) as screen:
+        again, again_status = screen.rest(), screen.end()
+
+    assert "Old ones go" in before
+    assert "[y/N]" not in before + done
+    assert done.count("old") == 0, "the same sums are not shown twice"
+    assert "2 items pruned, 200B freed" in done
+    assert "0/2 items" in refused, "a refused run gets nowhere"
+    assert "2/2 items" not in refused
+    assert "refused: the rules would take 2 of 3 items, more than max_share (50%)" in refused
+    assert "nothing is due" in again
+    assert (refused_status, status, again_status) == (1, 0, 0)
+
+
+async def test_rules_of_other_sessions_are_not_explained_to_people(tmp_path: Path) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await said(state.database, 3)
+        await said(state.database, 2, BOB)
+    where = configured(tmp_path, sessions={BOB: {"rules": [OLD_GO | {"id": "bobs"}]}})
+
+    with terminal("prune", "explain", "1", *where) as screen:
+        of_ann = screen.rest()
+    with terminal("prune", "explain", "4", *where) as screen:
+        of_bob = screen.rest()
+    told = gateway("prune", "explain", "1", *where).document
+
+    assert "bobs  " not in of_ann
+    assert "bobs  delete" in of_bob
+    assert {one["rule_id"]: one["counts"] for one in told["rules"]} == {"old": True, "bobs": False}
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+async def test_tables_fit_the_terminal(tmp_path: Path, columns: int) -> None:
+    async with open_state(tmp_path / "state") as state:
+        await said(state.database, 30)
+    long = OLD_GO | {
+        "id": "whatever-is-older-than-a-month-and-larger-than-anybody-needs",
+        "name": "Whatever is older than a month and larger than anybody needs goes away",
+        "conditions": [
+            {"type": "age", "max_age": "30d"},
+            {"type": "size", "max_size": "50B"},
+            {"type": "total_size", "max_total_size": "2kB"},
+        ],
+    }
+    where = configured(tmp_path, rules=[long], max_share=0.3)
+    gateway("prune", "apply", "--yes", *where)
+    run = gateway("prune", "apply", "--yes", "--confirmed", *where).document["id"]
+
+    shown = {}
+    for name, arguments in {
+        "plan": ("plan", "--items"),
+        "runs": ("history",),
+        "of run": ("history", "--run", run[:8]),
+        "of item": ("history", "--item", "1"),
+        "back": ("restore", "--run", run[:6]),
+        "plan again": ("plan", "--items"),
+    }.items():
+        with terminal("prune", *arguments, *where, columns=columns) as screen:
+            shown[name] = screen.rest()
+
+    lines = (line for text in shown.values() for line in text.splitlines())
+    tables = [line for line in lines if not line.startswith("more than a run may do")]
+    assert [line for line in tables if len(line) > columns] == []
+    [began] = [line for line in shown["runs"].splitlines() if run[:8] in line]
+    assert "apply" in began
+    assert "ok" in began
+    assert "10" in began
+    assert run not in shown["runs"], "ids are short"
+    rows = [line.split() for line in shown["of run"].splitlines() if "whatever-is" in line]
+    assert len(rows) == 10
+    assert ["held" in row for row in rows] == [True] * 10, rows[0]
+    assert "10 items given back" in shown["back"]
+
+
+async def test_the_start_of_an_id_is_enough_where_it_means_only_one(tmp_path: Path) -> None:
+    await with_items(tmp_path / "state")
+    where = configured(tmp_path)
+    run = gateway("prune", "apply", "--yes", "--confirmed", *where).document["id"]
+
+    told = gateway("prune", "history", "--run", run[:5], *where)
+    short = gateway("prune", "history", "--run", run[:3], *where)
+    back = gateway("prune", "restore", "--run", run[:8], *where)
+    plan = gateway("prune", "plan", "--session", "s-an", *where)
+
+    assert (told.document["run"]["run_id"], len(told.document["items"])) == (run, 2)
+    assert (short.status, short.problem["status"]) == (1, 404)
+    assert back.document["restored_count"] == 2
+    assert plan.document["session_id"] == "s-ann"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said_of_it"),
     [

@@ -156,7 +156,7 @@ def problems_of(
         pytest.param(
             f"{RULE}conditions = [\n{{ type = 'count', max_count = 1 }},\n{{ type = 'old' }}]",
             'g.toml:4: pruning.rules[0].conditions[1].type: "old" is unknown, accepted are age, '
-            "size, tokens, type, custom, count, total_tokens, total_size",
+            "size, tokens, type, count, total_tokens, total_size",
             id="unknown-condition-in-a-list",
         ),
         pytest.param(

@@ -310,6 +310,30 @@ def test_plan_then_apply_is_prune_and_a_dry_run_changes_nothing(
     _run(both())
 
 
+@given(_rules(REMOVALS), _items(), PROTECTIONS, st.data())
+def test_of_a_plan_that_is_carried_out_later_only_what_the_rules_take_then_goes(
+    rules: list[PruningRule], items: list[PrunableItem], kept: Protections, data: st.DataObject
+) -> None:
+    gone = data.draw(st.sets(st.sampled_from([one.id for one in items]))) if items else set()
+
+    async def later() -> None:
+        pruner = _manager(rules, items, kept)
+        plan = await pruner.plan()
+        for name in gone:
+            pruner.remove_item(name)
+        then = _model(rules, pruner.get_all_items(), kept)
+
+        done = await pruner.apply(plan)
+
+        planned = {one.item_id: one.rule_id for one in plan.actions}
+        applied = {one.item_id: one.rule_id for one in done.pruned_items}
+        assert applied.items() <= planned.items() & then.items()
+        assert planned.keys() - applied.keys() <= {one.item_id for one in done.skipped_items}
+        assert gone or applied == planned
+
+    _run(later())
+
+
 def _told(result: PruningResult) -> list[object]:
     return [replace(one, run_id="") for one in result.pruned_items]
 

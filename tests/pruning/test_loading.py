@@ -225,6 +225,30 @@ def test_what_is_no_table_has_no_other_problem() -> None:
     assert raised.value.problems == ("rules[0]: 5 is no table",)
 
 
+@pytest.mark.parametrize(
+    ("condition", "offered"),
+    [
+        ({"type": "what"}, "accepted are age, size, tokens, type, count, total_tokens, total_size"),
+        ({"type": "age"}, "accepted is a duration such as 90s, 5m, 12h, 30d, 8w or 1h30m, at most"),
+        ({"type": "age", "max_age": "1d", "x": 1}, "unknown key, accepted here: max_age, type"),
+        ({"type": "size", "max_size": "1B", "max_size_byte": 1}, "did you mean max_size?"),
+        ({"type": "type", "include": ["mail"]}, "accepted are message, tool_result"),
+        ({"type": "type", "exclude": "mail"}, "accepted is a list of message, tool_result"),
+    ],
+)
+def test_problems_offer_only_what_there_is(condition: dict[str, Any], offered: str) -> None:
+    tree = {"rules": [_rule(conditions=[condition], action={"type": "shred"})]}
+    types = frozenset({ItemType.MESSAGE, ItemType.TOOL_RESULT})
+    with pytest.raises(PruningConfigError) as raised:
+        read_config(tree, types=types, bare=False)
+
+    action, problem = sorted(raised.value.problems)
+    assert offered in problem
+    assert "_s," not in problem
+    assert "a number" not in problem
+    assert action.endswith("accepted are delete, archive and compact")
+
+
 @pytest.mark.parametrize("key", ["include", "exclude"])
 def test_types_that_are_not_stored_are_refused_where_the_caller_says_so(key: str) -> None:
     with pytest.raises(PruningConfigError) as raised:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.pruning.conditions import Observation
 from gateway.pruning.units import (
     MAX_DURATION_S,
+    exact_size,
     format_duration,
     format_size,
     instant_text,
@@ -93,6 +95,66 @@ def test_what_is_shown_is_in_the_largest_unit_that_is_filled() -> None:
         "30d",
     ]
     assert [format_size(one) for one in (0, 1_023, 67_108_864)] == ["0B", "1023B", "64MiB"]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown", "exact"),
+    [
+        (999, "999B", "999B"),
+        (1_000, "1000B", "1kB"),
+        (2_000, "1.95KiB", "2kB"),
+        (2_048, "2KiB", "2KiB"),
+        (2_049, "2.00KiB", "2049B"),
+        (200_000, "195.3KiB", "200kB"),
+        (1_500_000, "1.43MiB", "1.5MB"),
+        (1_572_864, "1.50MiB", "1.5MiB"),
+        (1_024_000, "1000KiB", "1024kB"),
+        (3 * 2**40, "3TiB", "3TiB"),
+    ],
+)
+def test_a_size_is_exact_or_has_decimals(size_bytes: int, shown: str, exact: str) -> None:
+    assert format_size(size_bytes) == shown
+    assert exact_size(size_bytes) == exact
+
+
+@given(st.integers(0, 10**18 - 1))
+def test_what_is_shown_of_a_size_is_true(size_bytes: int) -> None:
+    shown = format_size(size_bytes)
+
+    assert parse_size_bytes(exact_size(size_bytes)) == size_bytes
+    assert abs(parse_size_bytes(shown) - size_bytes) <= size_bytes / 190
+    assert "." in shown or parse_size_bytes(shown) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text", ["0B", "1B", "500B", "2kB", "2KiB", "100kB", "10MB", "64MiB", "1.5GiB", "2GB", "3TiB"]
+)
+def test_a_size_that_people_write_is_shown_as_they_wrote_it(text: str) -> None:
+    assert exact_size(parse_size_bytes(text)) == text
+
+
+@pytest.mark.parametrize("text", ["30d", "1.5d", "100m", "90s", "12h", "5m", "400d", "0.5s"])
+def test_a_duration_that_people_write_is_not_changed_by_being_shown(text: str) -> None:
+    assert parse_duration_s(format_duration(parse_duration_s(text))) == parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("observation", "text"),
+    [
+        (Observation("size", 3_000, 2_000), "size 3kB > 2kB"),
+        (Observation("size", 3_000, 2_048), "size 2.93KiB > 2KiB"),
+        (Observation("total_size", 2_001, 2_000, "all"), "total_size of all 2,001B > 2,000B"),
+        (Observation("size", 2_050, 2_048), "size 2,050B > 2,048B"),
+        (Observation("size", 1_999, 2_000), "size 1,999B > 2,000B"),
+        (Observation("total_size", 2**63, 2**62), "total_size 8388608TiB > 4194304TiB"),
+        (Observation("age", 2_592_001, 2_592_000), "age 2,592,001s > 2,592,000s"),
+        (Observation("count", 1_001, 1_000, "session"), "count of session 1,001 > 1,000"),
+    ],
+)
+def test_what_was_seen_is_told_beside_the_limit_as_it_was_written(
+    observation: Observation, text: str
+) -> None:
+    assert observation.text == text
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

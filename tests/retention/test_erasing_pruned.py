@@ -49,7 +49,7 @@ async def _end_run(state: State, run_id: str, session_id: str | None, *failed: i
     errors = [{"item_id": f"{item:012}", "rule_id": "r", "error": "it failed"} for item in failed]
     record = {"session_id": session_id, "stats": {"scanned_count": 7}, "errors": errors}
     detail = f"of {session_id}" if session_id else ""
-    row = RunRow(run_id, "call", AT, AT, "partial", detail, 3, 20, 10, record)
+    row = RunRow(run_id, "apply", AT, AT, "partial", detail, 3, 20, 10, record)
     await state.database.write(lambda tx: pruned.end_run(tx, row))
 
 

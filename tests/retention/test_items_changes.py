@@ -174,7 +174,7 @@ async def test_the_first_change_of_a_run_makes_its_row(tmp_path: Path) -> None:
 
         rows = await one.database.read(lambda place: pruned.runs(place, limit=10))
         assert [(row.run_id, row.cause, row.status) for row in rows] == [
-            ("r2", "call", "running"),
+            ("r2", "apply", "running"),
             ("r1", "due", "running"),
         ]
         counted = await one.database.read(lambda place: pruned.sums_of_run(place, "r1"))

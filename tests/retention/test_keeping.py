@@ -53,10 +53,29 @@ async def test_an_original_goes_when_its_grace_is_over_and_not_before(
         kept = await one.sweep()
 
         assert (kept.purged_items, kept.archived_items) == (1, 0)
-        rows = await one.rows("SELECT state, original, due_at, archive FROM pruned_items")
-        assert rows == [("purged", None, None, None)]
+        rows = await one.rows("SELECT state, due_at, archive FROM pruned_items")
+        assert rows == [("purged", None, None)]
+        assert await one.rows("SELECT * FROM pruned_originals") == []
         assert (await one.sweep()).is_idle
     assert disagreements(one.path, one.texts, swept=True) == []
+
+
+async def test_what_the_grace_held_leaves_whole_pages_behind(tmp_path: Path) -> None:
+    """Half-empty ones would stay until the audit goes, which is kept for much longer."""
+    pages = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+    async with store(tmp_path / "state") as one:
+        ((empty,),) = await one.rows(pages)
+        said = await one.say("s", 600, chars=3_000)
+        ((full,),) = await one.rows(pages)
+        await one.take(*said[::2])
+        await one.take(*said[1::2], action="archive")
+        one.later(7)
+        await one.sweep()
+        ((left,),) = await one.rows(pages)
+        assert set((await one.states()).values()) == {"purged", "archived"}
+
+    # Of each item some 400 bytes are left, that say what was done and why.
+    assert left - empty < (full - empty) / 5
 
 
 async def test_a_sweep_is_bounded_and_tells_that_there_is_more(tmp_path: Path) -> None:
@@ -66,8 +85,7 @@ async def test_a_sweep_is_bounded_and_tells_that_there_is_more(tmp_path: Path) -
         await one.run(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
             "INSERT INTO pruned_items (run_id, item, session_id, action, state, at, due_at, "
-            "record, original) "
-            "SELECT 'r', i + 9, 's', 'delete', 'held', ?, ?, '{}', x'7b7d' FROM n",
+            "record) SELECT 'r', i + 9, 's', 'delete', 'held', ?, ?, '{}' FROM n",
             many,
             *[pruned.instant(one.clock.now())] * 2,
         )
@@ -401,8 +419,8 @@ async def test_many_conversations_are_forgotten_in_several_sweeps(tmp_path: Path
         )
         await one.run(
             "INSERT INTO pruned_items (run_id, item, session_id, action, state, at, due_at, "
-            "record, original) SELECT 'r', position, session_id, 'delete', 'held', "
-            "'9999', '9999', '{}', x'7b7d' FROM sessions WHERE position < ?",
+            "record) SELECT 'r', position, session_id, 'delete', 'held', "
+            "'9999', '9999', '{}' FROM sessions WHERE position < ?",
             many - SWEEP_STEPS,
         )
         one.later(366)

@@ -188,7 +188,7 @@ async def test_a_run_that_takes_too_much_is_refused_once_and_waits_for_a_yes(
         by_hand = await here.pruning.runs(limit=10)
         result = await here.pruning.prune(confirmed=True)
 
-        assert [one.cause for one in by_hand] == ["call", "call", "due"]
+        assert [one.cause for one in by_hand] == ["apply", "apply", "due"]
         assert [(one.status, one.pruned) for one in runs] == [("refused", 0)]
         assert "max_share" in runs[0].detail
         assert left == 10
@@ -354,7 +354,7 @@ async def test_a_run_that_fails_as_a_whole_is_kept(tmp_path: Path) -> None:
         await here.one.run("ALTER TABLE nowhere RENAME TO item_totals")
         (run,) = await here.pruning.runs(limit=10)
 
-    assert (run.cause, run.status, run.pruned) == ("call", "failed", 0)
+    assert (run.cause, run.status, run.pruned) == ("apply", "failed", 0)
     assert run.ended_at is not None
 
 
@@ -365,7 +365,12 @@ async def test_of_a_session_that_was_erased_meanwhile_no_run_tells(tmp_path: Pat
             lambda tx: note_end(
                 tx,
                 RunRow(
-                    "r", "call", "2026", "2026", "ok", record={"session_id": "gone", "force": False}
+                    "r",
+                    "apply",
+                    "2026",
+                    "2026",
+                    "ok",
+                    record={"session_id": "gone", "force": False},
                 ),
             )
         )

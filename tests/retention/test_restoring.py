@@ -96,7 +96,7 @@ async def test_a_shortened_item_has_its_text_again(tmp_path: Path, action: str) 
         after = await _row(one, said[0])
         assert (after["text"], after["version"]) == (before["text"], 3)
         assert await one.states() == {said[0]: "restored"}
-        assert await one.rows("SELECT original FROM pruned_items") == [(None,)]
+        assert await one.rows("SELECT * FROM pruned_originals") == []
     assert disagreements(one.path, one.texts) == []
 
 
@@ -177,9 +177,7 @@ async def test_each_refusal_has_its_reason(tmp_path: Path) -> None:
         said = await one.say("s", 6) + await one.say("erased", 2) + await one.say("last")
         await one.take(*said[:5], said[6], action="delete")
         await one.give_back(said[0])
-        await one.run(
-            "UPDATE pruned_items SET state = 'purged', original = NULL WHERE item = ?", said[1]
-        )
+        await one.run("UPDATE pruned_items SET state = 'purged' WHERE item = ?", said[1])
         await one.run(
             f"INSERT INTO messages ({COLUMNS}) SELECT ?, session_id, turn_id, role, text, "  # noqa: S608 - names of ours
             "tool_calls, tool_call_id, tool_name, created_at, images, version, marks "
@@ -187,10 +185,11 @@ async def test_each_refusal_has_its_reason(tmp_path: Path) -> None:
             said[2],
             said[0],
         )
-        await one.run("UPDATE pruned_items SET original = x'7b' WHERE item = ?", said[3])
+        of_item = "entry = (SELECT position FROM pruned_items WHERE item = ?)"
+        await one.run(f"UPDATE pruned_originals SET original = x'7b' WHERE {of_item}", said[3])  # noqa: S608 - a text of ours
         await one.run(
-            "UPDATE pruned_items SET original = CAST(json_set(original, '$.text', 7) AS BLOB) "
-            "WHERE item = ?",
+            "UPDATE pruned_originals "  # noqa: S608 - a text of ours
+            f"SET original = CAST(json_set(original, '$.text', 7) AS BLOB) WHERE {of_item}",
             said[4],
         )
         await one.run("DELETE FROM sessions WHERE session_id = 'erased'")

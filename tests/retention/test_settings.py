@@ -270,6 +270,26 @@ def test_rules_ask_no_functions() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("condition", "path", "offered"),
+    [
+        ({"type": "what"}, "type", "accepted are age, size, tokens, type, count, total_tokens"),
+        ({"type": "age"}, "max_age", "at most 36525d"),
+        ({"type": "age", "max_age": "1d", "old": 1}, "old", "accepted here: max_age, type"),
+        ({"type": "type", "include": ["mail"]}, "include", "accepted are message, tool_result"),
+    ],
+)
+def test_what_the_configuration_does_not_know_is_not_offered(
+    condition: dict[str, Any], path: str, offered: str
+) -> None:
+    found = problems_of({"rules": [rule(match_all=False, conditions=[condition])]})
+
+    (problem,) = found.items()
+    assert problem[0] == f"rules.0.conditions.0.{path}"
+    assert offered in problem[1]
+    assert not {"custom", "checkpoint", "max_age_s"} & set(problem[1].replace(",", " ").split())
+
+
 def test_all_problems_are_told_at_once() -> None:
     found = problems_of(
         {

@@ -54,6 +54,7 @@ ACTIONS: Final[dict[str, Action]] = {
     "summarize": SummarizeAction(10),
 }
 _REMOVED: Final = "action IN ('delete', 'archive')"
+_WITH_ORIGINALS: Final = "pruned_items LEFT JOIN pruned_originals ON entry = position"
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +274,16 @@ def _entry_faults(connection: Connection, *, swept: bool) -> list[str]:
         f"entry {position} of item {item} is not {state}"
         for state, condition in wrong.items()
         for position, item in connection.execute(
-            f"SELECT position, item FROM pruned_items WHERE state = ? AND ({condition})",  # noqa: S608 - texts of ours
+            f"SELECT position, item FROM {_WITH_ORIGINALS} WHERE state = ? AND ({condition})",  # noqa: S608 - texts of ours
             (state,),
         )
     ]
     states = connection.execute("SELECT DISTINCT state FROM pruned_items")
-    return faults + [f"a state {one}" for (one,) in states if one not in wrong]
+    faults += [f"a state {one}" for (one,) in states if one not in wrong]
+    left = connection.execute(
+        "SELECT entry FROM pruned_originals WHERE entry NOT IN (SELECT position FROM pruned_items)"
+    )
+    return faults + [f"the original of entry {entry}, which is not there" for (entry,) in left]
 
 
 def _place_faults(
@@ -299,8 +304,8 @@ def _place_faults(
         if position not in shortened and texts.get(int(str(position))) != text:
             faults.append(f"item {position} says something else")
     for entry, number, state, archive, original in connection.execute(
-        f"SELECT position, item, state, archive, original FROM pruned_items WHERE {_REMOVED} "  # noqa: S608 - a text of ours
-        "AND state <> 'restored'"
+        f"SELECT position, item, state, archive, original FROM {_WITH_ORIGINALS} "  # noqa: S608 - texts of ours
+        f"WHERE {_REMOVED} AND state <> 'restored'"
     ):
         item = int(str(number))
         places[item].append(str(state))

@@ -32,12 +32,14 @@ def take(
     original = dict(zip(columns, row, strict=True))
     connection.execute(
         "INSERT INTO pruned_items (run_id, item, session_id, action, state, at, due_at, archive, "
-        "record, original) VALUES ('run-1', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(item, original["session_id"], action, state, AT, due_at, archive, _RECORD),
-            orjson.dumps(original) if state == "held" else None,
-        ),
+        "record) VALUES ('run-1', ?, ?, ?, ?, ?, ?, ?, ?)",
+        (item, original["session_id"], action, state, AT, due_at, archive, _RECORD),
     )
+    if state == "held":
+        connection.execute(
+            "INSERT INTO pruned_originals (entry, original) VALUES (?, ?)",
+            (connection.last_insert_rowid(), orjson.dumps(original)),
+        )
     if action in {"compact", "summarize"}:
         connection.execute(
             "UPDATE messages SET text = 'shorter', version = version + 1, marks = '{}' "

@@ -17,6 +17,7 @@ from tests.support.database import opened_database
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,6 +59,31 @@ async def test_an_entry_comes_back_as_it_was_with_its_original(tmp_path: Path) -
         held = await database.read(lambda place: pruned.original(place, first.position))
         assert held == ORIGINAL
         assert await database.read(lambda place: pruned.original(place, 99)) is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_kept"),
+    [
+        *((f"UPDATE pruned_items SET state = '{state}'", state == "held") for state in PrunedState),  # noqa: S608 - texts of ours
+        ("UPDATE pruned_items SET state = 'lost'", False),
+        ("UPDATE pruned_items SET due_at = NULL, archive = 'x', record = '{}'", True),
+        ("DELETE FROM pruned_items", False),
+    ],
+)
+async def test_an_original_is_there_as_long_as_its_entry_is_held_whoever_changes_that(
+    tmp_path: Path, statement: str, *, is_kept: bool
+) -> None:
+    async with opened_database(tmp_path) as database:
+        first, _ = await _add(database, ROW, replace(ROW, item=2))
+
+        await database.write(lambda tx: tx.execute(f"{statement} WHERE item = {ROW.item}"))
+
+        held = await database.read(lambda place: pruned.original(place, first.position))
+        left = await database.read(
+            lambda place: place.execute("SELECT count(*) FROM pruned_originals").fetchall()
+        )
+    assert held == (ORIGINAL if is_kept else None)
+    assert left == [(1 + is_kept,)]
 
 
 async def test_entries_come_newest_first_in_pages(tmp_path: Path) -> None:
@@ -143,11 +169,12 @@ async def test_what_cannot_be_read_is_told_as_unreadable_and_never_as_empty(tmp_
     async with opened_database(tmp_path) as database:
         (row,) = await _add(database, ROW)
         for damage in ("{", "[1]"):
-            await database.write(
-                lambda tx, damage=damage: tx.execute(  # type: ignore[misc]
-                    "UPDATE pruned_items SET record = ?, original = ?", (damage, damage.encode())
-                )
-            )
+
+            def spoil(tx: Transaction, damage: str = damage) -> None:
+                tx.execute("UPDATE pruned_items SET record = ?", (damage,))
+                tx.execute("UPDATE pruned_originals SET original = ?", (damage.encode(),))
+
+            await database.write(spoil)
 
             (found,) = await _page(database)
             assert found == replace(row, record=None)
@@ -169,7 +196,7 @@ async def test_a_run_is_noted_when_it_begins_and_completed_when_it_ends(tmp_path
         record={"plan_id": "p"},
     )
     async with opened_database(tmp_path) as database:
-        for cause in (RunCause.DUE, RunCause.CALL):
+        for cause in (RunCause.DUE, RunCause.APPLY):
             await database.write(
                 lambda tx, cause=cause: pruned.begin_run(tx, "r1", cause=cause, started_at=AT)  # type: ignore[misc]
             )

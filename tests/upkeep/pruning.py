@@ -30,7 +30,13 @@ HELD, ARCHIVED, PURGED, PURGED_FILE, RESTORED, SHORTENED = 1, 2, 3, 4, 5, 7
 """Positions of the items that were taken, by what became of them."""
 
 
-ROWS: Final = {"messages": 8, "pruning_runs": 2, "pruned_items": 6, "archives": 1}
+ROWS: Final = {
+    "messages": 8,
+    "pruning_runs": 2,
+    "pruned_items": 6,
+    "pruned_originals": 2,
+    "archives": 1,
+}
 """Rows of its tables."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 import pytest
@@ -24,6 +24,12 @@ from tests.upkeep.pruning import CONTENT, FILE, PurgingDisk, pruned_state
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+LEAVE: Final = (
+    "INSERT INTO pruned_originals SELECT {entry}, original FROM pruned_originals WHERE entry = 1"
+)
+"""Leaves what another item was where it was an original before."""
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
@@ -91,19 +97,19 @@ async def test_what_pruning_took_is_no_damage(tmp_path: Path, *, killed: bool) -
             id="due",
         ),
         pytest.param(
-            "UPDATE pruned_items SET original = NULL WHERE item = 1",
-            "pruning: 1 rows about pruning cannot be read: pruned_items 1 (held without its",
+            "DELETE FROM pruned_originals WHERE entry = 1",
+            "pruning: 1 items are held without what they were: pruned_items 1",
             id="held-without-original",
         ),
         pytest.param(
-            "UPDATE pruned_items SET original = x'7b' WHERE item = 1",
-            "pruning: 1 rows about pruning cannot be read: pruned_items 1 (held without its",
+            "UPDATE pruned_originals SET original = x'7b' WHERE entry = 1",
+            "pruning: 1 rows about pruning cannot be read: pruned_originals 1 (not a row of",
             id="original",
         ),
         pytest.param(
-            "UPDATE pruned_items SET original = (SELECT original FROM pruned_items "
-            "WHERE item = 7) WHERE item = 1",
-            "pruning: 1 rows about pruning cannot be read: pruned_items 1 (held without its",
+            "UPDATE pruned_originals SET original = (SELECT original FROM pruned_originals "
+            "WHERE entry = 6) WHERE entry = 1",
+            "pruning: 1 items are held without what they were: pruned_items 1",
             id="original-of-another",
         ),
         pytest.param(
@@ -112,14 +118,24 @@ async def test_what_pruning_took_is_no_damage(tmp_path: Path, *, killed: bool) -
             id="held-in-an-archive",
         ),
         pytest.param(
-            "UPDATE pruned_items SET original = x'7b7d' WHERE item = 3",
-            "pruning: 1 rows about pruning cannot be read: pruned_items 3 (purged with its",
+            LEAVE.format(entry=3),
+            "pruning: 1 originals are there of items that are not held: pruned_originals 3 (purged",
             id="purged-with-original",
         ),
         pytest.param(
-            "UPDATE pruned_items SET original = x'7b7d' WHERE item = 2",
-            "pruning: 1 rows about pruning cannot be read: pruned_items 2 (archived with its",
+            LEAVE.format(entry=2),
+            "pruning: 1 originals are there of items that are not held: pruned_originals 2 (arch",
             id="archived-with-original",
+        ),
+        pytest.param(
+            LEAVE.format(entry=5),
+            "pruning: 1 originals are there of items that are not held: pruned_originals 5 (rest",
+            id="restored-with-original",
+        ),
+        pytest.param(
+            LEAVE.format(entry=99),
+            "pruning: 1 originals are there of items that are not held: pruned_originals 99 (no",
+            id="original-of-no-entry",
         ),
         pytest.param(
             "UPDATE pruned_items SET archive = '../token' WHERE item = 2",
@@ -143,8 +159,8 @@ async def test_what_pruning_took_is_no_damage(tmp_path: Path, *, killed: bool) -
         ),
         pytest.param(
             "INSERT INTO pruned_items (run_id, item, session_id, action, state, at, due_at, "
-            "archive, record, original) SELECT run_id, item, session_id, action, state, at, "
-            "due_at, archive, record, original FROM pruned_items WHERE item = 1",
+            "archive, record) SELECT run_id, item, session_id, action, state, at, "
+            "due_at, archive, record FROM pruned_items WHERE item = 1",
             "pruning: 1 items are kept in two places: item 1",
             id="twice",
         ),

@@ -47,8 +47,10 @@ ALL = {
     "paired_users": 0,
     "pruning_runs": 0,
     "pruned_items": 0,
+    "pruned_originals": 0,
     "archives": 0,
     "api_tokens": 0,
+    "webhook_events": 0,
 }
 
 

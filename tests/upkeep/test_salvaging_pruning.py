@@ -71,7 +71,7 @@ async def test_what_pruning_took_is_kept_as_it_was(
     if statement:
         change(path, statement)
     tables = {
-        table: rows_of(path, f"SELECT * FROM {table} ORDER BY position")  # noqa: S608 - names of ours
+        table: rows_of(path, f"SELECT * FROM {table} ORDER BY 1")  # noqa: S608 - names of ours
         for table in (*ROWS, "summaries", "projections")
     }
 
@@ -80,7 +80,7 @@ async def test_what_pruning_took_is_kept_as_it_was(
     assert made.complete, made
     assert {table: made.rows[table] for table in ROWS} == ROWS
     for table, rows in tables.items():
-        assert rows_of(tmp_path / "new", f"SELECT * FROM {table} ORDER BY position") == rows  # noqa: S608 - names of ours
+        assert rows_of(tmp_path / "new", f"SELECT * FROM {table} ORDER BY 1") == rows  # noqa: S608 - names of ours
     assert totals(tmp_path / "new") == rows_of(path, SUMS)
     assert (tmp_path / "new" / "archive" / FILE).read_bytes() == CONTENT
     assert files_in(tmp_path / "new" / "archive") == {FILE}
@@ -106,16 +106,14 @@ async def test_sums_are_made_anew_whatever_they_were(tmp_path: Path) -> None:
             id=change_it,
         )
         for item, change_it in (
-            (HELD, "state = 'lost'"),
-            (HELD, "action = 'shred'"),
-            (HELD, "original = x'00'"),
-            (HELD, "original = NULL"),
-            (HELD, "record = '['"),
-            (HELD, "due_at = 'soon'"),
+            (ARCHIVED, "state = 'lost'"),
+            (PURGED, "action = 'shred'"),
+            (PURGED, "record = '['"),
+            (PURGED, "due_at = 'soon'"),
             (ARCHIVED, "archive = '../token'"),
             (PURGED, "at = ''"),
             (RESTORED, "run_id = ''"),
-            (SHORTENED, "item = 0"),
+            (RESTORED, "item = 0"),
         )
     ]
     + [
@@ -161,6 +159,8 @@ async def test_items_that_are_in_two_places_are_in_one_afterwards(tmp_path: Path
         path,
         f"INSERT INTO pruned_items ({columns}) SELECT {columns} FROM pruned_items "  # noqa: S608 - names of ours
         f"WHERE item = {HELD}",
+        "INSERT INTO pruned_originals SELECT max(position), original FROM pruned_items, "
+        "pruned_originals WHERE entry = 1",
         "INSERT INTO messages (position, session_id, turn_id, role, text, created_at) SELECT "  # noqa: S608 - texts of ours
         f"{PURGED}, session_id, turn_id, role, text, created_at FROM messages WHERE position = 8",
     )
@@ -170,7 +170,9 @@ async def test_items_that_are_in_two_places_are_in_one_afterwards(tmp_path: Path
     assert made.complete
     assert len([note for note in made.notes if "pruned_items" in note]) == 2
     entries = rows_of(
-        tmp_path / "new", "SELECT item, state, original IS NULL FROM pruned_items ORDER BY position"
+        tmp_path / "new",
+        "SELECT item, state, original IS NULL FROM pruned_items "
+        "LEFT JOIN pruned_originals ON entry = position ORDER BY position",
     )
     assert entries == [
         (HELD, "restored", True),
@@ -189,9 +191,9 @@ async def test_items_of_nobody_are_told_and_what_was_held_is_kept_in_a_file(
     path = await pruned_state(tmp_path / "state")
     change(
         path,
-        "UPDATE pruned_items SET session_id = 'lost', original = "
-        "CAST(json_set(original, '$.session_id', 'lost') AS BLOB) WHERE item = 1",
-        "UPDATE pruned_items SET session_id = 'lost' WHERE item IN (2, 3)",
+        "UPDATE pruned_originals SET original = "
+        "CAST(json_set(original, '$.session_id', 'lost') AS BLOB) WHERE entry = 1",
+        "UPDATE pruned_items SET session_id = 'lost' WHERE item IN (1, 2, 3)",
     )
 
     made = await salvaged(path, tmp_path / "new")
