@@ -19,6 +19,7 @@ PYTHONS := python3 python3.11 python3.12 python3.13 python3.14
 BIN := .venv/bin
 PIP := -m pip --quiet --disable-pip-version-check
 UV_VERSION := 0.13.8
+EXTRAS := --extra anthropic --extra matrix --extra mcp --extra openai --extra telegram
 
 # Sets $$python: PYTHON where it is given, else the first suitable one of the names.
 define find_python
@@ -46,15 +47,15 @@ run: .venv/.stamp ## start the daemon with CONFIG (config/gateway.toml)
 	@exec $(BIN)/gateway run --config $(CONFIG)
 
 .PHONY: test
-test: .venv/.stamp ## run the whole test suite
-	$(BIN)/python -m pytest
+test: .venv/.stamp .synapse/.stamp ## run the whole test suite
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 .PHONY: torture
-torture: .venv/.stamp ## crash, kill and damage the store for about two hours, and count
+torture: .venv/.stamp .synapse/.stamp ## crash, kill and damage the store for about two hours, and count
 	$(BIN)/python -m pytest -m torture -o faulthandler_timeout=3600
 
 .PHONY: coverage
-coverage: .venv/.stamp ## run the suite and show which branches no test takes
+coverage: .venv/.stamp .synapse/.stamp ## run the suite and show which branches no test takes
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
 .PHONY: check lint types layers dependencies unit
@@ -155,13 +156,14 @@ lock: ## pin the dependencies anew in requirements/ (UPGRADE=--upgrade for newer
 	  "$$dir/bin/uv" pip compile --quiet --no-config --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --universal --python-version 3.11 $(UPGRADE) "$$@"
 	}
-	compile --extra anthropic --extra mcp --extra openai --extra telegram --output-file requirements/runtime.txt pyproject.toml
-	compile --extra anthropic --extra mcp --extra openai --extra telegram --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml
+	compile $(EXTRAS) --output-file requirements/runtime.txt pyproject.toml
+	compile $(EXTRAS) --group dev --constraint requirements/runtime.txt --output-file requirements/dev.txt pyproject.toml
 	compile --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
+	compile --group synapse --output-file requirements/synapse.txt
 
 .PHONY: clean
 clean: ## remove what make and the tools built; state/ stays
-	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .synapse build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp names its checkout: in a copied or moved one .venv would still run the old place, so it is built anew.
@@ -184,6 +186,18 @@ endif
 	@echo "make: installing requirements/bench.txt ..." >&2
 	$(BIN)/python $(PIP) install --require-hashes -r requirements/bench.txt
 	touch $@
+
+# The homeserver of the Matrix tests. Without it they are skipped, aloud; in CI nothing may be.
+.synapse/.stamp: requirements/synapse.txt
+	@$(call find_python,$(PYTHONS))
+	echo "make: installing requirements/synapse.txt in .synapse, once, for the tests of Matrix ..." >&2
+	if "$$python" -m venv --clear .synapse && .synapse/bin/python $(PIP) install --require-hashes -r requirements/synapse.txt; then
+	  touch $@
+	else
+	  echo "make: NOT INSTALLED: the homeserver in .synapse; the tests of Matrix are skipped" >&2
+	  rm -rf .synapse
+	  test -z "$${CI:-}"
+	fi
 
 .PHONY: FORCE
 FORCE:

@@ -1,0 +1,48 @@
+"""One daemon, people on all sides at once, and whatever dies meanwhile: nothing lost or twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.everywhere.matrix import MatrixSide
+from tests.everywhere.openai_clients import OpenAISide
+from tests.everywhere.telegram import TelegramSide
+from tests.everywhere.trial import Trial
+from tests.everywhere.webhook import WebhookSide
+from tests.support.synapse import shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+GROWTH: Final = 0.02
+"""By what share of it the memory of a daemon may grow that has been through its first seconds."""
+
+
+@pytest.mark.parametrize(
+    ("users", "seconds"),
+    [
+        pytest.param(10, 20, id="short"),
+        pytest.param(50, 120, marks=pytest.mark.torture, id="two-minutes"),
+    ],
+)
+async def test_every_message_is_answered_once_in_order_and_in_its_session(
+    tmp_path: Path, torture_count: Callable[[str, int], None], users: int, seconds: int
+) -> None:
+    shared()  # Where there is none, this says so.
+    telegram, webhook = TelegramSide(tmp_path), WebhookSide(tmp_path)
+    sides = [telegram, MatrixSide(tmp_path, users), webhook, OpenAISide()]
+    trial = Trial(tmp_path, sides, users=users, seconds=seconds, pause_s=seconds / 10)
+    await trial.run()
+    report = trial.report
+    torture_count("messages of people everywhere", report.said)
+    torture_count("daemons that were killed or stopped amid them", report.lives - 1)
+    torture_count("answers marked as a repeat", telegram.book.repeats())
+
+    assert report.violations == []
+    assert report.lives == 3 + len(sides)
+    assert webhook.unsigned == 0
+    half = len(report.memory) // 2
+    assert max(report.memory[half:]) <= max(report.memory[:half]) * (1 + GROWTH), report.memory
