@@ -23,11 +23,13 @@ FLOORS: Final = {
     "metering": 0,
     "model": 0,
     "settings": 0,
+    "strict_json": 0,
     "text": 0,
     "durable": 1,
     "launch": 1,
     "log": 1,
     "metrics": 1,
+    "signing": 1,
     "systemd": 1,
     "variables": 1,
     "access": 2,
@@ -40,6 +42,7 @@ FLOORS: Final = {
     "agents": 2,
     "tools": 2,
     "channels": 2,
+    "webhooks": 2,
     "turns": 3,
     "watcher": 3,
     "retention": 3,
@@ -55,9 +58,13 @@ FLOORS: Final = {
 """The floor of each room: a module or package directly under gateway/."""
 
 SDKS: Final = {
-    "aiogram": {f"gateway.channels.{name}" for name in ("telegram", "telegram_api")},
+    "aiogram": {
+        f"gateway.channels.{name}"
+        for name in ("telegram", "telegram_api", "telegram_polling", "telegram_webhook")
+    },
     "anthropic": {"gateway.agents.anthropic"},
     "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
+    "nio": {f"gateway.channels.{name}" for name in ("matrix", "matrix_api", "matrix_sync")},
     "openai": {"gateway.agents.openai"},
 }
 """The modules that may import each vendor's SDK; they load it, so nobody else loads them early."""

@@ -85,12 +85,13 @@ def test_every_declared_dependency_is_imported() -> None:
 
 def test_every_declared_dependency_is_pinned() -> None:
     groups = _project()["dependency-groups"]
-    drawing = _names(groups.pop("bench"))
+    drawing, homeserver = _names(groups.pop("bench")), _names(groups.pop("synapse"))
     tools = _names(text for group in groups.values() for text in group if isinstance(text, str))
 
     assert _declared() - set(_pins("runtime.txt")) == set()
     assert tools - set(_pins("dev.txt")) == set()
     assert drawing - set(_pins("bench.txt")) == set()
+    assert homeserver - set(_pins("synapse.txt")) == set()
 
 
 def test_development_runs_on_the_versions_that_are_installed() -> None:

@@ -12,8 +12,9 @@ from pydantic import AfterValidator, Field
 from gateway.settings import Settings
 
 EVERYBODY: Final = "*"
-OPEN_PLATFORMS: Final = frozenset({"http", "loopback", "openai"})
-"""Whoever reaches these is authorised already, by a bearer token or by the mode of the socket."""
+OPEN_PLATFORMS: Final = frozenset({"http", "loopback", "openai", "webhook"})
+"""Whoever reaches these is authorised already: by a bearer token, the mode of the socket or a
+signature."""
 WITHOUT_COMMANDS: Final = frozenset({"openai"})
 """What comes by these is always for the agent."""
 MAX_ID_CHARS: Final = 512
@@ -111,8 +112,8 @@ class PlatformAccess(Settings):
     """Ids of groups and channels in which everybody may talk, in their threads as well."""
     unknown: Annotated[Unknown, Field(strict=False)] | None = None
     """What becomes of others in direct chats: `ignore`, `pair` (they get a code that you approve)
-    or `refuse`; left out: `pair` where `allow_users` is empty, else `ignore`; on `http`, `openai`
-    and `loopback`, whose clients wait for an answer, `refuse`. In groups they are always
+    or `refuse`; left out: `pair` where `allow_users` is empty, else `ignore`; on `http`, `openai`,
+    `loopback` and `webhook`, whose clients wait for an answer, `refuse`. In groups they are always
     ignored."""
 
 
@@ -126,8 +127,8 @@ class AccessSettings(Settings):
     )
     """Tables by platform, such as `[access.platforms.telegram]`, or by account, such as
     `[access.platforms."telegram/my_bot"]`, which then counts alone. Without one, everybody may
-    talk on `http` and `openai` (their token is their right) and on `loopback`, elsewhere only who
-    was paired."""
+    talk on `http`, `openai` and `webhook` (their token or secret is their right) and on `loopback`,
+    elsewhere only who was paired."""
 
     def rules(self, platform: str, account: str) -> PlatformAccess:
         """Return the one table that counts: of the account, else of the platform, else none's."""

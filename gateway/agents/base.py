@@ -15,6 +15,7 @@ from gateway.model import Message, ModelCall
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from gateway.agents.direct import Asked
     from gateway.model import ToolCall, ToolCaller
 
 
@@ -49,7 +50,8 @@ class TextDelta:
 class MessageFinished:
     """A whole message for the transcript: an assistant's, tool calls included, or a tool's.
 
-    The text of all assistant messages of a turn is the concatenation of its text deltas.
+    The text of all assistant messages of a turn is the concatenation of its text deltas. Calls of
+    the caller's own tools (`Conversation.asked_for`) stay without a result.
     """
 
     message: Message
@@ -98,11 +100,26 @@ class Conversation(Protocol):
         """What the provider counted in this turn so far, input and output."""
         ...
 
+    @property
+    def asked_for(self) -> Asked:
+        """What the answer shall be like, and the tools of who asks.
+
+        A call of one of those is not answered here: with it the turn ends for now. The
+        instructions are among the messages already.
+        """
+        ...
+
+    @property
+    def steps_before(self) -> int:
+        """How many answers with calls the turn had before its caller brought results."""
+        ...
+
     async def messages(self) -> Sequence[Message]:
         """Return what the next request to a model carries, oldest first; ask before each request.
 
         These are the context, the user's message, and every message that the agent has yielded
-        since. A system prompt is not among them: an agent adds its own.
+        since, behind what the caller wants the model to be told. An agent's own prompt is not among
+        them: it adds it.
 
         Raises:
             AgentError: There may be no request: it does not fit, or a budget is used up.

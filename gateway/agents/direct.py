@@ -1,7 +1,8 @@
-"""One answer to a context that no session holds, for callers who keep their conversation.
+"""What a caller can ask of an answer beside a text, and answers to contexts that no session holds.
 
-The caller's tools are offered to the model, and none of them runs here: its calls are part of the
-answer. The gateway's own tools are not offered. Knows no session and stores nothing.
+A caller's tools are offered to the model, and none of them runs here: its calls are part of the
+answer. In a session they stand beside the gateway's own, which are not offered without one. Knows
+no session and stores nothing.
 """
 
 from __future__ import annotations
@@ -51,6 +52,25 @@ NO_WISHES: Final = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a caller asks of one answer in a session beside the message."""
+
+    instructions: tuple[str, ...] = ()
+    """What the model is told behind the agent's own prompt, before the conversation."""
+    tools: tuple[ToolSpec, ...] = ()
+    """The caller's own."""
+    wishes: Wishes = NO_WISHES
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """The names of the caller's tools."""
+        return frozenset(tool.name for tool in self.tools)
+
+
+NOTHING_ASKED: Final = Asked()
+
+
+@dataclass(frozen=True, slots=True)
 class Takes:
     """What an agent can be asked for beside an answer."""
 
@@ -59,6 +79,16 @@ class Takes:
     wishes: frozenset[str] = frozenset()
     """The wishes that it heeds, by name."""
     max_temperature: float = 2.0
+    own_tools: frozenset[str] = frozenset()
+    """The names of the gateway's tools that it has in a session; a caller's must be others."""
+
+    def heeds(self, tools: Sequence[ToolSpec], wishes: Wishes) -> bool:
+        """Return whether it heeds all of what a caller asks for."""
+        return (
+            (self.tools or not tools)
+            and wishes.named() <= self.wishes
+            and (wishes.temperature or 0.0) <= self.max_temperature
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,17 @@ class Direct(Protocol):
         ...
 
 
+def can_answer(agent: object, asked: Asked) -> bool:
+    """Return whether an agent heeds all that is asked of it in a session."""
+    if not (asked.tools or asked.wishes.named()):
+        return True
+    if not isinstance(agent, Direct):
+        return False
+
+    takes = agent.takes()
+    return takes.heeds(asked.tools, asked.wishes) and not takes.own_tools & asked.tool_names
+
+
 @dataclass(slots=True)
 class Alone:
     """A conversation of one request, for agents that know nothing but conversations."""
@@ -99,6 +140,8 @@ class Alone:
     asked: Sequence[Message]
     cache_key: str = ""
     spent_tokens: int = 0
+    steps_before: int = 0
+    asked_for: Asked = NOTHING_ASKED
 
     @property
     def caller(self) -> ToolCaller:

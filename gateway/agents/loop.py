@@ -1,5 +1,7 @@
 """The tool loop: a model is asked, its calls run, and it is asked again until it has answered.
 
+It has answered as well where it calls a tool of its caller's: that one does not run here.
+
 One loop for all vendors: a vendor is a `Model` under it, and knows one request. The tools are a
 `Toolbox`; what they return goes to the model as it is, and is never read as anything else.
 """
@@ -9,22 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
-
-import anyio
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.agents.base import Completion, MessageFinished, ModelCallFinished
-from gateway.agents.calls import parse_arguments, with_unique_ids
-from gateway.agents.direct import NO_WISHES
+from gateway.agents.called import MAX_CALLS, CallRunner
+from gateway.agents.calls import with_unique_ids
+from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.errors import AgentError
 from gateway.log import get_logger
-from gateway.model import Message, Role, ToolCall, ToolResult, ToolSpec, clean_text
+from gateway.model import Message, Role, ToolSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from gateway.agents.base import AgentEvent, AgentFacts, Conversation
-    from gateway.agents.direct import DirectRequest, Takes, Wishes
+    from gateway.agents.direct import Asked, DirectRequest, Takes
     from gateway.agents.settings import AgentToolSettings
     from gateway.agents.tools import Toolbox
     from gateway.model import ModelCall
@@ -34,10 +35,7 @@ TOO_MUCH: Final = (
     "The model used as much of its tools as one message may, and came to no answer. "
     "Please ask for less at a time."
 )
-MAX_CALLS: Final = 256
-"""How many calls of one answer are run."""
-_LISTED_TOOLS: Final = 50
-_SHOWN_CHARS: Final = 64
+SAME_NAME: Final = "A tool of the gateway has the name of one of yours. Please give yours another."
 
 log = get_logger()
 
@@ -95,13 +93,14 @@ class _Request:
 
     messages: Sequence[Message]
     tools: Sequence[ToolSpec]
+    wishes: Wishes
     bound: str = ""
     """The bound that the turn has reached."""
 
     @property
     def may_call(self) -> bool:
         """Whether the answer may call tools."""
-        return bool(self.tools) and not self.bound
+        return bool(self.tools) and not self.bound and self.wishes.tool_choice != "none"
 
     def steps(self) -> int:
         """Return how many answers of the turn called tools so far."""
@@ -119,16 +118,6 @@ class _Request:
         return self.messages
 
 
-@dataclass(slots=True)
-class _Step:
-    """A call of an answer, and what comes of it."""
-
-    call: ToolCall
-    arguments: dict[str, Any]
-    result: ToolResult | None = None
-    """None until it is known."""
-
-
 class ToolLoop:
     """A model and its tools as an agent."""
 
@@ -136,6 +125,7 @@ class ToolLoop:
         """Put them together; the model is closed with the loop, the toolbox is not."""
         self._model = model
         self._toolbox = toolbox
+        self._calls = CallRunner(toolbox, settings.max_parallel)
         self._settings = settings
         self._facts: tuple[Sequence[ToolSpec], AgentFacts] | None = None
         """The tools that were offered last, and the facts with them."""
@@ -157,10 +147,11 @@ class ToolLoop:
         Raises:
             AgentError: It cannot answer; `user_text` is what the user may read.
         """
-        answer: Message | None = None
+        asked, answer = conversation.asked_for, None
+        wishes, theirs = asked.wishes, asked.tool_names
         while answer is None or answer.tool_calls:
-            request = _Request(await conversation.messages(), self._toolbox.specs())
-            request.bound = self._bound_reached(request, conversation.spent_tokens)
+            request = _Request(await conversation.messages(), self._offered(asked), wishes)
+            request.bound = self._bound_reached(request, conversation)
             answer = None
             async with aclosing(self._ask(request, conversation.cache_key)) as events:
                 async for event in events:
@@ -170,8 +161,12 @@ class ToolLoop:
             if answer is None:
                 raise AgentError(f"{self._model.facts.model}: a request came to no message")
 
-            for result in await self._results(conversation, answer, request.tools):
+            for result in await self._calls.results(conversation, answer, request.tools):
                 yield MessageFinished(result)
+            if any(call.name in theirs for call in answer.tool_calls[:MAX_CALLS]):
+                return
+
+            wishes = _after_a_call(wishes)
 
     async def complete(self, messages: Sequence[Message], *, cache_key: str = "") -> Completion:
         """Answer the last user message of a context once; no tool runs.
@@ -209,7 +204,8 @@ class ToolLoop:
 
     def takes(self) -> Takes:
         """Return what of a caller the model takes."""
-        return self._model.takes
+        own = frozenset(tool.name for tool in self._toolbox.specs())
+        return replace(self._model.takes, own_tools=own)
 
     async def ask(self, request: DirectRequest) -> AsyncGenerator[AgentEvent]:
         """Answer once with a caller's own tools; see `gateway.agents.direct.Direct`."""
@@ -238,7 +234,11 @@ class ToolLoop:
     async def _ask(self, request: _Request, cache_key: str) -> AsyncGenerator[AgentEvent]:
         """Send one request; its answer calls tools only where it may, and under ids of its own."""
         asked = self._model.ask(
-            request.messages, request.tools, cache_key=cache_key, may_call=request.may_call
+            request.messages,
+            request.tools,
+            cache_key=cache_key,
+            may_call=request.may_call,
+            wishes=request.wishes,
         )
         async with aclosing(asked) as events:
             async for event in events:
@@ -250,9 +250,24 @@ class ToolLoop:
                 else:
                     yield event
 
-    def _bound_reached(self, request: _Request, spent_tokens: int) -> str:
+    def _offered(self, asked: Asked) -> Sequence[ToolSpec]:
+        """Return the gateway's tools and the caller's.
+
+        Raises:
+            AgentError: one of each have one name, so that a call of it could mean either.
+        """
+        own = self._toolbox.specs()
+        if not asked.tools:
+            return own
+        if asked.tool_names & {tool.name for tool in own}:
+            raise AgentError("a tool of the caller's has a name of ours", user_text=SAME_NAME)
+
+        return [*own, *asked.tools]
+
+    def _bound_reached(self, request: _Request, conversation: Conversation) -> str:
         """Return the setting whose bound a turn has reached; empty: none."""
-        settings, steps = self._settings, request.steps()
+        settings, spent_tokens = self._settings, conversation.spent_tokens
+        steps = request.steps() - conversation.steps_before
         bound = ""
         if not request.tools:
             return bound
@@ -289,89 +304,10 @@ class ToolLoop:
                 user_text=user_text,
             )
 
-    async def _results(
-        self, conversation: Conversation, answer: Message, tools: Sequence[ToolSpec]
-    ) -> list[Message]:
-        """Run the calls of an answer and return a result for each, in their order."""
-        names = [tool.name for tool in tools]
-        steps = [_step(call, names) for call in answer.tool_calls]
-        for step in steps[MAX_CALLS:]:
-            text = f"{_shown(step.call)} was not run: an answer may call {MAX_CALLS} tools at most."
-            step.result = ToolResult(text)
-        for step in steps:
-            if step.result is None:
-                step.result = await self._refused(conversation, step.call)
-        waiting = [step for step in steps if step.result is None]
-        if waiting:
-            async with anyio.create_task_group() as tasks:
-                # Each takes the next call that none has taken yet.
-                shared = iter(waiting)
-                for _ in range(min(self._settings.max_parallel, len(waiting))):
-                    tasks.start_soon(self._work, shared, answer, conversation)
-        return [_message(step, answer) for step in steps]
 
-    async def _refused(self, conversation: Conversation, call: ToolCall) -> ToolResult | None:
-        """Ask the user where that is needed; None: the call may run."""
-        try:
-            asks = self._toolbox.needs_approval(call.name)
-        except Exception as exc:  # noqa: BLE001 - a broken toolbox costs the call, not the turn
-            return _crashed(call, exc)
+def _after_a_call(wishes: Wishes) -> Wishes:
+    """Return what is still wished for once tools were called: who must call one has done so."""
+    if wishes.tool_choice != "required" and wishes.named_tool is None:
+        return wishes
 
-        if not asks or await conversation.approve(call):
-            return None
-
-        return ToolResult(
-            f"{_shown(call)} was not run: the user did not allow it, or did not answer in time."
-        )
-
-    async def _work(
-        self, waiting: Iterator[_Step], answer: Message, conversation: Conversation
-    ) -> None:
-        for step in waiting:
-            try:
-                step.result = await self._toolbox.call(
-                    step.call.name, step.arguments, caller=conversation.caller
-                )
-            except Exception as exc:  # noqa: BLE001 - a broken toolbox costs the call, not the turn
-                step.result = _crashed(step.call, exc)
-            conversation.returned(_message(step, answer))
-
-
-def _step(call: ToolCall, names: Sequence[str]) -> _Step:
-    """Return a call, with its result where it cannot run at all."""
-    if call.name not in names:
-        known = ", ".join(names[:_LISTED_TOOLS])
-        return _Step(call, {}, ToolResult(f"There is no tool {_shown(call)}. There are: {known}."))
-
-    arguments = parse_arguments(call.arguments)
-    if arguments is None:
-        text = (
-            f"{_shown(call)} was not run: its arguments are no JSON object. "
-            "Call it again with all of them."
-        )
-        return _Step(call, {}, ToolResult(text))
-
-    return _Step(call, arguments)
-
-
-def _crashed(call: ToolCall, error: Exception) -> ToolResult:
-    # Not its message: it may hold what was said, and paths of this machine.
-    log.warning("agent.tool_crashed", tool=_shown(call), error=type(error).__name__)
-    return ToolResult(f"{_shown(call)} failed: {type(error).__name__}.")
-
-
-def _message(step: _Step, answer: Message) -> Message:
-    # A toolbox that cancels itself leaves none.
-    result = step.result or ToolResult(f"{_shown(step.call)} was interrupted.")
-    return Message(
-        Role.TOOL,
-        clean_text(result.text),
-        tool_call_id=step.call.call_id,
-        tool_name=step.call.name,
-        turn_id=answer.turn_id,
-        images=result.images,
-    )
-
-
-def _shown(call: ToolCall) -> str:
-    return repr(call.name[:_SHOWN_CHARS])
+    return replace(wishes, tool_choice=None, named_tool=None)

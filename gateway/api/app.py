@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.routing import Router
 
 from gateway.api.guard import Guard
+from gateway.api.hooks import hook_routes
 from gateway.api.messages import message_routes
 from gateway.api.openai.routes import openai_routes
 from gateway.api.operations import operation_routes
@@ -22,6 +23,7 @@ from gateway.api.session_context import session_context_routes
 from gateway.api.sessions import session_routes
 from gateway.api.tokens import token_routes
 from gateway.api.usage import usage_routes
+from gateway.api.webhooks import webhook_routes
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -40,9 +42,11 @@ def build_app(context: ApiContext) -> ASGIApp:
         *pruning_routes(context),
         *pairing_routes(context),
         *outbox_routes(context),
+        *webhook_routes(context),
         *operation_routes(context),
         *token_routes(context),
         *openai_routes(context),
+        *hook_routes(context),
     ]
     router = Router(routes, redirect_slashes=False)
     return Guard(router, context.settings, context.token, context.clock, context.tokens.owner)

@@ -12,6 +12,7 @@ from gateway.access.pairing import Pairing
 from gateway.access.tokens import ClientTokens
 from gateway.agents.base import AgentFacts
 from gateway.api.settings import HttpSettings
+from gateway.channels.hooks import HookedChannel
 from gateway.channels.running import ChannelStatistics
 from gateway.clock import Clock
 from gateway.commands.door import Door
@@ -25,6 +26,7 @@ from gateway.tools.server import ServerStatistics
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
+from gateway.webhooks.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class ApiContext:
     pruning: ItemPruning
     pairing: Pairing
     delivery: Delivery
+    webhooks: Webhooks
     clock: Clock
     settings: HttpSettings
     token: str
@@ -55,6 +58,8 @@ class ApiContext:
     """Who answers, by id, as they are now."""
     channels: Callable[[], Sequence[ChannelStatistics]]
     """The channels, as they are now."""
+    hooks: Callable[[], Sequence[HookedChannel]] = tuple
+    """The channels that are called."""
     servers: Callable[[], Sequence[ServerStatistics]]
     """The tool servers, as they are now."""
     turn_settings: Callable[[], TurnSettings]

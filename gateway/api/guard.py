@@ -42,13 +42,16 @@ MAX_HEAD_BYTES: Final = 16_384
 """The largest head of a request: names and values of all headers."""
 PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz"})
 """What needs no token."""
+HOOKS: Final = "/hooks/"
+"""What the paths begin with whose channels prove their requests themselves."""
 CLIENT: Final = "gateway.client"
 """Where a scope's `state` names the client token that a request came with; empty: our own."""
 
 _SINGLE: Final = frozenset(
     {b"host", b"origin", b"authorization", b"content-length", b"content-type"}
 )
-_LOOPBACK: Final = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+LOOPBACK: Final = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+"""Addresses of clients on this machine."""
 _HTTP_PORT: Final = 80
 
 
@@ -125,7 +128,7 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None:
             self._check_origin(origin, hosts)
-        if scope["path"] in PUBLIC_PATHS:
+        if scope["path"] in PUBLIC_PATHS or scope["path"].startswith(HOOKS):
             return
 
         client = scope["client"]
@@ -191,7 +194,7 @@ class Guard:
         ours = hmac.compare_digest(_digest(token.strip()), self._token)
         name = "" if ours else self._owner(token.strip())
         if scheme.lower() == b"bearer" and (ours or name):
-            if not locked_s or (address in _LOOPBACK and not from_page):
+            if not locked_s or (address in LOOPBACK and not from_page):
                 return name
         elif not locked_s:
             if self._lockout.note_failure(address, now):

@@ -15,6 +15,7 @@ from gateway.channels.running import ChannelState
 from gateway.context.cache import CacheVerdict
 from gateway.pruning.records import RunStatus
 from gateway.tools.server import ServerState
+from gateway.webhooks.line import WebhookState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ class StatisticsCollector:
         yield from self._of_tools()
         yield from self._of_processes()
         yield from self._of_channels()
+        yield from self._of_webhooks()
         yield from self._of_database()
         yield from self._of_watcher()
 
@@ -159,6 +161,36 @@ class StatisticsCollector:
         yield _counter("outbox_sent", "Replies sent to channels.", outbox.sent)
         yield _counter("outbox_retried", "Tries to send beyond the first.", outbox.retried)
         yield _counter("outbox_given_up", "Replies that became dead letters.", outbox.given_up)
+
+    def _of_webhooks(self) -> Iterator[Metric]:
+        names = ["webhook"]
+        states = GaugeMetricFamily(
+            "gateway_webhook_state", "1 for the state it is in.", labels=[*names, "state"]
+        )
+        queued = GaugeMetricFamily("gateway_webhook_queued", "Events that wait.", labels=names)
+        dead = GaugeMetricFamily(
+            "gateway_webhook_dead", "Dead letters that are kept.", labels=names
+        )
+        oldest = GaugeMetricFamily(
+            "gateway_webhook_oldest_queued_seconds", "Age of the oldest that waits.", labels=names
+        )
+        posts = CounterMetricFamily(
+            "gateway_webhook_posts", "Posts of events, by result.", labels=[*names, "result"]
+        )
+        given_up = CounterMetricFamily(
+            "gateway_webhook_given_up", "Events that became dead letters.", labels=names
+        )
+        for one in self._context.webhooks.statistics():
+            of_one = [one.webhook]
+            for state in WebhookState:
+                states.add_metric([*of_one, state.value], int(one.state is state))
+            queued.add_metric(of_one, one.queued)
+            oldest.add_metric(of_one, one.oldest_queued_s)
+            dead.add_metric(of_one, one.dead)
+            posts.add_metric([*of_one, "delivered"], one.delivered)
+            posts.add_metric([*of_one, "failed"], one.failed)
+            given_up.add_metric(of_one, one.given_up)
+        yield from (states, queued, oldest, dead, posts, given_up)
 
     def _of_contexts(self) -> Iterator[Metric]:
         contexts = context_statistics(self._context.turns.contexts)

@@ -71,6 +71,7 @@ class Operations:
         context = self._context
         await context.delivery.count()
         await context.pruning.count()
+        await context.webhooks.count()
         status: dict[str, object] = {
             "version": context.version,
             "started_at": context.started_at,
@@ -81,6 +82,7 @@ class Operations:
             "tools": context.servers(),
             "channels": context.channels(),
             "delivery": context.delivery.statistics(),
+            "webhooks": context.webhooks.statistics(),
             "contexts": context_statistics(context.turns.contexts),
             "pruning": shown_statistics(context.pruning.statistics()),
             "database": context.database.statistics(),
@@ -92,6 +94,7 @@ class Operations:
         """Answer with counters and gauges in the Prometheus text format."""
         await self._context.delivery.count()
         await self._context.pruning.count()
+        await self._context.webhooks.count()
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def alive(self, _request: Request) -> Response:

@@ -103,6 +103,7 @@ def _shown(row: OutboxRow) -> dict[str, object]:
         "chat_id": target.chat_id,
         "thread_id": target.thread_id,
         "user_id": target.user_id,
+        "message_id": row.reply_to or None,
         "text_chars": len(row.text),
         "sent_chars": row.sent_chars,
         "created_at": row.created_at,

@@ -16,7 +16,7 @@ class HookRequest:
     """A request of a platform, not proven yet."""
 
     headers: Mapping[str, str]
-    """By lower-case name."""
+    """By lower-case name; of one given twice, the values with `, ` between."""
     body: bytes
     """As it came: signatures are over these bytes."""
 
@@ -27,7 +27,7 @@ class HookAnswer:
 
     status: int
     """2xx only once all that the request holds is stored or refused; 401 where it is not proven,
-    and 5xx where it is to come again."""
+    which is counted against its address, and 5xx where it is to come again."""
     text: str = ""
     """One sentence for who set the hook up; empty: no body."""
 
@@ -50,5 +50,20 @@ class HookedChannel(Protocol):
         """Take what a platform sends; answer 503 while the channel does not run.
 
         Raises nothing of its own. Cancellation: nothing is acknowledged that was not stored.
+        """
+        ...
+
+
+@runtime_checkable
+class JudgesHeads(Protocol):
+    """A channel that is called, and turns some requests away before their body is read."""
+
+    def refusal(self, headers: Mapping[str, str]) -> HookAnswer | None:
+        """Return why a request can be none of the platform's, before its body is read.
+
+        None: the body decides. Cheap, and it changes nothing; `call` checks the head again.
+
+        Args:
+            headers: As in `HookRequest`.
         """
         ...

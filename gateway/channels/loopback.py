@@ -19,11 +19,11 @@ import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
+from gateway.channels.fields import FieldError
 from gateway.channels.loopback_wire import (
     Delivered,
     Failed,
     Serve,
-    WireError,
     delivery_line,
     edit_line,
     error_line,
@@ -33,7 +33,7 @@ from gateway.channels.loopback_wire import (
     retry_line,
     typing_line,
 )
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UnavailableError
 from gateway.log import get_logger
 from gateway.model import Inbound
 
@@ -57,6 +57,8 @@ TYPING_S: Final = 5.0
 """For how long a client shows that an answer is being made."""
 MAX_WAITING: Final = 32
 """Messages of a client that wait to be handed over; while there are as many, none is read."""
+_NOT_STORED: Final = "the gateway cannot store it at the moment"
+_CLOSED: Final = "the gateway is stopping, and takes no messages"
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 _MODE: Final = 0o600
 
@@ -264,7 +266,7 @@ class LoopbackChannel:
     ) -> None:
         try:
             said: Line = read_line(line, platform=self.platform, account=self.account)
-        except WireError as error:
+        except FieldError as error:
             await client.write(error_line(str(error), message_id_of(line)))
             return
 
@@ -316,7 +318,8 @@ async def _handed_over(receive: Receive, message: Inbound) -> bytes:
         get_logger().warning(
             "channel.message_not_stored", platform=PLATFORM, kind=type(error).__name__
         )
-        return retry_line(message.message_id, "the gateway cannot store it at the moment")
+        stops = isinstance(error, UnavailableError)
+        return retry_line(message.message_id, _CLOSED if stops else _NOT_STORED)
     return receipt_line(message.message_id, receipt)
 
 

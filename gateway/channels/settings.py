@@ -9,7 +9,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from gateway.channels.matrix_settings import MatrixSettings
 from gateway.channels.telegram_settings import TelegramSettings
+from gateway.channels.webhook_settings import WebhookChannelSettings
 from gateway.settings import PathSetting, Settings
 
 ACCEPTED_ACCOUNT: Final = "a name of 1 to 32 characters a-z 0-9 _ - that begins with a-z or 0-9"
@@ -26,7 +28,8 @@ class LoopbackSettings(Settings):
     """A Unix socket that speaks JSON lines: a bridge or a script of one's own is the platform."""
 
     kind: Literal["loopback"]
-    """The platform: `loopback` or `telegram`; it decides which keys the table takes."""
+    """The platform: `loopback`, `matrix`, `telegram` or `webhook`; it decides which keys the table
+    takes."""
     path: PathSetting | None = None
     """The socket, of at most 107 bytes; left out: `NAME.sock` in the state directory."""
     idempotent: bool = False
@@ -51,5 +54,8 @@ class LoopbackSettings(Settings):
     """Whether the client is told that an answer is being made."""
 
 
-ChannelSettings = Annotated[LoopbackSettings | TelegramSettings, Field(discriminator="kind")]
+ChannelSettings = Annotated[
+    LoopbackSettings | MatrixSettings | TelegramSettings | WebhookChannelSettings,
+    Field(discriminator="kind"),
+]
 """One `[channels.NAME]` table; `kind` says which. Further classes join by `|`."""

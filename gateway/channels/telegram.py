@@ -1,7 +1,7 @@
-"""The channel to Telegram: one bot, by long polling.
+"""The channel to Telegram: one bot, by long polling or by webhook.
 
-Telegram hands out a message until it is told a later offset, so the offset moves past a message
-only once that is stored or refused. It tells of nobody's deletions.
+Either way Telegram is done with a message only once that is stored or refused. It tells of nobody's
+deletions.
 """
 
 from __future__ import annotations
@@ -9,32 +9,28 @@ from __future__ import annotations
 import re
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.to_thread
-from aiogram.exceptions import (
-    AiogramError,
-    ClientDecodeError,
-    TelegramBadRequest,
-    TelegramConflictError,
-    TelegramMigrateToChat,
-    TelegramRetryAfter,
-)
-from aiogram.methods import EditMessageText, GetMe, GetUpdates, SendChatAction, SendMessage
+from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramMigrateToChat
+from aiogram.methods import EditMessageText, GetMe, SendChatAction, SendMessage
 from aiogram.types import LinkPreviewOptions, ReplyParameters
 
 from gateway.channels.base import ChannelError, NotConnectedError, Outbound, SendError
-from gateway.channels.telegram_api import channel_error, is_webhook, open_bot, readable, send_error
-from gateway.channels.telegram_inbound import PLATFORM, UPDATES, inbound_of
+from gateway.channels.hooks import HookAnswer, HookRequest
+from gateway.channels.telegram_api import channel_error, open_bot, send_error
+from gateway.channels.telegram_inbound import PLATFORM, inbound_of
 from gateway.channels.telegram_markup import render
+from gateway.channels.telegram_polling import Polling
+from gateway.channels.telegram_settings import problem_of_token
+from gateway.channels.telegram_webhook import Webhook
 from gateway.errors import ConfigurationError, GatewayError
 from gateway.log import get_logger
 from gateway.settings import SecretError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 
     from aiogram import Bot
     from aiogram.methods import TelegramMethod
@@ -50,11 +46,8 @@ MAX_TEXT_CHARS: Final = 2_048
 """Telegram takes 4,096 UTF-16 code units: so many characters, where each takes two."""
 TYPING_S: Final = 5.0
 """Source: Bot API, sendChatAction."""
-RETRY_S: Final = 1.0
-"""How long a message waits that could not be stored."""
 MAX_TELLING: Final = 32
 """Answers to refused messages that are being sent; while there are as many, no more are."""
-_TOKEN: Final = re.compile(r"[0-9]{1,20}:[A-Za-z0-9_-]{1,128}")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 _UNREADABLE: Final = "can't parse entities"
 _UNCHANGED: Final = "message is not modified"
@@ -73,18 +66,19 @@ class TelegramChannel:
         """Take the settings of an account; nothing is asked before `run`.
 
         Raises:
-            ConfigurationError: the token cannot be had, or is none.
+            ConfigurationError: the token or the webhook's secret cannot be had, or is none.
         """
         self.account = account
         self._settings = settings
-        self._clock = clock
         self._token = _token(account, settings)
+        self._webhook = None
+        if settings.webhook is not None:
+            self._webhook = Webhook(account, settings.webhook, clock)
+        self._polling = Polling(account, settings, clock)
         self._bot: Bot | None = None
         self._name = ""
-        self._offset: int | None = None
-        """The first update that Telegram is not told of yet; None: it is told of all."""
-        self._contested = False
-        """Whether another program polled the last time."""
+        self._tasks: TaskGroup | None = None
+        """Of the run; None while it does not."""
         self._telling = 0
         self._calls = 0
         """Requests of `send` and its like that are being made."""
@@ -105,17 +99,34 @@ class TelegramChannel:
         """For how long it is seen that an answer is being made."""
         return TYPING_S if self._settings.typing else 0.0
 
+    @property
+    def called(self) -> bool:
+        """Whether messages come by webhook."""
+        return self._webhook is not None
+
+    async def call(self, request: HookRequest) -> HookAnswer:
+        """Take a call of the webhook; see `HookedChannel.call`."""
+        return await self._webhook.call(request) if self._webhook else HookAnswer(404)
+
+    def refusal(self, headers: Mapping[str, str]) -> HookAnswer | None:
+        """Return why a call is not taken, whatever its body; see `JudgesHeads.refusal`."""
+        return self._webhook.refusal(headers) if self._webhook else HookAnswer(404)
+
     async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
         """Take messages until cancelled; see `Channel.run`."""
         lost: ChannelError | None = None
         async with self._connected() as bot, anyio.create_task_group() as tasks:
             try:
-                await self._poll(bot, partial(self._hand_over, receive, tasks), ready)
+                me = await bot(GetMe())
+                self._name, self._bot, self._tasks = me.username or "", bot, tasks
+                way = self._webhook or self._polling
+                await way.run(bot, partial(self._hand_over, receive), ready)
             except AiogramError as error:
-                self._note_conflict(error)
                 lost = channel_error(error)
             except ChannelError as error:
                 lost = error
+            finally:
+                self._tasks = None
             tasks.cancel_scope.cancel()
         raise lost or AssertionError
 
@@ -178,54 +189,8 @@ class TelegramChannel:
             message = await self._written(outbound, write)
         return str(message.message_id)
 
-    async def _poll(
-        self,
-        bot: Bot,
-        hand_over: Callable[[Update | None], Awaitable[bool]],
-        ready: Callable[[], None],
-    ) -> None:
-        """Ask for messages and hand them over, for ever.
-
-        Raises:
-            AiogramError, ChannelError: there are none to be had.
-        """
-        me = await bot(GetMe())
-        self._name, self._bot = me.username or "", bot
-        wait_s, told = 0, False
-        while True:
-            updates = await self._updates(bot, wait_s)
-            # Whoever polls ends the polls of all others, at once: only one that lasts tells that
-            # nobody else does.
-            self._contested = self._contested and not wait_s
-            if not told and not self._contested:
-                told = True
-                ready()
-            wait_s = self._settings.poll_timeout_s
-            if not updates:
-                # The numbers begin anew somewhere after a quiet week; an old one would pass them.
-                self._offset = None
-            for update_id, update in updates:
-                if not await hand_over(update):
-                    await self._clock.sleep(RETRY_S)
-                    break
-
-                self._offset = update_id + 1
-
-    async def _updates(self, bot: Bot, wait_s: int) -> list[tuple[int, Update | None]]:
-        """Return what comes next, and tell the platform what is stored."""
-        method = GetUpdates(offset=self._offset, timeout=wait_s, allowed_updates=list(UPDATES))
-        timeout_s = wait_s + ceil(self._settings.request_timeout_s)
-        while True:
-            try:
-                updates = await bot(method, request_timeout=timeout_s)
-                return [(update.update_id, update) for update in updates]
-            except ClientDecodeError as error:
-                return readable(error, bot)
-            except TelegramRetryAfter as error:
-                await self._clock.sleep(error.retry_after)
-
-    async def _hand_over(self, receive: Receive, tasks: TaskGroup, update: Update | None) -> bool:
-        """Hand over what an update says; return whether the platform may be told of it."""
+    async def _hand_over(self, receive: Receive, update: Update | None) -> bool:
+        """Hand over what an update says; return whether the platform is done with it."""
         if update is None:
             get_logger().warning("telegram.update_not_understood", account=self.account)
             return True
@@ -245,7 +210,9 @@ class TelegramChannel:
             )
             return False
 
-        if receipt.text and self._telling < MAX_TELLING:
+        # A call of the webhook may outlast the run that it came in.
+        tasks = self._tasks
+        if receipt.text and tasks is not None and self._telling < MAX_TELLING:
             self._telling += 1
             tasks.start_soon(self._tell, inbound, receipt.text)
         return True
@@ -270,14 +237,6 @@ class TelegramChannel:
             )
         finally:
             self._telling -= 1
-
-    def _note_conflict(self, error: AiogramError) -> None:
-        """Say once that another program takes the messages, until it does no longer."""
-        if isinstance(error, TelegramConflictError) and not is_webhook(error):
-            if not self._contested:
-                reason = str(channel_error(error))
-                get_logger().error("telegram.second_poller", account=self.account, reason=reason)
-            self._contested = True
 
     async def _written(
         self, outbound: Outbound, write: Callable[[str, str | None], TelegramMethod[T]]
@@ -343,8 +302,8 @@ def _token(account: str, settings: TelegramSettings) -> str:
     except SecretError as error:
         raise ConfigurationError([f"{place}: {error}"]) from error
 
-    if not _TOKEN.fullmatch(token):
-        problem = "no token of a bot; accepted is what @BotFather gives, such as 123456:ABC-DEF"
+    problem = problem_of_token(token)
+    if problem:
         raise ConfigurationError([f"{place}: {problem}"])
 
     return token

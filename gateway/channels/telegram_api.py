@@ -75,14 +75,15 @@ def readable(error: ClientDecodeError, bot: Bot) -> list[tuple[int, Update | Non
     if not isinstance(listed, list) or not all(map(_has_id, listed)):
         raise channel_error(error) from None
 
-    return [(one["update_id"], _update(one, bot)) for one in listed]
+    return [(one["update_id"], read_update(one, bot)) for one in listed]
 
 
 def _has_id(update: object) -> bool:
     return isinstance(update, dict) and type(update.get("update_id")) is int
 
 
-def _update(data: dict[str, Any], bot: Bot) -> Update | None:
+def read_update(data: dict[str, Any], bot: Bot) -> Update | None:
+    """Return an update; None where it is not understood."""
     try:
         return Update.model_validate(data, context={"bot": bot})
     except ValidationError:
@@ -93,7 +94,7 @@ def channel_error(error: AiogramError) -> ChannelError:
     """Return why a channel is lost."""
     match error:
         case TelegramConflictError() if is_webhook(error):
-            why = "a webhook takes this bot's messages (409); it goes by deleteWebhook"
+            why = "another program has set a webhook for this bot (409)"
         case TelegramConflictError():
             why = "another program asks for this bot's messages (409)"
         case TelegramUnauthorizedError() | TelegramNotFound():

@@ -2,7 +2,7 @@
 
 What Telegram has no tag for gets a form in its place: a heading is bold, a list has bullets, a
 narrow table is aligned in a block of code and a wide one has a line a row. Everything else is
-escaped. Definitions of links are shown as they stand, for what is not used would be lost.
+escaped.
 """
 
 from __future__ import annotations
@@ -12,30 +12,22 @@ from dataclasses import dataclass
 from html import escape, unescape
 from typing import TYPE_CHECKING, Final
 
-from markdown_it import MarkdownIt
-from markdown_it.tree import SyntaxTreeNode
+from gateway.channels.markdown import is_of_the_web, language_of, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from markdown_it.tree import SyntaxTreeNode
 
 MAX_UNITS: Final = 4_096
 """The longest message, in UTF-16 code units after its tags are read.
 
 Source: Bot API, sendMessage."""
-_MAX_DEPTH: Final = 60
-_DEEPEST: Final = _MAX_DEPTH - 6
-"""The parser drops what is nested deeper than it goes; so deep a text is shown plain."""
 _MAX_COLUMNS: Final = 40
 """A table of more characters would be broken into lines on a telephone."""
 _TAGS: Final = {"em": "i", "strong": "b", "s": "s"}
-_LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,32}")
 _TAG: Final = re.compile(r"<[^>]*>")
 _RULE: Final = "———"
-_PARSER: Final = (
-    MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH})
-    .enable(["table", "strikethrough"])
-    .disable("reference")
-)
 
 
 def units(text: str) -> int:
@@ -53,11 +45,11 @@ def render(markdown: str) -> str | None:
 
     That is so where nothing would be visible, more than a message holds, or not all of the text.
     """
-    tokens = _PARSER.parse(markdown)
-    if max((token.level for token in tokens), default=0) >= _DEEPEST:
+    tree = parse(markdown)
+    if tree is None:
         return None
 
-    html = _blocks(SyntaxTreeNode(tokens).children, _Place())
+    html = _blocks(tree.children, _Place())
     shown = visible(html)
     return html if shown.strip() and units(shown) <= MAX_UNITS else None
 
@@ -114,11 +106,11 @@ def _code(node: SyntaxTreeNode) -> str:
     if not text:
         return ""
 
-    language = _LANGUAGE.fullmatch((node.info.split() or [""])[0])
-    if language is None:
+    language = language_of(node.info)
+    if not language:
         return f"<pre>{text}</pre>"
 
-    return f'<pre><code class="language-{language[0]}">{text}</code></pre>'
+    return f'<pre><code class="language-{language}">{text}</code></pre>'
 
 
 def _table(node: SyntaxTreeNode) -> str:
@@ -180,7 +172,7 @@ def _span(node: SyntaxTreeNode, within: tuple[str, ...], *, linked: bool) -> str
 def _linked(inner: str, address: str) -> str:
     """Return a link; of an address that is none of the web the address, as text."""
     # Others do things: `tg://user?id=` tells a person that they are spoken of.
-    if not address.lower().startswith(("http://", "https://")):
+    if not is_of_the_web(address):
         return f"{inner} ({escape(address, quote=False)})" if address else inner
 
     return f'<a href="{escape(address)}">{inner or escape(address, quote=False)}</a>'

@@ -22,6 +22,7 @@ from gateway.cli.store import app as store
 from gateway.cli.token import app as token
 from gateway.cli.transcript import app as transcript
 from gateway.cli.usage import usage
+from gateway.cli.webhook import app as webhook
 
 app = typer.Typer(
     help="A gateway between chat platforms, HTTP clients and LLM agents.",
@@ -66,6 +67,7 @@ app.add_typer(context, name="context")
 app.add_typer(pairing, name="pairing")
 app.add_typer(token, name="token")
 app.add_typer(outbox, name="outbox")
+app.add_typer(webhook, name="webhook")
 app.add_typer(processes, name="processes")
 app.add_typer(prune, name="prune")
 app.add_typer(store, name="store")

@@ -17,9 +17,11 @@ import typer
 
 from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
 from gateway.cli.output import REFUSED, Screen, exit_status, reporting, safe, write
-from gateway.errors import GatewayError, UnavailableError
+from gateway.errors import GatewayError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.cli.client import Api
 
 _UNANSWERED = frozenset({"failed", "deadline", "paused"})
@@ -57,7 +59,8 @@ def chat(
 ) -> None:
     """Talk to an agent of the running gateway.
 
-    In a dialogue Ctrl-C stops waiting for an answer and Ctrl-D ends.
+    In a dialogue Ctrl-C stops waiting for an answer and Ctrl-D ends; Tab completes commands, and
+    /context tells how much of the model's window is in use, as does a line after each answer.
     """
     with reporting(as_json=as_json) as screen:
         user = _user()
@@ -77,10 +80,15 @@ def chat(
 
 def _dialogue(screen: Screen, talk: _Talk) -> None:
     """Answer line by line until the input ends."""
-    import readline  # noqa: F401 - gives `input` line editing and a history
+    from gateway.cli import chat_lines
 
+    chat_lines.prepare()
+    key = ""
     if not screen.as_json:
-        screen.note(f"chat {talk.chat_id}: Ctrl-C stops waiting for an answer, Ctrl-D ends")
+        screen.note(
+            f"chat {talk.chat_id}: Ctrl-C stops waiting for an answer, Ctrl-D ends, Tab completes "
+            "commands"
+        )
     while True:
         try:
             line = input("> ")
@@ -91,13 +99,20 @@ def _dialogue(screen: Screen, talk: _Talk) -> None:
             write("\n", error=True)
             continue
 
-        if line.strip():
-            _answer(screen, talk, line)
+        if not line.strip():
+            continue
+
+        chat_lines.remember(line)
+        if line.strip() == chat_lines.CONTEXT:
+            _answer(screen, partial(_tell_context, screen, talk, key, asked=True))
+        else:
+            key = _answer(screen, partial(_say_and_tell, screen, talk, line)) or key
 
 
-def _answer(screen: Screen, talk: _Talk, line: str) -> None:
+def _answer(screen: Screen, work: Callable[[], str]) -> str:
+    """Do what a line says and return the session's key; empty where that is not known."""
     try:
-        _say(screen, talk, line)
+        return work()
     except KeyboardInterrupt:
         screen.note("\nno longer waiting; the answer will be in the transcript")
     except GatewayError as exc:
@@ -105,6 +120,65 @@ def _answer(screen: Screen, talk: _Talk, line: str) -> None:
         if exit_status(exc) != REFUSED:
             raise
         screen.note(f"gateway: {exc}")
+    return ""
+
+
+def _say_and_tell(screen: Screen, talk: _Talk, line: str) -> str:
+    key: str = _say(screen, talk, line)["session_key"]
+    if not screen.as_json:
+        _tell_context(screen, talk, key)
+    return key
+
+
+def _tell_context(screen: Screen, talk: _Talk, key: str, *, asked: bool = False) -> str:
+    """Tell how much of the window is in use and how that is known; return the key.
+
+    Args:
+        screen: Where to.
+        talk: Who talks.
+        key: The session's; empty: nothing was said since the dialogue began.
+        asked: Whether the user asked, and wants to know also that it is not known.
+    """
+    from gateway.cli.client import call
+    from gateway.cli.sessions import path_of
+
+    if not key:
+        screen.note("the context is known after the first answer of this dialogue")
+        return ""
+
+    try:
+        shown = call(talk.where, lambda api: api.get(f"{path_of(key)}/context"), offline=False)
+    except NotFoundError:
+        # Nobody has said anything but commands.
+        shown = None
+    if asked and screen.as_json and shown is not None:
+        screen.document(shown)
+    elif (told := context_text(shown)) or asked:
+        screen.note(told or "context: not measured yet")
+    return key
+
+
+def context_text(shown: dict[str, Any] | None) -> str:
+    """Return the size of a context and how it was measured; empty where nobody has.
+
+    Args:
+        shown: As `/v1/sessions/{key}/context` tells it; None: there is no session.
+    """
+    measured = {} if shown is None else shown["measured"]
+    how = {"usage": "counted", "estimate": "estimated"}.get(measured.get("source", ""))
+    if how is None:
+        return ""
+
+    return f"context: {_short(measured['tokens'])}/{_short(measured['window_tokens'])}, {how}"
+
+
+def _short(tokens: int) -> str:
+    """Return a number of tokens to be taken in at a glance."""
+    for unit, size in (("M", 1_000_000), ("k", 1_000)):
+        if tokens >= size:
+            value = f"{tokens / size:.1f}" if tokens < 10 * size else f"{tokens / size:.0f}"
+            return value.removesuffix(".0") + unit
+    return str(tokens)
 
 
 def _say(screen: Screen, talk: _Talk, text: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def check_config(
     Every problem is told; with one or more the exit status is 78.
     """
     with reporting(as_json=as_json) as screen:
-        from gateway.config import check_here
+        from gateway.config import check_here, doubtful_here
 
         where = Where(config, state_dir)
         settings: GatewayConfig | None = None
@@ -58,7 +58,8 @@ def check_config(
         else:
             settings = loaded.config
             problems = check_here(settings, loaded.places)
-            warnings = loaded.warnings_if_refused if problems else loaded.warnings
+            mended = loaded.warnings_if_refused if problems else loaded.warnings
+            warnings = (*mended, *loaded.doubts, *doubtful_here(settings, loaded.places))
         _show_findings(screen, settings, problems, warnings)
         if problems:
             raise typer.Exit(ExitCode.CONFIGURATION)

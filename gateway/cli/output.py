@@ -7,6 +7,7 @@ as escapes, in JSON as well. Results go to standard output, notes and errors to 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from contextlib import contextmanager
 from datetime import datetime
@@ -71,11 +72,20 @@ class Screen:
         for name, value in pairs:
             self.line(f"{name:<{width}}  {_BREAKS.sub(_escape, value)}".rstrip())
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Write a table: ruled at a terminal, else aligned and never cut."""
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        folded: str | None = None,
+    ) -> None:
+        """Write a table: ruled at a terminal, else aligned and never cut.
+
+        What does not fit the terminal is folded: of one column, if it is named, else of any.
+        """
         cells = [[safe_name(cell) for cell in row] for row in rows]
         if sys.stdout.isatty():
-            _write_ruled(columns, cells)
+            _write_ruled(columns, cells, folded)
             return
 
         widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
@@ -172,7 +182,7 @@ def flat_facts(value: object, name: str = "") -> list[tuple[str, str]]:
     return [(name, "-" if value in (None, "") else str(value))]
 
 
-def _write_ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _write_ruled(columns: Sequence[str], rows: Sequence[Sequence[str]], folded: str | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -181,10 +191,12 @@ def _write_ruled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         # What does not fit is folded: keys are there to be copied.
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=folded not in {None, column})
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    # By itself it takes every plain terminal for one of 80 columns.
+    size = shutil.get_terminal_size()
+    Console(highlight=False, width=size.columns, height=size.lines).print(table)
 
 
 def _report(error: GatewayError, *, as_json: bool) -> None:

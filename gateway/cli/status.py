@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api, Found
 
 _FILES: Final = ("sessions.json", "gateway.db")
-_NAMED_BY: Final = {"tools": ("server",), "channels": ("platform", "account")}
+_NAMED_BY: Final = {
+    "tools": ("server",),
+    "channels": ("platform", "account"),
+    "webhooks": ("webhook",),
+}
 """Lists of parts, and what names one."""
 
 

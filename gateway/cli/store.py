@@ -33,6 +33,7 @@ _ROWS: Final = {
     "paired_users": "paired users",
     "pruning_runs": "runs of pruning",
     "pruned_items": "items that pruning took",
+    "pruned_originals": "items that pruning holds to be restored",
     "archives": "files of the archive",
     "api_tokens": "tokens of clients",
 }

@@ -29,6 +29,7 @@ from gateway.transcripts import outbox
 from gateway.transcripts.inbox import OWN_ID, InboxRow, Origin
 from gateway.transcripts.outbox import COMMAND
 from gateway.turns.acceptance import before
+from gateway.turns.brought import NOTHING_BROUGHT, Brought
 from gateway.turns.records import PAUSED, encode_reply, reply_without_turn
 from gateway.turns.ticket import Progress, Reply, Ticket
 
@@ -105,8 +106,8 @@ class Door:
         self.counts: Counter[str] = Counter()
         """Commands carried out since the start, by name."""
 
-    async def submit(self, inbound: Inbound) -> Ticket:
-        """Take a message and return the ticket of what answers it.
+    async def submit(self, inbound: Inbound, brought: Brought = NOTHING_BROUGHT) -> Ticket:
+        """Take a message, with what its client brings, and return the ticket of what answers it.
 
         Durability: on return the message survives power loss and will be answered; a command is
         carried out, and survives as well.
@@ -122,7 +123,7 @@ class Door:
         if admission.standing is Standing.STRANGER:
             raise ForbiddenError(admission.text or FORBIDDEN)
 
-        return await self._take(inbound, admission.standing)
+        return await self._take(inbound, admission.standing, brought)
 
     async def receive(self, inbound: Inbound) -> Receipt:
         """Take a message of a channel, which sends the reply from the outbox; see `submit`.
@@ -162,12 +163,14 @@ class Door:
         except RefusedError:
             return False
 
-    async def _take(self, inbound: Inbound, standing: Standing) -> Ticket:
+    async def _take(
+        self, inbound: Inbound, standing: Standing, brought: Brought = NOTHING_BROUGHT
+    ) -> Ticket:
         # A caption is no command: it was written for a picture, and may be somebody else's.
         allowed = commands_allowed(inbound, standing) and not inbound.attachments
         typed = parse(inbound) if allowed else None
         if typed is None:
-            return await self._turns.submit(inbound)
+            return await self._turns.submit(inbound, brought=brought)
 
         return await self._command(typed, inbound, standing)
 

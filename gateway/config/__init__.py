@@ -2,15 +2,16 @@
 
 Each part of the gateway owns its settings class; this room puts them together and nothing below
 imports it. `load` reads, `keys` and `places` name, `locate` finds lines, `schema` and `check` find
-and explain problems, `machine` and `credentials` ask this machine, `days` holds the one key that is
-mended, `live` what can change at run time, `render` writes a file to start from.
+and explain problems, `channels`, `identities`, `questions`, `prices` and `bounds` hold the rules
+between keys, `machine` and `credentials` ask this machine, `days` holds the one key that is mended,
+`live` what can change at run time, `render` writes a file to start from.
 """
 
 from __future__ import annotations
 
 from gateway.config.live import changed_live, with_live
 from gateway.config.load import FILE_VARIABLE, Loaded, load
-from gateway.config.machine import check_here
+from gateway.config.machine import check_here, doubtful_here
 from gateway.config.model import GatewayConfig, RouteSettings
 from gateway.config.places import Places
 from gateway.config.render import render_default_file
@@ -25,6 +26,7 @@ __all__ = [
     "Routes",
     "changed_live",
     "check_here",
+    "doubtful_here",
     "load",
     "render_default_file",
     "with_live",

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Final
 from pydantic import BaseModel
 
 from gateway.api.settings import MIN_TOKEN_CHARS
+from gateway.channels.matrix_settings import MatrixSettings, problem_of_access_token
+from gateway.channels.telegram_settings import (
+    TelegramSettings,
+    problem_of_token,
+    problem_of_webhook_secret,
+)
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
+from gateway.config.webhooks import unfit_secrets
 from gateway.settings import SecretError, SecretSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from gateway.channels.settings import ChannelSettings
     from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
 
@@ -46,8 +54,32 @@ def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[
         if path != _TOKEN and value == token:
             text = f"is the same secret as {dotted(_TOKEN)}, accepted is one of its own for each"
             problems.append(places.problem(path, text))
+    problems += [places.problem(path, text) for path, text in _misshapen(config, values)]
     problems += [places.problem(path, text) for path, text in _shared_tokens(values)]
+    problems += [places.problem(path, text) for path, text in unfit_secrets(values)]
     return tuple(problems)
+
+
+def _misshapen(
+    config: GatewayConfig, values: Mapping[KeyPath, str]
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each secret of a platform that cannot be one there."""
+    for name, channel in config.channels.items():
+        for keys, problem_of in _forms(channel):
+            path = ("channels", name, *keys)
+            problem = problem_of(values[path]) if path in values else ""
+            if problem:
+                yield path, problem
+
+
+def _forms(channel: ChannelSettings) -> Iterator[tuple[tuple[str, ...], Callable[[str], str]]]:
+    """Yield what says why a secret cannot be one on its platform, by its key."""
+    match channel:
+        case MatrixSettings():
+            yield ("token",), problem_of_access_token
+        case TelegramSettings():
+            yield ("token",), problem_of_token
+            yield ("webhook", "secret"), problem_of_webhook_secret
 
 
 def _shared_tokens(values: Mapping[KeyPath, str]) -> Iterator[tuple[KeyPath, str]]:
@@ -85,3 +117,6 @@ def _sources(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, SecretSour
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from _sources(item, (*path, str(name)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _sources(item, (*path, index))

@@ -52,6 +52,7 @@ RESTART: Final[frozenset[KeyPath]] = frozenset(
         ("sessions", "identities"),
         ("turns", "grace_s"),
         ("channels",),
+        ("webhooks",),
         ("http",),
         ("log", "format"),
         ("tools",),
@@ -61,6 +62,9 @@ RESTART: Final[frozenset[KeyPath]] = frozenset(
 )
 """Keys that apply at the next start, with all below them."""
 
+_NAMES_CHANNELS: Final = ("routes", "access")
+"""Parts that may name channels which run only after the next start: they apply all the same, for
+who is shut out must not stay in until then."""
 _CHOOSES_AGENTS: Final = (("default_agent",), ("routes",))
 _NEEDS_PRICES: Final = frozenset({"budgets", "context"})
 _TIMES_QUESTIONS: Final = (("turns", "turn_deadline_s"), ("turns", "approval_timeout_s"))
@@ -86,7 +90,11 @@ def with_live(old: GatewayConfig, new: GatewayConfig) -> GatewayConfig:
     for key in LIVE:
         if _is_live(key, old, new):
             _copy(source, tree, key)
-    return GatewayConfig.from_dict(tree)
+    for part in _NAMES_CHANNELS:
+        tree.pop(part)
+    sources = {part: new if _is_live((part,), old, new) else old for part in _NAMES_CHANNELS}
+    named = {part: getattr(config, part) for part, config in sources.items()}
+    return GatewayConfig.from_dict(tree).model_copy(update=named)
 
 
 def _is_live(key: KeyPath, old: GatewayConfig, new: GatewayConfig) -> bool:

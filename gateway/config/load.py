@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.config.bounds import idle_bounds
+from gateway.config.channels import doubtful_channels
 from gateway.config.check import LEVEL_SEPARATOR, VARIABLE_PREFIX, check
 from gateway.config.days import KEY as MAX_AGE_KEY
 from gateway.config.days import take_max_age
@@ -43,6 +45,8 @@ class Loaded:
     """Values that were mended, as `file:line: key: what was wrong, what is used`."""
     places: Places
     """Where the values came from."""
+    doubts: tuple[str, ...] = ()
+    """What can be used and does nothing as it stands, told in the same way."""
     warnings_if_refused: tuple[str, ...] = ()
     """The warnings where something else refuses the configuration, so that nothing is used."""
 
@@ -94,7 +98,9 @@ def _checked(tree: dict[str, Any], places: Places, problems: list[str]) -> Loade
     if config is None or problems:
         raise ConfigurationError((*found, *problems), warnings=if_refused)
 
-    return Loaded(config, warnings, places, if_refused)
+    found_doubts = [*doubtful_channels(tree), *idle_bounds(tree)]
+    doubts = tuple(places.problem(path, text) for path, text in found_doubts)
+    return Loaded(config, warnings, places, doubts, if_refused)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
@@ -186,6 +192,8 @@ def _secret_variables(tree: Mapping[str, Any], environ: Mapping[str, str]) -> se
     waiting: list[Any] = [tree]
     while waiting:
         value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
         if isinstance(value, dict):
             waiting += value.values()
             if isinstance(value.get("env"), str):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.agents import command
 from gateway.agents.settings import CommandSettings
+from gateway.channels.settings import LoopbackSettings
 from gateway.config.credentials import resolve_secrets
 from gateway.config.keys import quoted
 from gateway.config.places import NO_PLACES
@@ -30,6 +31,18 @@ def check_here(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, 
         *resolve_secrets(config, places),
         *_missing_programs(config, places),
     )
+
+
+def doubtful_here(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, ...]:
+    """Return what this machine lacks now, and may have by the time that it is needed."""
+    found = []
+    for name, channel in config.channels.items():
+        if isinstance(channel, LoopbackSettings) and channel.path is not None:
+            directory = channel.path.parent
+            if not directory.is_dir():
+                text = f"the directory {directory} is not there; the channel waits until it is"
+                found.append(places.problem(("channels", name, "path"), text))
+    return tuple(found)
 
 
 def _missing_group(config: GatewayConfig, places: Places) -> tuple[str, ...]:

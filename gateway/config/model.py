@@ -15,6 +15,7 @@ from gateway.access.settings import AccessSettings
 from gateway.agents.settings import AgentSettings, EchoSettings
 from gateway.api.settings import HttpSettings, problem_of_bind
 from gateway.channels.settings import ACCEPTED_ACCOUNT, AccountName, ChannelSettings
+from gateway.config.channels import broken_channels
 from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.identities import strange_members
@@ -22,6 +23,7 @@ from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.config.prices import unpriced_agents
 from gateway.config.questions import endless_questions
+from gateway.config.webhooks import repeated_names
 from gateway.context.settings import ContextSettings
 from gateway.delivery.settings import DeliverySettings
 from gateway.errors import ConfigurationError
@@ -34,6 +36,7 @@ from gateway.settings import PathSetting, Settings, broken_rule
 from gateway.tools.settings import ToolsSettings
 from gateway.turns.budgets import BudgetSettings
 from gateway.turns.settings import TurnSettings
+from gateway.webhooks.settings import WebhookSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -104,6 +107,8 @@ class GatewayConfig(Settings):
     )
     """One table for each account on a platform. Changes apply at the next start."""
     delivery: DeliverySettings = Field(default_factory=DeliverySettings)
+    webhooks: list[WebhookSettings] = Field(default_factory=list)
+    """Programs that are told what happens, by signed events. Changes apply at the next start."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     tools: ToolsSettings = Field(default_factory=ToolsSettings)
@@ -147,6 +152,22 @@ class GatewayConfig(Settings):
 
         return self
 
+    @model_validator(mode="after")
+    def _tells_webhooks_apart(self) -> Self:
+        for path, text in repeated_names(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
+    @model_validator(mode="after")
+    def _tells_channels_apart(self) -> Self:
+        for (first, *more), text in broken_channels(self.to_dict()):
+            if first == "channels" and more[1:]:
+                more.insert(1, self.channels[str(more[0])].kind)
+            raise broken_rule(str(first), text, *more)
+
+        return self
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Make a configuration from what `to_dict` returns, or from any part of it.
@@ -182,6 +203,8 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from unpriced_agents(data)
     yield from endless_questions(data)
     yield from strange_members(data)
+    yield from broken_channels(data)
+    yield from repeated_names(data)
     http = data.get("http")
     host = http.get("host") if isinstance(http, dict) else None
     if isinstance(http, dict) and isinstance(host, str):

@@ -51,6 +51,10 @@ _EXAMPLES: Final[dict[KeyPath, str]] = {
         '[access.platforms.telegram]\nallow_users = ["12345"]\nunknown = "ignore"'
     ),
     ("channels",): '[channels.loopback]\nkind = "loopback"',
+    ("webhooks",): (
+        '[[webhooks]]\nname = "ops"\nurl = "https://ops.example.org/gateway"\n'
+        'secret = { file = "/path/of/a/file" }\nevents = ["session.reset", "turn.completed"]'
+    ),
     ("tools", "servers"): (
         '[tools.servers.fetch]\ncommand = ["uvx", "mcp-server-fetch"]\ncall_timeout_s = 60.0'
     ),

@@ -155,6 +155,16 @@ class CountedContext:
         """Send a message that will be added as this makes it, or not at all."""
         self._projections[projection.item] = projection
 
+    def expected(self, turn_id: TurnId) -> dict[str, Projection]:
+        """Return what was made of the results of a turn, by item."""
+        return {
+            item: one for item, one in self._projections.items() if item.startswith(f"{turn_id}/")
+        }
+
+    def ends_with(self, turn_id: TurnId) -> bool:
+        """Return whether the newest message is of a turn."""
+        return bool(self.messages) and self.messages[-1].turn_id == turn_id
+
     def drop_unused(self, live_turn: TurnId | None) -> None:
         """Note what was made of messages that are gone in `dropped`, once all were added.
 

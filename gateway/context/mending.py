@@ -35,7 +35,7 @@ class Mend(StrEnum):
 
     KEPT = ""
     """It is sent as it was said."""
-    ADDED = "stands for a result that was pruned"
+    ADDED = "stands for a result that is not there"
     """Nobody said it; it is sent."""
     NO_QUESTION = "what it answers was pruned"
     """Left out, as are the next two."""

@@ -17,6 +17,7 @@ from gateway.api.agents import facts_of
 from gateway.api.app import build_app
 from gateway.api.context import ApiContext
 from gateway.api.token import bearer_token
+from gateway.channels.hooks import HookedChannel
 from gateway.channels.running import Channels, open_channels
 from gateway.clock import Clock
 from gateway.commands.backgrounds import Backgrounds
@@ -24,6 +25,7 @@ from gateway.commands.carrying_out import Commands
 from gateway.commands.door import Door
 from gateway.commands.following import Followers
 from gateway.config import GatewayConfig, Routes
+from gateway.daemon.announcing import announced
 from gateway.delivery.delivery import Delivery
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
@@ -40,6 +42,7 @@ from gateway.tools.toolbox import McpServers, open_servers
 from gateway.turns.item_summaries import ItemSummaries
 from gateway.turns.pipeline import Turns
 from gateway.watcher import ExpiryWatcher, RetentionLimits
+from gateway.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -78,6 +81,7 @@ class Parts:
     watcher: ExpiryWatcher
     door: Door
     followers: Followers
+    webhooks: Webhooks
     url: str = ""
     stopping: bool = False
 
@@ -154,6 +158,7 @@ async def open_parts(
     commands = Commands(database, store, turns, backgrounds, clock)
     followers = Followers(channels, clock, delivery)
     door = Door(database, store, turns, access, commands, clock)
+    webhooks = announced(Webhooks(database, clock, config.webhooks), store, turns)
 
     turns.contexts.settings = config.context
     turns.contexts.telling.post = watcher.post_context
@@ -189,6 +194,7 @@ async def open_parts(
         watcher=watcher,
         door=door,
         followers=followers,
+        webhooks=webhooks,
     )
 
 
@@ -199,6 +205,7 @@ def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
         parts: What it works on.
         stop: Set once the daemon stops.
     """
+    hooked = [channel for channel in parts.channels if isinstance(channel, HookedChannel)]
     return build_app(
         ApiContext(
             door=parts.door,
@@ -210,6 +217,7 @@ def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
             pruning=parts.pruning,
             pairing=parts.access.pairing,
             delivery=parts.delivery,
+            webhooks=parts.webhooks,
             clock=parts.clock,
             settings=parts.config.http,
             token=parts.token,
@@ -220,6 +228,7 @@ def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
             stop=stop,
             agents=lambda: facts_of(parts.config.agents, parts.agents),
             channels=parts.channels.statistics,
+            hooks=lambda: hooked,
             servers=parts.servers.statistics,
             live=lambda: parts.watcher.limits,
             extra_status=lambda: {

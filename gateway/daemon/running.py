@@ -1,9 +1,9 @@
 """The daemon from its start to its end.
 
 Three task groups, each around the next: keepers (the watcher, the storage guard, the watchdog,
-processes, delivery), turns with the channels, intake. A stop goes the other way: no new message,
-running turns get their grace, what they answered is sent, then the watcher drains, then the store
-writes its last snapshot.
+processes, delivery, webhooks), turns with the channels, intake. A stop goes the other way: no new
+message, running turns get their grace, what they answered is sent, then the watcher drains, then
+the store writes its last snapshot.
 """
 
 from __future__ import annotations
@@ -68,8 +68,7 @@ def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
     # Until the signals are watched, a reload has nothing to do; its default would end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     configure(loaded.config.log, sys.stdout.buffer)
-    for warning in loaded.warnings:
-        get_logger().warning("config.coerced", problem=warning)
+    _tell(loaded)
     try:
         anyio.run(_main, loaded, reload, backend_options={"use_uvloop": True})
     except GatewayError as error:
@@ -118,6 +117,7 @@ async def _main(loaded: Loaded, reload: Callable[[], Loaded]) -> None:
                 await keepers.start(parts.watcher.run)
                 keepers.start_soon(_feed_watchdog, parts, notifier)
                 await keepers.start(parts.delivery.run)
+                await keepers.start(parts.webhooks.run)
                 await keepers.start(parts.processes.run)
                 signals = last.enter_context(anyio.open_signal_receiver(*SIGNALS))
                 await _serve(parts, listener, notifier, partial(_heed, signals, reload=reload))
@@ -203,6 +203,14 @@ async def _heed(
             stop.set()
 
 
+def _tell(loaded: Loaded) -> None:
+    """Log what was mended in a configuration, and what does nothing in it."""
+    for warning in loaded.warnings:
+        get_logger().warning("config.coerced", problem=warning)
+    for doubt in loaded.doubts:
+        get_logger().warning("config.doubtful", problem=doubt)
+
+
 def _reload(parts: Parts, reload: Callable[[], Loaded]) -> None:
     """Take what a new configuration can change live; keep the old one on any error."""
     try:
@@ -212,8 +220,7 @@ def _reload(parts: Parts, reload: Callable[[], Loaded]) -> None:
         get_logger().error("config.rejected", problems=error.problems, kept="the old one")
         return
 
-    for warning in loaded.warnings:
-        get_logger().warning("config.coerced", problem=warning)
+    _tell(loaded)
     live, restart = changed_live(parts.config, loaded.config)
     parts.reconfigure(with_live(parts.config, loaded.config))
     get_logger().info("config.reloaded", applied=live, needs_restart=restart)

@@ -113,7 +113,7 @@ class Delivery:
 
     def wake(self, source: SessionSource) -> None:
         """Send what is owed to a source's channel, once it is committed; costs nothing to call."""
-        if source.platform != FETCHING:
+        if source.platform not in FETCHING:
             self._line(channel_of(source.platform, source.account)).wake()
 
     def wake_all(self) -> None:

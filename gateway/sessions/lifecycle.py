@@ -15,6 +15,8 @@ from gateway.sessions.key import new_session_id, parse_key
 from gateway.sessions.staging import NO_SESSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock
     from gateway.durable.batch import Transaction
     from gateway.model import SessionId, SessionKey, SessionSource
@@ -28,6 +30,8 @@ class Lifecycle:
         """Change what the staging holds."""
         self._staging = staging
         self._clock = clock
+        self.on_reset: Callable[[Transaction, SessionEntry, SessionEntry], None] | None = None
+        """Called in the transaction of each reset, with the entry before and the new one."""
 
     def existing(self, key: SessionKey) -> SessionEntry:
         """Return the entry of a key as of this point in the writer thread's order.
@@ -71,6 +75,8 @@ class Lifecycle:
         )
         history.record_ended(transaction, entry, reason=reason, at=fresh.created_at)
         self.start(transaction, fresh)
+        if self.on_reset is not None:
+            self.on_reset(transaction, entry, fresh)
         return fresh
 
     def undo(self, transaction: Transaction, key: SessionKey) -> SessionEntry:

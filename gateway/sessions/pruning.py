@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
+from gateway.durable.batch import Transaction
 from gateway.durable.database import Database
 from gateway.log import get_logger
 from gateway.model import SessionId, SessionKey
@@ -34,8 +35,6 @@ from gateway.sessions.table import EntryTable
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator, Sequence
-
-    from gateway.durable.batch import Transaction
 
 SLICE: Final = 256
 """Entries looked at before the event loop gets its turn, and dropped in one transaction; about
@@ -76,6 +75,8 @@ class PruneRun:
     on_dropped: Callable[[SessionKey, SessionId], None]
     now: datetime
     dry_run: bool
+    on_pruned: Callable[[Transaction, SessionKey, SessionId, str], None] | None = None
+    """Called in the transaction of each prune, with the rule: `age` or `count`."""
     scanned: int = 0
     pruned: int = 0
     kept: Counter[str] = field(default_factory=Counter)
@@ -228,6 +229,8 @@ class PruneRun:
                     continue
                 record_pruned(transaction, key, session_id, member, created_at=created_at, at=at)
                 self.staging.drop(transaction, key)
+                if self.on_pruned is not None:
+                    self.on_pruned(transaction, key, session_id, "age" if end else "count")
                 pruned.append((key, session_id))
             return pruned, unreadable
 

@@ -134,7 +134,8 @@ class SessionSettings(Settings):
     does."""
     reset: ResetSettings = Field(default_factory=ResetSettings)
     identities: list[IdentitySettings] = Field(default_factory=list)
-    """Tables `[[sessions.identities]]`: people who are the same on several platforms."""
+    """Tables `[[sessions.identities]]`: people who are the same on several platforms. Changes apply
+    at the next start: from then on who is linked has another session."""
     _names: dict[str, str] = PrivateAttr(default_factory=dict)
     """Of each member the name."""
 

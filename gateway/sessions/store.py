@@ -79,6 +79,8 @@ class SessionStore:
         """Whether a session has a live process; set by who runs processes."""
         self.on_dropped: Callable[[SessionKey, SessionId], None] = lambda *_: None
         """Called on the event loop for every entry that was pruned or removed, once it is gone."""
+        self.on_pruned: Callable[[Transaction, SessionKey, SessionId, str], None] | None = None
+        """Called in the transaction of each prune, with the rule: `age` or `count`."""
 
     @classmethod
     @asynccontextmanager
@@ -290,6 +292,7 @@ class SessionStore:
                 on_dropped=self.on_dropped,
                 now=self._clock.now(),
                 dry_run=dry_run,
+                on_pruned=self.on_pruned,
             )
             began = self._clock.monotonic()
             try:

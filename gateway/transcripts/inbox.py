@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     "turn_id, session_key, message_id, agent, source, text, reset, accepted_at, recoveries, "
-    "session_id, origin, begun, ended"
+    "session_id, origin, begun, ended, continues, asked"
 )
 
 
@@ -30,6 +30,7 @@ _WAITS: Final = "session_key = ? AND message_id = ? AND begun = 0 AND ended IS N
 OWN_ID: Final = "\x1f"
 """What message ids of the gateway's own begin with: no client can send one with it."""
 _NONE: Final = SessionId("")
+_NO_TURN: Final = TurnId("")
 
 
 class Origin(StrEnum):
@@ -81,6 +82,10 @@ class InboxRow:
     """Whether its turn may have begun."""
     ended: Ending | None = None
     """Why no agent is asked any more; None for most."""
+    continues: TurnId = _NO_TURN
+    """The turn that goes on with the results of its caller's tools; empty: it is one of its own."""
+    asked: dict[str, Any] | None = None
+    """What a client asks of the answer beside the text; None for most."""
 
     @property
     def platform_id(self) -> str:
@@ -109,7 +114,7 @@ def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
 def accept(transaction: Transaction, row: InboxRow) -> None:
     """Store a message."""
     transaction.execute(
-        f"INSERT INTO inbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant column names
+        f"INSERT INTO inbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant column names
         (
             row.turn_id,
             row.session_key,
@@ -124,6 +129,8 @@ def accept(transaction: Transaction, row: InboxRow) -> None:
             row.origin.value,
             int(row.begun),
             None if row.ended is None else row.ended.value,
+            row.continues or None,
+            None if row.asked is None else orjson.dumps(row.asked).decode(),
         ),
     )
 
@@ -149,6 +156,12 @@ def unfinished(connection: Connection) -> list[InboxRow]:
             place = f"the inbox is damaged (turn {row[0]}); `gateway store check` says more"
             raise DamagedDataError(Path(connection.filename), place) from exc
     return found
+
+
+def is_owed_any(place: Queries, key: SessionKey) -> bool:
+    """Return whether a message of a session waits, is being answered, or is ended just now."""
+    rows = place.execute("SELECT 1 FROM inbox WHERE session_key = ? LIMIT 1", (key,)).fetchall()
+    return bool(rows)
 
 
 def note_begun(transaction: Transaction, row: InboxRow) -> None:
@@ -189,7 +202,7 @@ def _waits(row: InboxRow) -> tuple[str, str]:
 
 def _row(row: tuple[object, ...]) -> InboxRow:
     turn_id, key, message_id, agent, source, text, reset, accepted_at, *rest = row
-    recoveries, session_id, origin, begun, ended = rest
+    recoveries, session_id, origin, begun, ended, continues, asked = rest
     fields = orjson.loads(str(source))
     fields["chat_type"] = ChatType(fields["chat_type"])
     return InboxRow(
@@ -206,4 +219,6 @@ def _row(row: tuple[object, ...]) -> InboxRow:
         origin=Origin(str(origin)),
         begun=bool(begun),
         ended=None if ended is None else Ending(str(ended)),
+        continues=_NO_TURN if continues is None else TurnId(str(continues)),
+        asked=None if asked is None else orjson.loads(str(asked)),
     )

@@ -29,8 +29,8 @@ RETRACTED: Final = "retracted"
 """Status of the empty reply to a message that its sender took back in time."""
 WITHOUT_TURN: Final = (ANSWERED, COMMAND, NOTICE, RETRACTED)
 """Stored replies of these leave nothing in a transcript that bears their turn's id, or need not."""
-FETCHING: Final = "http"
-"""The platform whose clients fetch their replies."""
+FETCHING: Final = frozenset({"http", "openai"})
+"""The platforms whose clients fetch their replies."""
 OWED: Final = "channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL"
 """The rows that are owed to a channel, in SQL."""
 
@@ -38,7 +38,7 @@ OWED: Final = "channel IS NOT NULL AND sent_at IS NULL AND dead_at IS NULL"
 def add(transaction: Transaction, row: InboxRow, *, reply: str, at: str) -> None:
     """Store the reply (JSON text) to an accepted message: as handed out, or owed to a channel."""
     source = row.source
-    if source.platform == FETCHING:
+    if source.platform in FETCHING:
         transaction.execute(
             "INSERT INTO outbox "
             "(session_key, message_id, turn_id, platform, reply, created_at, sent_at) "

@@ -158,6 +158,21 @@ def placed_after(
         yield int(row[0]), _message(row)
 
 
+def turn_backwards(connection: Queries, session_id: SessionId) -> list[Message]:
+    """Return the newest turn of a session, its newest message first, without notices."""
+    said: list[Message] = []
+    for row in connection.execute(
+        f"SELECT {_COLUMNS} FROM messages WHERE session_id = ? AND role <> 'notice' "  # noqa: S608 - constant column names
+        "ORDER BY position DESC",
+        (session_id,),
+    ):
+        message = _message(row)
+        if said and message.turn_id != said[0].turn_id:
+            break
+        said.append(message)
+    return said
+
+
 def count_gone(connection: Queries, session_id: SessionId) -> int:
     """Return how many messages rules have taken from a session, as far as the audit reaches."""
     rows = connection.execute(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.clock import Clock
+from gateway.log import get_logger
 from gateway.model import AgentId, Inbound, SessionId, SessionKey, TurnId
 from gateway.sessions.entry import SessionEntry
 from gateway.sessions.history import stamp
@@ -18,7 +19,9 @@ from gateway.sessions.resolution import Resolution, View
 from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
+from gateway.transcripts.open_turns import UnknownCallError, take_results
 from gateway.turns.approvals import OpenQuestion, Verdict, name_of
+from gateway.turns.brought import NOTHING_BROUGHT, Brought, encode_asked
 from gateway.turns.records import (
     answered_reply,
     decode_reply,
@@ -31,6 +34,7 @@ from gateway.turns.ticket import Reply, ResetNotice, Ticket
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
     from gateway.durable.database import Database
+    from gateway.turns.contexts import Contexts
 
 ALLOWED: Final = "Yes: the turn goes on with it."
 REFUSED: Final = "No: the turn goes on without it."
@@ -67,6 +71,7 @@ class Acceptance:
     """Whether its turn begins as soon as it is stored."""
     supersedes: bool = False
     """Whether no agent answers any more what was accepted of the session before."""
+    brought: Brought = NOTHING_BROUGHT
 
     def run(self, transaction: Transaction) -> Reply | Stored:
         """Store the message, unless it was stored before or its session is paused.
@@ -75,6 +80,7 @@ class Acceptance:
 
         Raises:
             MovedOnError: the session is not as it was decided on; decide again.
+            BadRequestError: results are brought that nobody waits for.
         """
         if self.inbound.message_id:
             found = before(transaction, self.key, self.inbound.message_id)
@@ -87,6 +93,7 @@ class Acceptance:
         if resolution.decision.action is Action.PAUSED:
             return paused_reply(resolution.entry)
 
+        continues = self._continued(transaction, resolution.entry)
         reset = self._notice(resolution)
         ended: list[TurnId] = []
         if self.supersedes:
@@ -103,10 +110,30 @@ class Acceptance:
             session_id=resolution.entry.session_id,
             origin=self.origin,
             begun=self.begins,
+            continues=continues,
+            asked=encode_asked(self.brought.asked),
         )
         inbox.accept(transaction, row)
         goes_on = resolution.decision.action in {Action.CONTINUE, Action.RESUME}
         return Stored(row, None if goes_on else resolution.entry.session_id, reset, ended)
+
+    def _continued(self, transaction: Transaction, entry: SessionEntry) -> TurnId:
+        """Store the results that are brought; return the turn that goes on with them, if one does.
+
+        What runs or waits goes on without them, so nobody waits for them then.
+        """
+        results = self.brought.results
+        if not results:
+            return TurnId("")
+        if inbox.is_owed_any(transaction, self.key):
+            raise UnknownCallError(
+                next(iter(results)), "answers no open call: another message is being answered."
+            )
+
+        says_more = bool(self.inbound.text)
+        at = stamp(self.clock.now())
+        turn_id = take_results(transaction, entry.session_id, results, at=at, goes_on=says_more)
+        return TurnId("") if says_more else turn_id
 
     def _notice(self, resolution: Resolution) -> ResetNotice | None:
         """Return why the conversation is new, for the first message in it."""
@@ -191,6 +218,23 @@ async def take_answer(database: Database, answer: Answer) -> Ticket | None:
     if not duplicate and answer.approved is not None:
         answer.question.settle()
     return Ticket.answered(reply, duplicate=duplicate)
+
+
+def note_start(stored: Stored, contexts: Contexts) -> None:
+    """Note that a message began a conversation, if it did; it is stored."""
+    if stored.started is None:
+        return
+
+    # Nothing was said in it yet, so there is nothing to read.
+    contexts.begin(stored.started)
+    if stored.reset is not None:
+        get_logger().info(
+            "session.reset",
+            session_key=stored.row.session_key,
+            reason=stored.reset.reason,
+            session_id=stored.started,
+            previous_session_id=stored.reset.previous_session_id,
+        )
 
 
 def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:

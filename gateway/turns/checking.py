@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 _IDS: Final = ("platform", "account", "chat_id", "thread_id", "user_id")
 
 
-def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
+def checked(inbound: Inbound, max_text_chars: int, *, may_be_empty: bool = False) -> Inbound:
     """Return a message whose text and names any store, log and socket takes.
 
     What came beside the text is told at its end.
+
+    Args:
+        inbound: The message.
+        max_text_chars: How long it may be.
+        may_be_empty: Whether it says something without a text.
 
     Raises:
         BadRequestError: it is empty or too long, or an id holds what no platform puts there.
@@ -29,7 +34,7 @@ def checked(inbound: Inbound, max_text_chars: int) -> Inbound:
     for name, value in (ids | {"message_id": inbound.message_id}).items():
         _check_id(name, value)
     text = with_attachments(clean_text(inbound.text), inbound.attachments)
-    if not text.strip() and inbound.change is not Change.RETRACTED:
+    if not (text.strip() or may_be_empty or inbound.change is Change.RETRACTED):
         raise BadRequestError("The message is empty.")
 
     if len(text) > max_text_chars:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from gateway.model import ContextSource, Message, Projection, Role, SessionId
+from gateway.model import ContextSource, Message, Projection, Role, SessionId, TurnId
 from gateway.sessions import history
 from gateway.sessions.entry import SessionEntry, display_name
 from gateway.sessions.history import stamp
@@ -22,6 +22,8 @@ from gateway.turns.records import encode_reply
 from gateway.turns.ticket import Reply, ReplyContext, ResetNotice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
     from gateway.sessions.store import SessionStore
@@ -54,6 +56,13 @@ class TurnCommit:
     """So many of its first requests were stored while it ran."""
     retracted: bool = False
     """Whether its sender took the message back before: nothing is said of it."""
+    before: tuple[Message, ...] = ()
+    """What the turn had said already, where it goes on with results of its caller's tools."""
+
+    @property
+    def turn_id(self) -> TurnId:
+        """The turn that its messages belong to."""
+        return self.row.continues or self.row.turn_id
 
     @property
     def said(self) -> bool:
@@ -69,11 +78,11 @@ class TurnCommit:
         if not self.said:
             return []
 
-        messages = [self.message]
+        messages = [] if self.row.continues else [self.message]
         if self.notice:
             messages.append(Message(Role.NOTICE, self.notice.strip()))
         messages += self.outcome.messages
-        turn_id = self.row.turn_id
+        turn_id = self.turn_id
         return [m if m.turn_id == turn_id else replace(m, turn_id=turn_id) for m in messages]
 
 
@@ -85,8 +94,17 @@ class Committed(NamedTuple):
     """The position of the turn's last message; 0 where it has none."""
 
 
-async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit) -> Committed:
-    """Commit a turn and return its reply.
+OnCommit: TypeAlias = "Callable[[Transaction, TurnCommit, Reply], None]"
+"""Called with each turn that ends, in the transaction of its commit; may be run again with it."""
+
+
+async def commit_turn(
+    database: Database,
+    store: SessionStore,
+    turn: TurnCommit,
+    on_commit: OnCommit | None = None,
+) -> Committed:
+    """Commit a turn and return its reply; `on_commit` is called in the transaction.
 
     Durability: on return reply, transcript and entry survive power loss together.
     """
@@ -96,7 +114,7 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
         at, row, messages = stamp(turn.at), turn.row, turn.messages()
         append_messages(transaction, turn.session_id, messages, at=at)
         through = transaction.connection.last_insert_rowid() if messages else 0
-        store_calls(transaction, turn.session_id, row.turn_id, turn.user, turn.calls())
+        store_calls(transaction, turn.session_id, turn.turn_id, turn.user, turn.calls())
         if turn.account is not None:
             accounts.keep(transaction, turn.session_id, turn.account)
         if turn.refused is not None:
@@ -111,6 +129,8 @@ async def commit_turn(database: Database, store: SessionStore, turn: TurnCommit)
             history.change_ended(
                 transaction, row.session_key, turn.session_id, lambda entry: counted(entry, turn)
             )
+        if on_commit is not None:
+            on_commit(transaction, turn, reply)
         return through
 
     return Committed(reply, await database.write_through(work))
@@ -128,7 +148,8 @@ def counted(entry: SessionEntry, turn: TurnCommit) -> SessionEntry:
             "source": source,
             "display_name": display_name(source),
         }
-    return entry.changed(turns=entry.turns + turn.said, **changes)
+    is_new = turn.said and not turn.row.continues
+    return entry.changed(turns=entry.turns + is_new, **changes)
 
 
 def _used_at(entry: SessionEntry, turn: TurnCommit) -> datetime:
@@ -173,6 +194,9 @@ def _reply(turn: TurnCommit) -> Reply:
         agent=turn.outcome.agent or "",
         fallbacks=tuple(turn.outcome.fallbacks),
         failure=turn.outcome.failure,
+        calls=turn.outcome.open_calls(),
+        cut=turn.outcome.cut,
+        continues=turn.row.continues,
     )
 
 
@@ -198,6 +222,8 @@ def turn_facts(turn: TurnCommit, reply: Reply) -> dict[str, object]:
         "status": outcome.status,
         "error": outcome.error or None,
         "reset": None if turn.reset is None else turn.reset.reason,
+        "continues": row.continues or None,
+        "open_calls": len(reply.calls) or None,
         "recoveries": row.recoveries,
         "text_chars": len(row.text),
         "reply_chars": len(reply.text),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from gateway.context.settings import ContextSettings
 from gateway.context.window import FILL
 from gateway.errors import AgentError, AgentFailure, StorageBusyError, StorageFullError
 from gateway.sessions.history import stamp
+from gateway.transcripts import open_turns
 from gateway.transcripts.pruned import instant
 from gateway.turns.compacting import Compacted, compact
 from gateway.turns.keeping import ContextKeeping, Made
@@ -61,7 +63,8 @@ class Contexts:
     def __init__(self, database: Database, sessions: SessionStore, clock: Clock) -> None:
         """Start knowing no session."""
         self._database = database
-        self._keeping = ContextKeeping(database, sessions)
+        self.keeping = ContextKeeping(database, sessions)
+        """What requests rest on is stored by it."""
         self._clock = clock
         self._memory = ContextMemory()
         self.settings = ContextSettings()
@@ -71,13 +74,27 @@ class Contexts:
 
     def begin(self, session_id: SessionId) -> None:
         """Note a session in which nothing was said yet, so that nothing is read."""
-        self._memory.keep(session_id, SessionContext())
+        self._memory.keep(session_id, SessionContext(is_closed=True))
 
     def forget(self, session_id: SessionId) -> None:
         """Drop what is remembered of a session that is gone, or of which messages are.
 
         A request that is under way goes on with what it has; the next one is read anew.
         """
+        self._memory.forget(session_id)
+
+    async def close(self, session_id: SessionId) -> None:
+        """Have what a caller left open answered with what says so: its turn does not go on.
+
+        Durability: on return that survives power loss.
+        """
+        if self._memory.is_closed(session_id):
+            return
+
+        found = await self._database.read(lambda conn: open_turns.open_turn(conn, session_id))
+        if found is not None and found.missing():
+            at = stamp(self._clock.now())
+            await self._database.write(lambda tx: open_turns.close(tx, session_id, at=at))
         self._memory.forget(session_id)
 
     async def request(self, asking: Asking) -> Request:
@@ -105,8 +122,11 @@ class Contexts:
             return await self._compact(asking)
 
     async def _request(self, asking: Asking) -> Request:
-        facts = asking.agent.facts()
+        facts = asking.facts()
         context = await self._take(asking, facts)
+        if asking.goes_on and not asking.shortened:
+            made_before = context.counted.expected(asking.live[0].turn_id)
+            asking = replace(asking, shortened=made_before)
         policy = cache_policy(self.settings, asking.agent_id, facts.model, facts.cache_ttl_s)
         books = self._books(asking, context)
         context.ask(facts.model)
@@ -163,11 +183,18 @@ class Contexts:
         if context is None:
             return
 
+        if commit.before and context.counted.ends_with(commit.turn_id):
+            # It goes on for the second time, and was not asked for anything.
+            return
+
         if commit.refused is not None:
             context.counted.expect(commit.refused)
-        context.counted.extend(mending.sent(commit.messages(), leads=False))
-        if through:
-            context.positions[commit.row.turn_id] = through
+        context.is_closed = not commit.outcome.open_calls()
+        if context.is_closed:
+            said = (*commit.before, *commit.messages())
+            context.counted.extend(mending.sent(said, leads=False))
+            if through:
+                context.positions[commit.turn_id] = through
         context.account = commit.account or context.account
         self._memory.keep(commit.session_id, context)
 
@@ -182,15 +209,18 @@ class Contexts:
     async def _take(self, asking: Asking, facts: AgentFacts) -> SessionContext:
         """Take the context out of the memory: a change that is not stored must not stay there."""
         session_id = asking.entry.session_id
+        live_turn = asking.live[0].turn_id if asking.live else None
         context = self._memory.take(session_id)
+        if context is not None and live_turn and context.counted.ends_with(live_turn):
+            context = None
         if context is None:
             max_chars = MAX_CHARS if asking.stands_in else readable_chars(facts.window_tokens)
-            begun, live = asking.entry.cache_touched_at, asking.live
+            begun = asking.entry.cache_touched_at
             context = await load_context(
                 self._database,
                 session_id,
                 max_chars=max_chars,
-                live_turn=live[0].turn_id if live else None,
+                live_turn=live_turn,
                 counted_at=instant(begun) if begun is not None and asking.books is None else "",
             )
         if asking.books is not None:
@@ -257,7 +287,7 @@ class Contexts:
         last: LastRequest | None,
     ) -> None:
         """Make a context small enough for a request, and note what was done."""
-        facts, pruning = asking.agent.facts(), self.settings.pruning
+        facts, pruning = asking.facts(), self.settings.pruning
         most_chars = None
         if asking.overflowed_chars is not None:
             half = int(_SMALLER * asking.overflowed_chars) - live.chars
@@ -321,7 +351,7 @@ class Contexts:
     async def _kept(self, made: Made, asking: Asking, policy: CachePolicy, at: str) -> bool:
         """Store it; False where no request rests on it, and it had better wait for the commit."""
         calls = asking.calls.unstored()
-        write = partial(self._keeping.keep, asking, made, calls, policy, at)
+        write = partial(self.keeping.keep, asking, made, calls, policy, at)
         if made.is_to_be_stored:
             await asking.store(write)
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.model import SessionSource
 from gateway.transcripts.inbox import InboxRow
+from gateway.turns.commit import OnCommit
 from gateway.turns.ticket import Progress
 
 
@@ -22,3 +23,5 @@ class Hooks:
     """With the message and the progress of each turn that begins."""
     on_replied: Callable[[SessionSource], None] = _nothing
     """With the source of each message whose reply is stored."""
+    on_commit: OnCommit | None = None
+    """With each turn that ends, in the transaction of its commit; None costs nothing."""

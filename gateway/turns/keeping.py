@@ -17,7 +17,7 @@ from gateway.turns.outcome import MadeCall
 from gateway.turns.preparing import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.context.cache import CachePolicy
     from gateway.durable.batch import Transaction
@@ -88,6 +88,8 @@ class ContextKeeping:
         """Write to the database that the sessions are in."""
         self._database = database
         self._sessions = sessions
+        self.on_pruned: Callable[[Transaction, SessionEntry, Plan], None] | None = None
+        """Called for each round, in the transaction that stores it; may be run again with it."""
 
     async def keep(
         self,
@@ -133,6 +135,9 @@ class ContextKeeping:
             store_calls(transaction, session_id, turn_id, asking.user, all_calls)
             if all_calls and self._sessions.has_staged(key):
                 self._sessions.stage_update(transaction, key, counted)
+            if self.on_pruned is not None:
+                for plan in made.rounds:
+                    self.on_pruned(transaction, asking.entry, plan)
 
         await self._database.write_through(work)
 

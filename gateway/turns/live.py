@@ -21,9 +21,11 @@ from gateway.model import (
     Message,
     Projection,
     ProjectionMode,
+    Role,
     ToolCaller,
 )
 from gateway.turns.approvals import Approvals
+from gateway.turns.brought import asked_chars
 from gateway.turns.budgets import Budgets, user_of
 from gateway.turns.compacting import summary_time_s
 from gateway.turns.contexts import Contexts
@@ -67,18 +69,18 @@ class LiveTurn:
         services: TurnServices,
         entry: SessionEntry,
         source: SessionSource,
-        message: Message,
+        opening: tuple[Message, ...],
         outcome: Outcome,
         store: Store,
         deadline_s: float,
     ) -> None:
-        """Begin with nothing said but the user's message; `use` comes before anything else.
+        """Begin with nothing said but the opening; `use` comes before anything else.
 
         Args:
             services: What every turn uses.
             entry: The session as it is now that the turn begins.
             source: Where the message came from; whose budget it is.
-            message: The user's.
+            opening: The user's message; of a turn that goes on, all that it has said so far.
             outcome: Gets what comes of it.
             store: Stores what a request rests on.
             deadline_s: How long the turn may take from now on, in seconds.
@@ -92,7 +94,15 @@ class LiveTurn:
         self._entry = entry
         self._source = source
         self._user = user_of(source)
-        self._message = message
+        self._opening = opening
+        self._goes_on = len(opening) > 1
+        self.asked_for = asked = outcome.asked
+        """See `Conversation`."""
+        self.steps_before = sum(bool(one.tool_calls) for one in opening)
+        """See `Conversation`."""
+        self._instructions = tuple(
+            Message(Role.SYSTEM, text, turn_id=outcome.turn_id) for text in asked.instructions
+        )
         self._store = store
         self._deadline_s = deadline_s
         self._ends_at = services.clock.monotonic() + deadline_s
@@ -121,7 +131,7 @@ class LiveTurn:
         """See `Conversation`."""
         entry = self._entry
         return ToolCaller(
-            entry.session_key, entry.session_id, entry.agent, self._source, self._message.turn_id
+            entry.session_key, entry.session_id, entry.agent, self._source, self.outcome.turn_id
         )
 
     @property
@@ -147,7 +157,7 @@ class LiveTurn:
         if not self._too_long or self.outcome.said:
             return None
 
-        return Projection(self._message.turn_id, ProjectionMode.SKIP)
+        return Projection(self.outcome.turn_id, ProjectionMode.SKIP)
 
     def use(self, agent_id: AgentId, agent: Agent) -> None:
         """Let an agent answer from here on."""
@@ -172,15 +182,16 @@ class LiveTurn:
         request = await self._services.contexts.request(self._asking())
         self._went_on(request)
         if not request.fits:
-            text = TOOLS_TOO_LONG if self.outcome.said else TOO_LONG
-            self._too_long |= not self.outcome.said
+            has_said = self._goes_on or bool(self.outcome.said)
+            text = TOOLS_TOO_LONG if has_said else TOO_LONG
+            self._too_long |= not has_said
             raise AgentError(
                 "what the turn has said alone does not fit the window",
                 user_text=text,
                 failure=AgentFailure.OVERFLOW,
             )
 
-        return request.messages
+        return (*self._instructions, *request.messages)
 
     def returned(self, message: Message) -> None:
         """See `Conversation`."""
@@ -215,8 +226,9 @@ class LiveTurn:
         match event:
             case TextDelta(text):
                 self.outcome.add_text(text)
-            case MessageFinished(message):
+            case MessageFinished(message, cut):
                 self.outcome.add_message(message)
+                self.outcome.cut = cut
             case ModelCallFinished():
                 self._count(event)
 
@@ -265,7 +277,7 @@ class LiveTurn:
             user=self._user,
             agent_id=agent_id,
             agent=agent,
-            live=(self._message, *self.outcome.said),
+            live=(*self._opening, *self.outcome.said),
             books=self.books,
             shortened={} if last is None else last.shortened,
             own=self._own.get(agent_id, {}),
@@ -276,6 +288,8 @@ class LiveTurn:
             summary_s=summary_time_s(
                 self._deadline_s, self._ends_at - self._services.clock.monotonic()
             ),
+            asked_chars=asked_chars(self.asked_for),
+            goes_on=self._goes_on,
             overflowed_chars=overflowed,
         )
 

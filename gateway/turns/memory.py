@@ -58,6 +58,8 @@ class SessionContext:
     """The last message of each turn in it, and of the newest one that is not sent any more."""
     begins_after: int = 0
     """The position of the last message that was left out when it was read."""
+    is_closed: bool = False
+    """Whether it surely holds all that was said: a turn that waits for its caller is not in it."""
 
     def leave_out(self, beyond: Overflow | None) -> Projection | None:
         """Leave turns out; return what stands in their place."""
@@ -122,13 +124,14 @@ async def load_context(
         session_id: The conversation.
         max_chars: What surely fits no window is left out, so that memory is bounded.
         max_image_chars: So are turns whose images, in base64, surely fit no request.
-        live_turn: The turn that runs: what was made of its results waits for them.
+        live_turn: The turn that runs: what was made of its results waits for them, and what it
+            has said already is left to it.
         counted_at: When the account's last request began, as
             `gateway.transcripts.pruned.instant` writes it; empty: the account is as it is stored.
     """
 
     def query(connection: Queries) -> SessionContext:
-        context = _load(connection, session_id, max_chars, max_image_chars)
+        context = _load(connection, session_id, max_chars, max_image_chars, live_turn)
         context.counted.drop_unused(live_turn)
         if counted_at and context.account.request_tokens:
             gone = count_gone_since(
@@ -141,7 +144,11 @@ async def load_context(
 
 
 def _load(
-    connection: Queries, session_id: SessionId, max_chars: int, max_image_chars: int
+    connection: Queries,
+    session_id: SessionId,
+    max_chars: int,
+    max_image_chars: int,
+    live_turn: TurnId | None,
 ) -> SessionContext:
     made = projections.read(connection, session_id)
     summary = summaries.newest(connection, session_id)
@@ -162,7 +169,8 @@ def _load(
     )
     if summary is not None and covered.position:
         context.positions[summary.through_turn] = covered.position
-    said = _placed(placed_after(connection, session_id, begins.position), context.positions)
+    placed = placed_after(connection, session_id, begins.position)
+    said = (one for one in _placed(placed, context.positions) if one.turn_id != live_turn)
     unheard: set[TurnId] = set()
     begun = False
     for message, mend in mended(said, leads=summary is None, skipped=in_place):
@@ -256,6 +264,11 @@ class ContextMemory:
             yield
         finally:
             del self._in_hand[session_id]
+
+    def is_closed(self, session_id: SessionId) -> bool:
+        """Return whether a session's context is here and surely whole."""
+        found = self._sessions.get(session_id)
+        return found is not None and found[0].is_closed
 
     def keep(self, session_id: SessionId, context: SessionContext) -> None:
         """Keep the context of a session, in place of what was, unless that was forgotten."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.agents.direct import NOTHING_ASKED, Asked
 from gateway.context.cache import CacheVerdict
 from gateway.errors import AgentError
 from gateway.model import AgentId, Message, ModelCall, Role, ToolCall, TurnId, Usage, clean_text
@@ -42,6 +43,8 @@ class Outcome:
     """What the user reads, notices ahead of the answer aside."""
     messages: list[Message] = field(default_factory=list)
     """What the transcript gets after the user's message."""
+    asked: Asked = NOTHING_ASKED
+    """What its client asks of the answer; calls of its own tools may stay without a result."""
     calls: list[MadeCall] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     agent: AgentId | None = None
@@ -50,6 +53,8 @@ class Outcome:
     """For the log; never what anybody wrote."""
     failure: str = ""
     """Why its agent could not answer, as `AgentFailure` names it."""
+    cut: bool = False
+    """Whether its last answer has reached a limit of its length."""
     partial: str = ""
     """Text of a message that is not finished."""
     _returned: dict[str, Message] = field(default_factory=dict)
@@ -104,8 +109,14 @@ class Outcome:
         self.messages.append(Message(Role.NOTICE, text, turn_id=self.turn_id))
 
     def is_whole(self) -> bool:
-        """Return whether no message is half finished and no tool call without its result."""
-        return not (self.partial or self._unanswered())
+        """Return whether no message is half finished and no call of ours without its result."""
+        theirs = self.asked.tool_names
+        ours = (call for call in self._unanswered() if call.name not in theirs)
+        return not self.partial and next(ours, None) is None
+
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """Return the calls of the last answer that who asks has to run; see `asked`."""
+        return tuple(self._unanswered())
 
     def is_open(self) -> bool:
         """Return whether an agent can go on from here: nothing of an answer was said yet."""

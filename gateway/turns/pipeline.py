@@ -21,7 +21,8 @@ from gateway.sessions.policy import ResetPolicy, is_active
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import Ending, Origin
-from gateway.turns.acceptance import Acceptance, Answer, Stored, before, take_answer
+from gateway.turns.acceptance import Acceptance, Answer, before, note_start, take_answer
+from gateway.turns.brought import NOTHING_BROUGHT, Brought
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
 from gateway.turns.changed import ChangedContexts
@@ -178,14 +179,17 @@ class Turns:
         """
         self.changed.note(session_ids)
 
-    def place(self, inbound: Inbound) -> tuple[Inbound, AgentId, SessionKey]:
+    def place(
+        self, inbound: Inbound, *, may_be_empty: bool = False
+    ) -> tuple[Inbound, AgentId, SessionKey]:
         """Return a message as any store takes it, who answers it, and whose session it is.
 
         Raises:
             BadRequestError: it is empty, too long, or asks for an agent that is not there.
             UnavailableError: no message is taken.
         """
-        placed = self.places.of(checked(inbound, self._settings.max_text_chars))
+        most = self._settings.max_text_chars
+        placed = self.places.of(checked(inbound, most, may_be_empty=may_be_empty))
         if self._draining or not self._owed.runs:
             raise UnavailableError(CLOSED)
 
@@ -208,7 +212,12 @@ class Turns:
         return TurnId(next(self._turn_ids))
 
     async def submit(
-        self, inbound: Inbound, *, origin: Origin = Origin.USER, key: SessionKey | None = None
+        self,
+        inbound: Inbound,
+        *,
+        origin: Origin = Origin.USER,
+        key: SessionKey | None = None,
+        brought: Brought = NOTHING_BROUGHT,
     ) -> Ticket:
         """Accept a message and return the ticket of its turn.
 
@@ -219,20 +228,22 @@ class Turns:
             inbound: The message.
             origin: `COMPACT`: it asks for a summary, and no agent is given it.
             key: The session it is for; None: the one of its source.
+            brought: What its client brings beside the text.
 
         Raises:
-            BadRequestError: the message is empty, too long, or asks for an agent that is not there.
+            BadRequestError: the message is empty, too long, or asks for an agent that is not there;
+                or it brings a result that nobody waits for.
             BusyError: a bound is reached; nothing was stored.
             StorageFullError: no space; nothing was stored.
         """
-        inbound, agent, own = self.place(inbound)
+        inbound, agent, own = self.place(inbound, may_be_empty=bool(brought.results))
         key, user = key or own, user_of(inbound.source)
         if key != own and inbound.message_id:
             # It is unique among the messages of the sender's session, not among those of another.
             name = f"{inbox.OWN_ID}{own}:{inbound.message_id}"
             inbound = replace(inbound, message_id=name)
         try:
-            if origin is Origin.USER:
+            if origin is Origin.USER and not brought.results:
                 answered = await self._answer(inbound, agent, key)
                 if answered is not None:
                     return answered
@@ -246,7 +257,7 @@ class Turns:
             self._counts["refused"] += 1
             raise
 
-        return await self._accept(inbound, agent, key, user, origin)
+        return await self._accept(inbound, agent, key, origin, brought)
 
     async def report(self, report: Report) -> None:
         """Tell a session what somebody else than its user has to say, exactly once.
@@ -332,12 +343,13 @@ class Turns:
         return ticket
 
     async def _accept(
-        self, inbound: Inbound, agent: AgentId, key: SessionKey, user: str, origin: Origin
+        self, inbound: Inbound, agent: AgentId, key: SessionKey, origin: Origin, brought: Brought
     ) -> Ticket:
         """Store a message whose place is reserved, and let it join its lane."""
         turn_id = self.new_turn_id()
-        # Whoever asks for a summary starts nothing anew.
-        policy = self.places.policy(inbound.source) if origin is Origin.USER else ResetPolicy()
+        # Whoever asks for a summary, or brings results, starts nothing anew.
+        goes_on = origin is not Origin.USER or bool(brought.results)
+        policy = ResetPolicy() if goes_on else self.places.policy(inbound.source)
         joined = paused = False
         try:
             while True:
@@ -352,7 +364,8 @@ class Turns:
                     first=not self._lanes.has_turn(key),
                     origin=origin,
                     begins=self._owed.begins_at_once(key),
-                    supersedes=origin is Origin.USER and self._settings.busy is Busy.INTERRUPT,
+                    supersedes=not goes_on and self._settings.busy is Busy.INTERRUPT,
+                    brought=brought,
                 )
                 try:
                     found = await self._database.write_through(work.run)
@@ -366,7 +379,7 @@ class Turns:
 
             row = found.row
             self._counts["duplicate"] += row.turn_id != turn_id
-            self._note_start(found)
+            note_start(found, self.contexts)
             self._owed.end(key, found.ended, Ending.SUPERSEDED)
             running = self._owed.find(row.turn_id)
             if running is not None:
@@ -378,22 +391,7 @@ class Turns:
             return ticket
         finally:
             if not joined:
-                self._lanes.release(key, user, counts=paused)
-
-    def _note_start(self, stored: Stored) -> None:
-        if stored.started is None:
-            return
-
-        # Nothing was said in it yet, so there is nothing to read.
-        self.contexts.begin(stored.started)
-        if stored.reset is not None:
-            get_logger().info(
-                "session.reset",
-                session_key=stored.row.session_key,
-                reason=stored.reset.reason,
-                session_id=stored.started,
-                previous_session_id=stored.reset.previous_session_id,
-            )
+                self._lanes.release(key, user_of(inbound.source), counts=paused)
 
     def _guard(self, key: SessionKey) -> bool:
         # The message being decided on has its own place in the lane.

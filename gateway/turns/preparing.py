@@ -7,7 +7,7 @@ Knows no agent's wire and runs nothing.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import ceil
 from typing import TYPE_CHECKING
@@ -110,8 +110,17 @@ class Asking:
     """Number of the next measurement of the session, after `counted`."""
     summary_s: float
     """How long a summary may take, in seconds; one that takes longer has failed."""
+    asked_chars: int = 0
+    """What the caller's instructions and tools take."""
+    goes_on: bool = False
+    """Whether `live` begins with what the turn said before its caller brought results."""
     overflowed_chars: int | None = None
     """The size of the last request, if its provider found it too large."""
+
+    def facts(self) -> AgentFacts:
+        """Return the facts of the agent with what the caller adds to each request."""
+        facts = self.agent.facts()
+        return replace(facts, overhead_chars=facts.overhead_chars + self.asked_chars)
 
     @property
     def stands_in(self) -> bool:

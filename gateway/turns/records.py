@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+from gateway.model import ContextSource, SessionId, SessionKey, ToolCall, TurnId, Usage
 from gateway.sessions.policy import may_user_resume
 from gateway.transcripts.outbox import ANSWERED
 from gateway.turns.ticket import Fallback, Reply, ReplyContext, ResetNotice
@@ -56,6 +56,9 @@ def decode_reply(text: str) -> Reply:
         agent=raw.get("agent", ""),
         fallbacks=tuple(Fallback(**one) for one in raw.get("fallbacks", ())),
         failure=raw.get("failure", ""),
+        calls=tuple(ToolCall(**call) for call in raw.get("calls", ())),
+        cut=raw.get("cut", False),
+        continues=TurnId(raw.get("continues", "")),
     )
 
 

@@ -25,7 +25,9 @@ from gateway.model import Message, Role, SessionId, Usage
 from gateway.sessions.policy import ResetPolicy
 from gateway.transcripts import inbox, projections
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
+from gateway.transcripts.open_turns import open_turn
 from gateway.turns.approvals import Approvals
+from gateway.turns.brought import asked_of
 from gateway.turns.budgets import Budgets, user_of
 from gateway.turns.commit import TurnCommit, commit_turn, turn_facts
 from gateway.turns.contexts import Contexts
@@ -127,17 +129,23 @@ class TurnRunner:
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
         session_id, entry = await self._stored(accepted, lambda: self._session(accepted))
         accepted.session_id = session_id
+        before = await self._stored(accepted, lambda: self._said_before(accepted, session_id))
+        asked = asked_of(row)
         reset = decode_reset(row.reset)
         commands = row.source.platform not in WITHOUT_COMMANDS
         notice = reset_text(reset, commands=commands)
+        if asked.wishes.response_format is not None:
+            # A program reads the answer.
+            notice = ""
         accepted.progress.add_text(Told(notice))
         message = Message(Role.USER, row.text, turn_id=row.turn_id)
-        user = user_of(row.source)
-        outcome = Outcome(accepted.progress, row.turn_id)
+        user, turn_id = user_of(row.source), row.continues or row.turn_id
+        outcome = Outcome(accepted.progress, turn_id, asked=asked)
         turn: LiveTurn | None = None
         if entry is not None and row.origin is not Origin.COMPACT:
             store, deadline_s = partial(self._stored, accepted), self.deadline_s
-            turn = LiveTurn(self._services, entry, row.source, message, outcome, store, deadline_s)
+            opening = before or (message,)
+            turn = LiveTurn(self._services, entry, row.source, opening, outcome, store, deadline_s)
         if accepted.ended is None:
             await self._answer(accepted, session_id, outcome, turn)
         else:
@@ -159,9 +167,11 @@ class TurnRunner:
             lead=_lead(row, outcome),
             stored_calls=0 if turn is None else turn.stored_calls,
             retracted=accepted.ended is Ending.RETRACTED,
+            before=before,
         )
+        on_commit = self._hooks.on_commit
         reply, through = await self._stored(
-            accepted, lambda: commit_turn(self._database, self._store, commit)
+            accepted, lambda: commit_turn(self._database, self._store, commit, on_commit)
         )
         self.contexts.remember(commit, through)
         accepted.progress.finish(reply)
@@ -284,7 +294,8 @@ class TurnRunner:
         def work(transaction: Transaction) -> None:
             inbox.note_begun(transaction, row)
             if row.recoveries:
-                projections.drop_of_turn(transaction, session_id, row.turn_id)
+                turn_id = row.continues or row.turn_id
+                projections.drop_of_turn(transaction, session_id, turn_id)
 
         await self._database.write(work)
 
@@ -298,6 +309,9 @@ class TurnRunner:
         if entry is None and row.origin is Origin.PROCESS:
             # Nobody is here any more who might be told.
             accepted.ended = accepted.ended or Ending.NEW
+        if row.continues and (entry is None or entry.session_id != row.session_id):
+            # What its results are for was left.
+            accepted.ended = accepted.ended or Ending.NEW
         if accepted.ended is not None and row.session_id:
             return row.session_id, None
         if entry is not None:
@@ -306,6 +320,22 @@ class TurnRunner:
         never = ResetPolicy()
         resolution = await self._store.resolve(row.session_key, row.source, never, lambda _: True)
         return resolution.entry.session_id, resolution.entry
+
+    async def _said_before(self, accepted: Accepted, session_id: SessionId) -> tuple[Message, ...]:
+        """Return what a turn that goes on has said; with any other what is open is closed."""
+        row = accepted.row
+        if not row.continues:
+            if row.origin is not Origin.COMPACT:
+                await self.contexts.close(session_id)
+            return ()
+
+        turn = await self._database.read(lambda conn: open_turn(conn, session_id))
+        if turn is None or turn.turn_id != row.continues:
+            # Rules have taken it since.
+            accepted.ended = accepted.ended or Ending.NEW
+            return ()
+
+        return turn.messages
 
 
 def _lead(row: InboxRow, outcome: Outcome) -> str:

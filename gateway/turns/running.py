@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from gateway.agents.base import Agent
+from gateway.agents.direct import can_answer
 from gateway.errors import AgentError, AgentFailure
 from gateway.log import get_logger
 from gateway.model import AgentId
@@ -63,6 +64,8 @@ class Answering:
         last: AgentError | None = None
         candidates = in_order(first, self.agents, self.fallbacks, self.breakers, turn.passed_over)
         for agent_id in candidates:
+            if agent_id != first and not can_answer(self.agents[agent_id], turn.asked_for):
+                continue
             try:
                 await self._ask(turn, agent_id)
             except AgentError as error:

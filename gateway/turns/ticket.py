@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Final, Generic
 
 from typing_extensions import TypeVar
 
-from gateway.model import ContextSource, SessionId, SessionKey, TurnId, Usage
+from gateway.model import ContextSource, SessionId, SessionKey, ToolCall, TurnId, Usage
 from gateway.turns.waiting import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from gateway.errors import GatewayError
+
+_NO_TURN: Final = TurnId("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,12 @@ class Reply:
     """Who was passed over, in order."""
     failure: str = ""
     """Of a turn whose agent could not answer: why, as `AgentFailure` names it."""
+    calls: tuple[ToolCall, ...] = ()
+    """For its client to run: the turn goes on with the results."""
+    cut: bool = False
+    """Whether the answer has reached a limit of its length."""
+    continues: TurnId = _NO_TURN
+    """The turn that it goes on with, whose id is that of its messages; empty: it is a new one."""
 
 
 R = TypeVar("R", default=Reply)

@@ -15,6 +15,7 @@ from gateway.agents.base import (
     ModelCallFinished,
     TextDelta,
 )
+from gateway.agents.direct import NOTHING_ASKED, Asked
 from gateway.agents.loop import ToolLoop
 from gateway.agents.registry import open_agents
 from gateway.agents.scripted import ScriptedModel
@@ -71,6 +72,8 @@ class Talk:
     approves: bool = True
     """What the user answers."""
     spent_tokens: int = 0
+    steps_before: int = 0
+    asked_for: Asked = NOTHING_ASKED
     caller: ToolCaller = CALLER
     asked: list[ToolCall] = field(default_factory=list)
     """What the user was asked."""

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from gateway.agents.base import TextDelta
 from gateway.agents.command import TIMED_OUT
 from gateway.agents.command_process import GRACE_S, MAX_NOTED_BYTES, MAX_NOTED_LINES
+from gateway.agents.direct import NOTHING_ASKED
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError, AgentFailure
 from gateway.model import Role
@@ -366,7 +367,8 @@ async def test_who_waits_may_be_cancelled_and_takes_no_place() -> None:
 
 async def test_a_conversation_that_cannot_be_had_starts_nothing() -> None:
     class Refused:
-        cache_key, spent_tokens, caller = "", 0, CALLER
+        cache_key, spent_tokens, steps_before, caller = "", 0, 0, CALLER
+        asked_for = NOTHING_ASKED
 
         async def messages(self) -> list[Message]:
             raise AgentError("too long")

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.agents.called import MAX_CALLS
+from gateway.agents.direct import Asked
+from gateway.agents.loop import SAME_NAME
 from gateway.agents.scripted import Fail, Hang, Reply
 from gateway.agents.settings import AgentToolSettings
 from gateway.clock import FakeClock
 from gateway.errors import AgentError
 from gateway.model import Image, Message, Role, ToolCall, ToolResult, Usage
 from tests.agents.events import Talk, called, result, run_agent, said, scripted_agent, user
-from tests.support.toolbox import TestToolbox
+from tests.support.toolbox import TestToolbox, spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -354,6 +357,54 @@ async def test_a_second_run_in_the_same_turn_goes_on_counting_steps() -> None:
 
     assert [len(message.tool_calls) for message in run.messages] == [1, 0, 0]
     assert [line["steps"] for line in logs] == [3]
+
+
+async def test_steps_before_a_caller_brought_results_do_not_count() -> None:
+    begun = [user("go"), called("a"), result("a", "r"), called("b"), result("b", "r")]
+    agent = looped(calls("find"), Reply(("done",)), max_steps=1)
+    talk = Talk(list(begun), steps_before=2)
+    with structlog.testing.capture_logs() as logs:
+        async with aclosing(agent.run(talk)) as events:
+            async for event in events:
+                talk.take(event)
+
+    assert talk.context[-1].text == "done"
+    assert [line["steps"] for line in logs] == [1]
+
+
+async def test_a_callers_tools_end_the_run_behind_the_results_of_ours() -> None:
+    theirs = Asked(tools=(spec("weather"),))
+    agent = looped(calls("find", "weather", "nobody", "weather"), Reply(("never",)))
+    talk = Talk([user("go")], asked_for=theirs)
+    async with aclosing(agent.run(talk)) as events:
+        async for event in events:
+            talk.take(event)
+
+    answer, *results = talk.context[1:]
+    assert len(answer.tool_calls) == 4
+    assert [one.tool_name for one in results] == ["find", "nobody"]
+    # It is told of both sides' tools.
+    assert "weather" in results[1].text
+
+
+async def test_more_calls_than_may_be_run_are_answered_whoever_runs_them() -> None:
+    agent = looped(calls(*["weather"] * (MAX_CALLS + 1)), Reply(("never",)))
+    talk = Talk([user("go")], asked_for=Asked(tools=(spec("weather"),)))
+    async with aclosing(agent.run(talk)) as events:
+        async for event in events:
+            talk.take(event)
+
+    (result_,) = talk.context[2:]
+    assert result_.tool_call_id == talk.context[1].tool_calls[-1].call_id
+    assert "at most" in result_.text
+
+
+async def test_a_callers_tool_with_the_name_of_ours_is_no_answer() -> None:
+    talk = Talk([user("go")], asked_for=Asked(tools=(spec("find"),)))
+    with pytest.raises(AgentError) as caught:
+        await anext(looped(calls("find")).run(talk))
+
+    assert caught.value.user_text == SAME_NAME
 
 
 @pytest.mark.parametrize(("spent", "bound"), [(99, 0), (99, 100), (100, 100), (101, 100)])

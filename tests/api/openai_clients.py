@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ import openai
 
 from gateway.agents.registry import open_agents
 from gateway.agents.settings import AnthropicSettings, EchoSettings, OpenAISettings
+from gateway.agents.tools import NoTools
 from gateway.clock import FakeClock, SystemClock
 from tests.api.running import RunningApi, running_api
 from tests.support.upstream import Upstream, upstream
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.agents.settings import AgentSettings
+    from gateway.agents.tools import Toolbox
 
 HELLO: Final[Any] = [{"role": "user", "content": "hello"}]
 
@@ -68,16 +70,33 @@ class Asked:
 
 
 @asynccontextmanager
-async def asked_by_sdk(tmp_path: Path, **more: Any) -> AsyncGenerator[Asked]:  # noqa: ANN401
-    """Serve the API; agents: `gpt`, `claude`, `echo`, and those of `running_api`."""
+async def asked_by_sdk(
+    tmp_path: Path,
+    *,
+    toolbox: Toolbox | None = None,
+    window_tokens: int = 3_000,
+    fake: Upstream | None = None,
+    **more: Any,  # noqa: ANN401
+) -> AsyncGenerator[Asked]:
+    """Serve the API; agents: `gpt`, `claude`, `echo`, and those of `running_api`.
+
+    Args:
+        tmp_path: Where the state is.
+        toolbox: The tools of the gateway's that the first two have; None: none.
+        window_tokens: The window of `gpt`.
+        fake: The provider; None: one of its own.
+        more: See `running_api`.
+    """
     clock = FakeClock()
-    async with upstream(SystemClock()) as fake:
+    async with AsyncExitStack() as stack:
+        if fake is None:
+            fake = await stack.enter_async_context(upstream(SystemClock()))
         settings: dict[str, AgentSettings] = {
             "gpt": OpenAISettings(
                 model="m-1",
                 base_url=f"{fake.url}/v1",
                 system_prompt="Be brief.",
-                context_window_tokens=3_000,
+                context_window_tokens=window_tokens,
                 reserve_tokens=500,
                 max_retries=0,
             ),
@@ -87,7 +106,7 @@ async def asked_by_sdk(tmp_path: Path, **more: Any) -> AsyncGenerator[Asked]:  #
             "echo": EchoSettings(),
         }
         async with (
-            open_agents(settings, clock) as agents,
+            open_agents(settings, clock, lambda _: toolbox or NoTools()) as agents,
             running_api(tmp_path, agents=agents, **more) as api,
         ):
             yield Asked(api, fake)

@@ -45,6 +45,7 @@ from gateway.sessions.settings import SessionSettings
 from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
+from gateway.webhooks.webhooks import Webhooks
 from tests.support.state import State, open_state
 from tests.support.turns import scripted
 
@@ -55,8 +56,10 @@ if TYPE_CHECKING:
     from anyio.abc import SocketStream
 
     from gateway.agents.base import Agent, AgentEvent, Conversation
+    from gateway.channels.hooks import HookedChannel
     from gateway.channels.running import ChannelStatistics
     from gateway.pruning import Summarizer
+    from gateway.webhooks.settings import WebhookSettings
 
 TOKEN: Final = "a-token-made-for-the-tests"
 KEY: Final = "agent:main:http::dm:alice::"
@@ -113,6 +116,9 @@ class RunningApi:
     client: httpx2.AsyncClient
     """Sends the right token."""
     stop: anyio.Event
+    webhooks: Webhooks
+    """Not running."""
+    door: Door
     served: anyio.Event = field(default_factory=anyio.Event)
     """Set once the server has ended."""
 
@@ -155,6 +161,8 @@ async def running_api(
     gate_open: bool = True,
     channels: Sequence[ChannelStatistics] = (),
     agents: Mapping[AgentId, Agent] | None = None,
+    hooks: Sequence[HookedChannel] = (),
+    webhooks: Sequence[WebhookSettings] = (),
 ) -> AsyncGenerator[RunningApi]:
     """Serve the API of a state directory on a free port.
 
@@ -189,6 +197,8 @@ async def running_api(
             watcher=ExpiryWatcher(state.store, state.database, clock, kept, discard),
             pairing=pairing,
             delivery=delivery,
+            webhooks=Webhooks(state.database, clock, webhooks),
+            hooks=lambda: hooks,
             clock=clock,
             settings=settings,
             token=TOKEN,
@@ -210,7 +220,7 @@ async def running_api(
             base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5
         ) as client:
             parts = (state, pipeline, pairing, registry, items, clock, agent)
-            api = RunningApi(*parts, app, url, client, stop)
+            api = RunningApi(*parts, app, url, client, stop, context.webhooks, context.door)
 
             async def run() -> None:
                 await serve(app, settings, sockets=[listener], stop=stop, grace_s=grace_s)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.bodies import MAX_DEPTH, MAX_NODES, parse_object
+from gateway.api.bodies import parse_object
 from gateway.api.problems import ProblemError
+from gateway.strict_json import MAX_DEPTH, MAX_NODES
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
 TREES = st.recursive(

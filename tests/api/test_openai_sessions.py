@@ -186,12 +186,18 @@ async def test_messages_behind_the_last_answer_are_one(tmp_path: Path) -> None:
 
 TOOL: Final = {"type": "function", "function": {"name": "f"}}
 REFUSED: Final[list[tuple[dict[str, Any], str]]] = [
-    ({"tools": [TOOL]}, "tools"),
-    ({"temperature": 0.2}, "temperature"),
-    ({"max_tokens": 5}, "max_tokens"),
-    ({"max_completion_tokens": 5}, "max_completion_tokens"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"messages": [{"role": "system", "content": "s"}, *HELLO]}, "messages[0]"),
+    ({"model": "echo", "tools": [TOOL]}, "tools"),
+    ({"model": "echo", "temperature": 0.2}, "temperature"),
+    ({"model": "main", "max_tokens": 5}, "max_tokens"),
+    ({"model": "claude", "seed": 5}, "seed"),
+    ({"model": "claude", "temperature": 1.5}, "temperature"),
+    ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice",
+    ),
+    ({"messages": [{"role": "system", "content": "s"}]}, "messages"),
     ({"messages": said("a", "b")}, "messages"),
     (
         {
@@ -208,7 +214,25 @@ REFUSED: Final[list[tuple[dict[str, Any], str]]] = [
     ),
     (
         {"messages": [*said("a", "b"), {"role": "tool", "tool_call_id": "x", "content": "r"}]},
-        "messages[2]",
+        "messages[2].tool_call_id",
+    ),
+    (
+        {
+            "messages": [
+                *said("a", "b", "c"),
+                {"role": "tool", "tool_call_id": "x", "content": "r"},
+            ]
+        },
+        "messages[3]",
+    ),
+    (
+        {
+            "messages": [
+                *said("a", "b"),
+                *[{"role": "tool", "tool_call_id": "x", "content": "r"}] * 2,
+            ]
+        },
+        "messages[3]",
     ),
     ({"user": ""}, "user"),
 ]
@@ -226,6 +250,77 @@ async def test_what_a_session_does_not_take_is_refused(
 
     assert refused.value.param == param
     assert not found
+
+
+async def test_settings_reach_the_model_of_a_session(tmp_path: Path) -> None:
+    wanted: Any = {"temperature": 0.2, "top_p": 0.5, "seed": 7, "stop": ["END"], "max_tokens": 9}
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        asked.fake.answer(Answer("one", finish="length"), "two")
+        first = await client.chat.completions.create(
+            model="gpt",
+            messages=HELLO,
+            user="bob",
+            prompt_cache_key="mine",
+            response_format={"type": "json_object"},
+            **wanted,
+        )
+        await client.chat.completions.create(model="gpt", messages=HELLO, user="bob")
+        sent, after = (request.json for request in asked.fake.requests)
+
+    assert {name: sent[name] for name in wanted} == wanted
+    assert sent["response_format"] == {"type": "json_object"}
+    assert first.choices[0].finish_reason == "length"
+    # They are of one answer alone.
+    assert not after.keys() & {*wanted, "response_format"}
+
+
+@pytest.mark.parametrize("model", ["gpt", "claude"])
+async def test_instructions_are_told_behind_the_agents_own_and_not_kept(
+    tmp_path: Path, model: str
+) -> None:
+    rules: Any = [
+        {"role": "system", "content": "Rhyme."},
+        {"role": "developer", "content": [{"type": "text", "text": "In Latin."}]},
+    ]
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        asked.fake.answer("one", "two", "three")
+        for messages in ([*rules, *said("a")], [*rules, *said("a", "one", "b")], said("c")):
+            await client.chat.completions.create(model=model, messages=messages, user="bob")
+        (key,) = await keys(asked)
+        found = await transcript(asked, key)
+        first, second, third = asked.fake.requests
+
+    # Byte by byte, for the provider's prompt cache.
+    whole = len(first.blocks)
+    assert second.blocks[:whole] == first.blocks
+    if model == "gpt":
+        told = [(one["role"], one["content"]) for one in first.json["messages"]]
+        assert told == [
+            ("system", "Be brief."),
+            ("system", "Rhyme."),
+            ("system", "In Latin."),
+            ("user", "a"),
+        ]
+    assert b"Rhyme" not in third.body
+    assert [role for role, _ in found] == ["user", "assistant"] * 3
+
+
+async def test_instructions_count_as_part_of_a_request(tmp_path: Path) -> None:
+    rules: Any = [{"role": "system", "content": "x" * 11_000}]
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model="gpt", messages=[*rules, *HELLO], user="bob")
+        assert not asked.fake.requests
+
+    assert refused.value.code == "context_length_exceeded"
+
+
+async def test_a_reply_is_not_owed_to_any_channel(tmp_path: Path) -> None:
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        await client.chat.completions.create(model="gpt", messages=HELLO, user="bob")
+        owed = (await asked.api.client.get("/v1/outbox")).json()
+
+    assert owed["replies"] == []
 
 
 async def test_values_that_say_what_is_done_anyway_are_taken(tmp_path: Path) -> None:

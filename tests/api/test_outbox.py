@@ -66,6 +66,7 @@ async def test_replies_are_listed_by_what_they_are(tmp_path: Path) -> None:
             "chat_id": "ann",
             "thread_id": "",
             "user_id": "",
+            "message_id": "m2",
             "text_chars": 5,
             "sent_chars": 0,
             "created_at": "2026-01-01T00:00:00Z",

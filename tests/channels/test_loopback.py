@@ -21,7 +21,7 @@ from gateway.channels.base import (
 from gateway.channels.loopback import MAX_WAITING, LoopbackChannel
 from gateway.channels.settings import LoopbackSettings
 from gateway.clock import FakeClock
-from gateway.errors import StorageFullError
+from gateway.errors import StorageFullError, UnavailableError
 from gateway.model import (
     Attachment,
     AttachmentKind,
@@ -190,6 +190,14 @@ async def test_what_cannot_be_stored_is_not_acknowledged(state_dir: Path) -> Non
 
         assert first == {"retry": "m1", "error": "the gateway cannot store it at the moment"}
         assert second == {"accepted": "m1"}
+
+
+async def test_that_the_gateway_stops_is_told(state_dir: Path) -> None:
+    async with running(state_dir) as run, connected(run.channel.path) as client:
+        run.receipts = [UnavailableError()]
+        told = await client.ask(**message())
+
+    assert told == {"retry": "m1", "error": "the gateway is stopping, and takes no messages"}
 
 
 @pytest.mark.parametrize(

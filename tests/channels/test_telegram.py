@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import orjson
@@ -12,99 +10,18 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from gateway.channels.base import ChannelError, NotConnectedError, Outbound, Receipt, SendError
-from gateway.channels.running import Channels, ChannelState, open_channels
-from gateway.channels.telegram import RETRY_S, TelegramChannel
-from gateway.channels.telegram_settings import TelegramSettings
+from gateway.channels.base import ChannelError, NotConnectedError, Receipt, SendError
+from gateway.channels.running import ChannelState, open_channels
+from gateway.channels.telegram import TelegramChannel
+from gateway.channels.telegram_polling import RETRY_S
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError, StorageBusyError
-from gateway.model import ChatType, Inbound, SessionSource
-from gateway.settings import SecretSource
+from gateway.model import ChatType, SessionSource
 from tests.support.telegram_api import Failure, TelegramServer, message, user
+from tests.support.telegram_runs import Run, outbound, running, settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from pathlib import Path
-
-ANN = SessionSource("telegram", "7", ChatType.DM, "main", user_id="7")
-
-
-@dataclass
-class Run:
-    """A channel that runs, and the other side of it."""
-
-    server: TelegramServer
-    channel: TelegramChannel
-    clock: FakeClock
-    received: list[Inbound] = field(default_factory=list)
-    receipts: list[Receipt | Exception] = field(default_factory=list)
-    """What becomes of the next messages; then all are stored."""
-    channels: Channels | None = None
-
-    async def receive(self, inbound: Inbound) -> Receipt:
-        receipt = self.receipts.pop(0) if self.receipts else Receipt()
-        if isinstance(receipt, Exception):
-            raise receipt
-        self.received.append(inbound)
-        self.server.note()
-        return receipt
-
-    def state(self) -> ChannelState:
-        assert self.channels is not None
-        return self.channels.statistics()[0].state
-
-    def offsets(self) -> list[str | None]:
-        return [said.get("offset") for method, said in self.server.asked if method == "getUpdates"]
-
-    async def say(self, text: str, number: int, **more: Any) -> int:  # noqa: ANN401 - as of `message`
-        """Have Ann write, and wait until it came and is acknowledged; return the update's id."""
-        update_id = self.server.push(message=message(text, number, **more))
-        await self.server.until(lambda: update_id in self.server.acknowledged)
-        return update_id
-
-    async def lost(self) -> str:
-        """Wait until the channel is lost, and return why."""
-        assert self.channels is not None
-        with anyio.fail_after(5):
-            while self.state() is not ChannelState.BACKING_OFF:
-                await anyio.wait_all_tasks_blocked()
-                self.server.end_poll()
-        return self.channels.statistics()[0].last_error
-
-
-def settings(tmp_path: Path, server: TelegramServer, **more: Any) -> TelegramSettings:  # noqa: ANN401
-    file = tmp_path / "token"
-    file.write_text(more.pop("secret", server.token))
-    return TelegramSettings(
-        kind="telegram", token=SecretSource(file=str(file)), base_url=server.url, **more
-    )
-
-
-@asynccontextmanager
-async def running(
-    tmp_path: Path,
-    server: TelegramServer | None = None,
-    *,
-    ready: bool = True,
-    **more: Any,  # noqa: ANN401 - of the settings
-) -> AsyncGenerator[Run]:
-    """Run a channel as the gateway does."""
-    server, clock = server or TelegramServer(), FakeClock()
-    run = Run(server, TelegramChannel("main", settings(tmp_path, server, **more), clock), clock)
-    run.channels = Channels([run.channel], clock, lambda: 1.0)
-    reached = anyio.Event()
-    async with server.serving(), anyio.create_task_group() as tasks:
-        tasks.start_soon(run.channels.run, run.receive, lambda _channel: reached.set())
-        if ready:
-            with anyio.fail_after(5):
-                await reached.wait()
-            await server.until(lambda: server.polled)
-        yield run
-        tasks.cancel_scope.cancel()
-
-
-def outbound(text: str = "hi", target: SessionSource = ANN, **more: Any) -> Outbound:  # noqa: ANN401
-    return Outbound(target, text, "t-1", **more)
 
 
 async def test_the_offset_moves_past_what_is_stored_and_no_further(tmp_path: Path) -> None:
@@ -212,7 +129,7 @@ async def test_a_second_poller_is_told_once_and_backed_off_from(tmp_path: Path) 
         (
             "getUpdates",
             Failure(409, "Conflict: can't use getUpdates method while webhook is active"),
-            "a webhook takes this bot's messages (409)",
+            "another program has set a webhook for this bot (409)",
         ),
         ("getUpdates", Failure(502, "Bad Gateway"), "Telegram fails (Bad Gateway)"),
         ("getUpdates", Failure(502, body="<html>"), "Telegram's answer cannot be read"),

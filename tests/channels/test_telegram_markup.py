@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.channels.telegram import MAX_TEXT_CHARS
 from gateway.channels.telegram_markup import MAX_UNITS, render, units, visible
-from tests.support.telegram_api import read_html
+from tests.support.telegram_html import read_html
 
 
 @pytest.mark.parametrize(

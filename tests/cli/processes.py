@@ -113,16 +113,24 @@ class Terminal:
         shown, _, self._seen = self._seen.partition(text)
         return shown + text
 
+    def rest(self) -> str:
+        """Return all that is still shown, once the child has ended."""
+        while piece := _read(self._descriptor):
+            self._seen += piece.decode().replace("\r\n", "\n")
+        self.child.wait(PATIENCE_S)
+        return self._seen
+
     def end(self) -> int:
         """Wait for the child to end, and return its status."""
-        while _read(self._descriptor):
-            pass
+        self.rest()
         return self.child.wait(PATIENCE_S)
 
 
 @contextmanager
-def terminal(*arguments: str | Path, cwd: Path | None = None) -> Generator[Terminal]:
-    """Run a command at a terminal of 80 columns."""
+def terminal(
+    *arguments: str | Path, cwd: Path | None = None, columns: int = 80
+) -> Generator[Terminal]:
+    """Run a command at a terminal, of 80 columns unless it says otherwise."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*_PROGRAM, *map(str, arguments)],
@@ -130,7 +138,7 @@ def terminal(*arguments: str | Path, cwd: Path | None = None) -> Generator[Termi
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        env=_environment({"TERM": "dumb", "COLUMNS": "80"}),
+        env=_environment({"TERM": "dumb", "COLUMNS": str(columns)}),
     ) as child:
         os.close(theirs)
         try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.cli.chat import context_text
 from tests.cli.processes import gateway, running_gateway, terminal
 from tests.support.long_sessions import STARTED
 
@@ -223,3 +224,90 @@ def wait_until_busy(state: Path) -> None:
         if gateway("sessions", "show", KEY, "--state-dir", state, "--json").document["busy"]:
             return
     raise AssertionError("no turn is running")
+
+
+def test_tab_completes_commands(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with (
+        running_gateway(state),
+        terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        screen.type("/und\t")
+        screen.wait_for("/undo ")
+        screen.type("\n")
+        screen.wait_for("There is no")
+        screen.wait_for("\n> ")
+        # Several begin so: the second Tab lists them.
+        screen.type("/st\t\t")
+        listed = screen.wait_for("/stop")
+        assert "/status" in listed
+        screen.type("a\t\n")
+        screen.wait_for("/status ")
+        screen.wait_for("\n> ")
+        # Nothing but a command is completed.
+        screen.type("st\t!\n")
+        assert "status" not in screen.wait_for("st!\n")
+        screen.wait_for("> ")
+        screen.type("\x04")
+        assert screen.end() == 0
+
+
+def test_lines_are_called_back_and_a_yes_is_not(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=ASKING),
+        terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        screen.type("add\n")
+        for _ in range(2):
+            screen.wait_for("yes or no> ")
+            screen.type("no\n")
+        screen.wait_for("done\n")
+        screen.wait_for("\n> ")
+        # Ctrl-P, the line before.
+        screen.type("\x10")
+        assert screen.wait_for("add").endswith("add")
+        screen.type("\x15\x04")
+        assert screen.end() == 0
+
+
+def test_the_context_in_use_is_told_after_answers_and_on_request(tmp_path: Path) -> None:
+    config = SCRIPT.format(lines='"!usage 11800 5 200 0", "Hello", "Bye"')
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=config),
+        terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        screen.type("/context\n")
+        screen.wait_for("known after the first answer")
+        screen.wait_for("> ")
+        screen.type("hi\n")
+        screen.wait_for("Hello\ncontext: 12k/200k, counted\n")
+        screen.wait_for("> ")
+        screen.type("/context\n")
+        screen.wait_for("context: 12k/200k, counted\n")
+        screen.wait_for("> ")
+        screen.type("bye\n")
+        assert ", estimated\n" in screen.wait_for("estimated\n")
+        screen.wait_for("> ")
+        screen.type("\x04")
+        assert screen.end() == 0
+        one = gateway("chat", "--chat-id", "ann", "again", "--state-dir", state)
+
+    # One message is answered with nothing but the answer.
+    assert (one.stdout, one.stderr) == ("Hello\n", "")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [(0, "0"), (999, "999"), (1_000, "1k"), (1_250, "1.2k"), (12_400, "12k"), (1_500_000, "1.5M")],
+)
+def test_a_size_is_told_at_a_glance(tokens: int, text: str) -> None:
+    measured = {"tokens": tokens, "window_tokens": 200_000, "source": "usage"}
+
+    assert context_text({"measured": measured}) == f"context: {text}/200k, counted"
+    assert not context_text({"measured": {**measured, "source": "unknown"}})
+    assert not context_text(None)

@@ -122,6 +122,19 @@ def test_one_bot_for_two_tables_is_a_problem(tmp_path: Path) -> None:
     )
 
 
+def test_what_cannot_be_an_access_token_is_told_and_not_shown(tmp_path: Path) -> None:
+    secret_file(tmp_path / "a", "syt_a token\n")
+    table = {
+        "kind": "matrix",
+        "homeserver": "https://matrix.example.org",
+        "token": {"file": str(tmp_path / "a")},
+    }
+
+    assert resolve_secrets(GatewayConfig.from_dict({"channels": {"work": table}})) == (
+        "channels.work.token: no access token; accepted is what the homeserver gives at a login",
+    )
+
+
 def test_a_token_that_is_too_short_is_told_by_its_line_and_not_shown(tmp_path: Path) -> None:
     secret = secret_file(tmp_path / "secret", "hunter2-hunter2\n")
     path = tmp_path / "gateway.toml"

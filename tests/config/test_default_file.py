@@ -26,6 +26,7 @@ WITHOUT_DEFAULT = {
         "servers",
         "platforms",
         "channels",
+        "webhooks",
     ),
     *("cwd", "env", "secret_env", "runner"),
     *("max_size", "rules", SESSION),
@@ -82,7 +83,8 @@ def test_the_examples_of_the_shipped_file_are_right(tmp_path: Path) -> None:
     assert config.sessions.reset.by_platform["telegram"].timezone == "Europe/Berlin"
     assert config.sessions.reset.by_chat_type
     assert set(config.tools.servers) == {"fetch", "search"}
-    assert set(config.channels) == {"loopback", "telegram"}
+    assert set(config.channels) >= {"loopback", "my_bot", "webhook"}
+    assert [one.name for one in config.webhooks] == ["ops"]
     assert config.processes.secret_env["DEPLOY_KEY"].credential == "deploy-key"
     assert config.processes.runner is not None
     assert set(config.access.platforms) == {"telegram", "telegram/my_bot"}

@@ -90,6 +90,41 @@ def test_the_choice_of_an_agent_that_does_not_run_waits_for_the_restart() -> Non
     assert with_live(old, new) == old
 
 
+def test_who_may_talk_applies_at_once_also_beside_a_channel_that_does_not_run_yet() -> None:
+    old = GatewayConfig.from_dict(
+        {"access": {"platforms": {"loopback": {"allow_users": ["ann", "eve"]}}}}
+    )
+    new = GatewayConfig.from_dict(
+        {
+            "channels": {"work": {"kind": "loopback"}},
+            "access": {
+                "platforms": {
+                    "loopback": {"allow_users": ["ann"]},
+                    "loopback/work": {"allow_users": ["bob"]},
+                }
+            },
+            "routes": [{"account": "work", "agent": "main"}],
+        }
+    )
+    applied = with_live(old, new)
+
+    assert applied.access == new.access
+    assert applied.routes == new.routes
+    assert applied.channels == {}
+    assert with_live(applied, old) == old
+    assert with_live(applied, new) == applied
+
+
+def test_who_is_linked_waits_for_the_next_start() -> None:
+    anna = {"name": "anna", "members": ["loopback/work/1", "loopback/work/2"]}
+    channels = {"work": {"kind": "loopback"}}
+    old = GatewayConfig.from_dict({"channels": channels})
+    new = GatewayConfig.from_dict({"channels": channels, "sessions": {"identities": [anna]}})
+
+    assert changed_live(old, new) == ((), ("sessions.identities",))
+    assert with_live(old, new) == old
+
+
 @given(trees(), trees())
 def test_with_live_takes_exactly_what_applies_at_once(
     old_tree: dict[str, Any], new_tree: dict[str, Any]

@@ -19,8 +19,8 @@ ACCEPTED_SECRET = (
 )
 TOP_LEVEL = (
     "state_dir, session_store_max_age_days, session_store_max_entries, default_agent, store, "
-    "sessions, turns, context, pruning, budgets, access, channels, delivery, http, log, tools, "
-    "processes, agents, routes"
+    "sessions, turns, context, pruning, budgets, access, channels, delivery, webhooks, http, log, "
+    "tools, processes, agents, routes"
 )
 HOLDER = "what holds this key is no table, accepted is one"
 NEEDS = (

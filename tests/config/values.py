@@ -35,7 +35,18 @@ EVERY_TABLE: dict[str, Any] = {
     },
     "channels": {
         "loopback": {"kind": "loopback", "path": "/run/loopback.sock"},
+        "matrix": {
+            "kind": "matrix",
+            "homeserver": "https://matrix.example.org",
+            "token": {"env": "KEY"},
+        },
         "telegram": {"kind": "telegram", "token": {"env": "KEY"}},
+        "webhook": {
+            "kind": "webhook",
+            "secrets": [{"env": "KEY"}],
+            "reply_url": "https://example.org/in",
+            "reply_secret": {"env": "KEY"},
+        },
     },
     "pruning": {"sessions": {SESSION: {"thresholds": {"max_count": 9}}}},
     "access": {"platforms": {"telegram": {}, "http/a": {"unknown": "pair"}}},
@@ -75,6 +86,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "timezone": st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
     "path": st.sampled_from(["loopback.sock", "/run/a b/ü.sock"]),
     "state_dir": st.sampled_from(["state", "/var/lib/x", "a b/ü", "./x/"]),
+    "homeserver": st.sampled_from(["https://matrix.example.org", "http://[::1]:8008"]),
+    "join": st.lists(st.sampled_from(["*", "@ann:example.org", "example.org:8448", "[::1]"])),
     "base_url": st.sampled_from(["https://example.org/v1", "http://127.0.0.1:1/v1"]),
     "model": st.text(min_size=1, max_size=256),
     "context_window_tokens": st.integers(100_000, 200_000),
@@ -116,6 +129,22 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "runner": st.sampled_from(["/run/gateway-runner/socket", "ü"]),
     "cwd": st.sampled_from([".", "/a b"]),
     "url": st.sampled_from(["http://127.0.0.1:1/mcp", "https://example.org/mcp?x=1"]),
+    "secrets": st.lists(SECRETS, min_size=1, max_size=4),
+    "reply_url": st.sampled_from(["https://example.org/in", "http://127.0.0.1:1/in"]),
+    "webhooks": st.lists(
+        st.fixed_dictionaries(
+            {
+                "name": st.sampled_from(["a", "ops-2", "x_y"]),
+                "url": st.sampled_from(["https://example.org/in", "http://[::1]:1/in"]),
+                "secret": SECRETS,
+            },
+            optional={
+                "events": st.lists(st.sampled_from(["session.reset", "turn.completed"]), min_size=1)
+            },
+        ),
+        max_size=3,
+        unique_by=lambda one: str(one["name"]),
+    ),
     "A": ARGUMENTS,
     "shell": st.lists(ARGUMENTS),
     "replies": st.lists(st.sampled_from(["a", "b\nc"]), min_size=1),
@@ -133,7 +162,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         st.fixed_dictionaries(
             {"platform": st.text(), "agent": st.sampled_from(["main", "gpt"])},
             optional={
-                "account": st.text(),
+                "account": st.sampled_from(["loopback", "telegram"]),
                 "chat_type": st.sampled_from(["dm", "group"]),
                 "chat_id": st.text(),
                 "user_id": st.text(min_size=1),
@@ -161,17 +190,23 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
         node = schema_of(GatewayConfig).at(path, EVERY_TABLE)
         if path[-1] in {"file", "env", "credential", "kind"} or node is None:
             continue
+        if path[:3] == ("channels", "telegram", "webhook"):
+            # Its secret and its address come together.
+            continue
         if path[0] == "tools" and path[3] in OF_THE_OTHER_TRANSPORT[str(path[2])]:
             continue
         table = tree
         for part in path[:-1]:
             table = table.setdefault(str(part), {})
         name = str(path[-1])
-        table[name] = draw(SPECIAL[name] if name in SPECIAL else _drawn_from(node))
+        # A scripted agent has a list of them.
+        special = name in SPECIAL and (path[0], name) != ("channels", "replies")
+        table[name] = draw(SPECIAL[name] if special else _drawn_from(node))
     for agent, settings in tree["agents"].items():
         if "fallback" in settings:
             # No agent stands in for itself.
             settings["fallback"] = [name for name in settings["fallback"] if name != agent]
+    tree["channels"]["webhook"] = _said_once(tree["channels"]["webhook"])
     if any(tree.get("budgets", {}).get(key) for key in LIMITS_IN_DOLLARS):
         # Then every agent needs a price.
         priced = {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 2.0}
@@ -180,6 +215,14 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         tree.setdefault("http", {})["token"] = draw(SECRETS)
     return tree
+
+
+def _said_once(hook: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a webhook channel without what its other keys rule out."""
+    without = set() if hook.get("replies", True) else {"reply_url", "reply_secret"}
+    if hook.get("format") != "event":
+        without.add("chat_id")
+    return {key: one for key, one in hook.items() if key not in without}
 
 
 def _drawn_from(node: Node) -> st.SearchStrategy[Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.agents.base import Agent
-    from tests.contract.platforms import Platform
+    from tests.contract.base import Platform
     from tests.support.commands import DoorBench
 
-TICK_S = 0.02
+EVERYBODY: Final = PlatformAccess(allow_users=["*"])
+TICK_S: Final = 0.02
 """How long a test waits for something to happen before it lets time pass on the channel's clock."""
 
 
@@ -73,13 +74,22 @@ async def running(platform: Platform, *, gate_open: bool = True) -> AsyncGenerat
 
 
 @asynccontextmanager
-async def whole(platform: Platform, path: Path, agent: Agent) -> AsyncGenerator[DoorBench]:
-    """Run the channel with everything that answers there, people being there."""
-    async with (
-        platform.server(),
-        alone(platform, path, agent) as (bench, channels),
-        joined(platform, channels),
-    ):
+async def whole(
+    platform: Platform,
+    path: Path,
+    agent: Agent,
+    *others: Platform,
+    access: PlatformAccess = EVERYBODY,
+) -> AsyncGenerator[DoorBench]:
+    """Run channels with everything that answers there, people being there."""
+    platforms = (platform, *others)
+    async with AsyncExitStack() as stack:
+        for one in platforms:
+            await stack.enter_async_context(one.server())
+        made = alone(platform, path, agent, *others, access=access)
+        bench, channels = await stack.enter_async_context(made)
+        for one in platforms:
+            await stack.enter_async_context(joined(one, channels))
         yield bench
 
 
@@ -87,7 +97,7 @@ async def whole(platform: Platform, path: Path, agent: Agent) -> AsyncGenerator[
 async def joined(platform: Platform, channels: Channels) -> AsyncGenerator[None]:
     """Have people at a channel that is started, once it reaches its platform."""
     with anyio.fail_after(4 * platform.patience_s):
-        while channels.statistics()[0].state is not ChannelState.RUNNING:
+        while state_of(platform, channels) is not ChannelState.RUNNING:
             with anyio.move_on_after(TICK_S):
                 await anyio.sleep_forever()
             await platform.pass_s(0.25)
@@ -97,13 +107,20 @@ async def joined(platform: Platform, channels: Channels) -> AsyncGenerator[None]
 
 @asynccontextmanager
 async def alone(
-    platform: Platform, path: Path, agent: Agent
+    platform: Platform,
+    path: Path,
+    agent: Agent,
+    *others: Platform,
+    access: PlatformAccess = EVERYBODY,
 ) -> AsyncGenerator[tuple[DoorBench, Channels]]:
-    """Run the channel with everything that answers there; whether it is reached is left open."""
-    channels = Channels([platform.channel], platform.clock, lambda: 1.0)
-    everybody = PlatformAccess(allow_users=["*"])
-    access = AccessSettings(platforms={platform.channel.platform: everybody})
-    async with open_door(path, agent, access=access) as bench:
+    """Run channels with everything that answers there; whether they are reached is left open.
+
+    All go by the clock of the first.
+    """
+    every = [one.channel for one in (platform, *others)]
+    channels = Channels(every, platform.clock, lambda: 1.0)
+    settings = AccessSettings(platforms={one.platform: access for one in every})
+    async with open_door(path, agent, access=settings) as bench:
         database, clock, turns = bench.turns.state.database, platform.clock, bench.turns.turns
         delivery = Delivery(database, clock, DeliverySettings(), channels, lambda: 0.0)
         followers = Followers(channels, clock, delivery)
@@ -115,6 +132,13 @@ async def alone(
             tasks.start_soon(channels.run, bench.door.receive, delivery.reached)
             yield bench, channels
             tasks.cancel_scope.cancel()
+
+
+def state_of(platform: Platform, channels: Channels) -> ChannelState:
+    """Return what a platform's channel does."""
+    wanted = (platform.channel.platform, platform.channel.account)
+    found = {(one.platform, one.account): one.state for one in channels.statistics()}
+    return found[wanted]
 
 
 async def until(platform: Platform, holds: Callable[[], bool]) -> None:

@@ -15,12 +15,13 @@ from gateway.channels.base import NotConnectedError, Outbound, SendError
 from gateway.model import AgentId, Attachment, AttachmentKind, Change, ChatType
 from gateway.sessions.key import parse_key, session_key
 from gateway.sessions.settings import SessionSettings
-from tests.contract.platforms import PLATFORMS, Ability, Written
+from tests.contract.base import Ability, Written
+from tests.contract.platforms import PLATFORMS
 from tests.contract.running import acknowledged, running
 
 if TYPE_CHECKING:
     from gateway.model import SessionSource
-    from tests.contract.platforms import Platform
+    from tests.contract.base import Platform
 
 
 def outbound(platform: Platform, text: str = "hi", delivery_id: str = "t-1") -> Outbound:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 import pytest
 
+from gateway.access.settings import PlatformAccess, Unknown
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.model import Change, Message, ModelCall, Role
-from tests.contract.platforms import Ability, Written
+from gateway.model import Attachment, AttachmentKind, Change, Message, ModelCall, Role
+from tests.contract.base import Ability, Written
 from tests.contract.running import acknowledged, alone, joined, until, whole
 from tests.support.state import START
 from tests.support.turns import Gate, PlayedAgent, echo
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.agents.base import AgentEvent
-    from tests.contract.platforms import Platform
+    from gateway.channels.base import Outbound
+    from tests.contract.base import Platform
 
 
 class Speaker:
@@ -82,6 +85,69 @@ async def test_a_message_handed_over_again_is_one_turn(platform: Platform, tmp_p
     assert (turns.completed, turns.duplicates) == (2, 1)
 
 
+async def test_a_message_that_comes_again_after_a_restart_is_one_turn(
+    platform: Platform, tmp_path: Path
+) -> None:
+    async with whole(platform, tmp_path / "s", PlayedAgent(echo)):
+        await platform.write(Written("m1", "one"))
+        await until(platform, lambda: len(platform.people.shown) == 1)
+    async with whole(platform, tmp_path / "s", PlayedAgent(echo)) as bench:
+        await platform.repeat("m1")
+        await acknowledged(platform, 2)
+        await platform.write(Written("m2", "two"))
+        await until(platform, lambda: len(platform.people.shown) == 2)
+        turns = bench.turns.turns.statistics()
+
+    assert platform.people.at("ann") == ["re: one", "re: two"]
+    assert (turns.completed, turns.duplicates) == (1, 1)
+
+
+async def test_a_stranger_is_not_answered(platform: Platform, tmp_path: Path) -> None:
+    agent = PlayedAgent(echo)
+    ann = platform.source(Written("m")).user_id
+    listed = PlatformAccess(allow_users=[ann], unknown=Unknown.IGNORE)
+    async with whole(platform, tmp_path / "s", agent, access=listed):
+        await platform.write(Written("m1", "let me in", person="bob"))
+        await platform.write(Written("m2", "hello"))
+        await until(platform, lambda: bool(platform.people.shown))
+        await acknowledged(platform, 2)
+
+    assert [(one.place, one.text) for one in platform.people.shown] == [("ann", "re: hello")]
+    assert [context[-1].text for context in agent.contexts] == ["hello"]
+
+
+@pytest.mark.needs(Ability.ATTACHMENTS)
+async def test_the_agent_is_told_of_attachments_and_nothing_is_fetched(
+    platform: Platform, tmp_path: Path
+) -> None:
+    agent = PlayedAgent(echo)
+    file = Attachment(AttachmentKind.FILE, "application/pdf", "plan.pdf", 2_345)
+    async with whole(platform, tmp_path / "s", agent):
+        await platform.write(Written("m1", "look", attachments=(file,)))
+        await until(platform, lambda: bool(platform.people.shown))
+
+    told = '[file: "plan.pdf", application/pdf, 2.3 kB; not fetched]'
+    assert [context[-1].text for context in agent.contexts] == [f"look\n\n{told}"]
+    assert platform.people.fetched == []
+
+
+@pytest.mark.needs(Ability.BUSY)
+async def test_a_busy_platform_is_left_alone_for_as_long_as_it_asks(
+    platform: Platform, tmp_path: Path
+) -> None:
+    people, clock = platform.people, platform.clock
+    async with whole(platform, tmp_path / "s", PlayedAgent(echo)):
+        people.next_answers = ["busy"]
+        began = clock.monotonic()
+        await platform.write(Written("m1", "one"))
+        await until(platform, lambda: bool(people.shown))
+        took_s = clock.monotonic() - began
+        await platform.pass_s(30)
+
+    assert people.at("ann") == ["re: one"]
+    assert 7 <= took_s < 15
+
+
 @pytest.mark.needs(Ability.THREADS)
 async def test_a_reply_goes_to_the_thread_it_was_asked_in(
     platform: Platform, tmp_path: Path
@@ -135,6 +201,32 @@ async def test_an_answer_grows_in_one_message_that_becomes_the_reply(
     assert [one.text for one in shown] == ["One two three."]
     assert shown[0].read[:2] == ["One", "One two"]
     assert shown[0].answers == "m1"
+
+
+@pytest.mark.needs(Ability.GROWS)
+async def test_an_answer_grows_no_faster_than_the_channel_takes_edits(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"word{number} " for number in range(20)]
+    speaker, shown, edited = Speaker(*words), platform.people.shown, list[float]()
+    edit = platform.channel.edit
+
+    async def noted(outbound: Outbound, shown_id: str) -> None:
+        edited.append(platform.clock.monotonic())
+        await edit(outbound, shown_id)
+
+    monkeypatch.setattr(platform.channel, "edit", noted)
+    async with whole(platform, tmp_path / "s", PlayedAgent(speaker.play)):
+        await platform.write(Written("m1"))
+        for number in range(len(words) + 1):
+            speaker.let(number)
+            await platform.pass_s(0.75)
+        await until(platform, lambda: bool(shown) and shown[0].text.rstrip().endswith("word19"))
+
+    pauses_s = [later - earlier for earlier, later in pairwise(edited)]
+    assert len(pauses_s) >= 2
+    assert min(pauses_s) >= platform.channel.edit_interval_s - 0.001
+    assert len(shown) == 1
 
 
 @pytest.mark.needs(Ability.GROWS)

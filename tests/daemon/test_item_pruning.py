@@ -135,9 +135,7 @@ async def test_a_killed_gateway_leaves_items_archive_and_audit_in_agreement(
 def _texts(state_dir: Path) -> dict[int, str]:
     with reading(state_dir / "gateway.db", live=False) as connection:
         rows: list[Any] = connection.execute("SELECT position, text FROM messages").fetchall()
-        held: list[Any] = connection.execute(
-            "SELECT original FROM pruned_items WHERE original IS NOT NULL"
-        ).fetchall()
+        held: list[Any] = connection.execute("SELECT original FROM pruned_originals").fetchall()
     originals = [orjson.loads(row[0]) for row in held]
     return {int(str(position)): str(text) for position, text in rows} | {
         row["position"]: row["text"] for row in originals

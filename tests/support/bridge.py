@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 CHANNEL: Final = '[channels.lo]\nkind = "loopback"\n'
+"""More keys of the channel may follow it, and then other tables."""
 LIMIT_S: Final = 20.0
 _NUMBERS: Final = count(1)
 """No two messages have one id, whichever bridge they come by."""
@@ -32,6 +33,10 @@ class Bridge:
     receipts: dict[str, Line] = field(default_factory=dict)
     """What was said at once of a message, by its id."""
     shown: list[Line] = field(default_factory=list)
+    """What stands in the chats, with the texts as they were edited last."""
+    edits: list[Line] = field(default_factory=list)
+    """Each edit, as it came."""
+    confirms_edits: bool = True
     refuse: Callable[[Line], Line | None] = lambda _: None
     """What is answered to a delivery that is not shown, without its id; None: it is shown."""
     _news: anyio.Event = field(default_factory=anyio.Event)
@@ -84,6 +89,8 @@ class Bridge:
 
             if "deliver" in line:
                 await self._take(line)
+            elif "edit" in line:
+                await self._edit(line)
             elif "serving" not in line:
                 self.receipts[line.get("accepted") or line["refused"]] = line
             news, self._news = self._news, anyio.Event()
@@ -97,6 +104,14 @@ class Bridge:
         else:
             answer = {"failed": line["deliver"], **answer}
         await self.client.write(**answer)
+
+    async def _edit(self, line: Line) -> None:
+        self.edits.append(line)
+        if not self.confirms_edits:
+            return
+
+        self.shown[int(line["of"].removeprefix("shown-")) - 1]["text"] = line["text"]
+        await self.client.write(delivered=line["edit"])
 
 
 @asynccontextmanager

@@ -1,69 +1,33 @@
 """The Bot API as Telegram speaks it, on loopback: what a bot asks for, and the people who write.
 
-Strict where Telegram is: offsets, one poller a token, tags that must be balanced, lengths.
+Strict where Telegram is: offsets, one poller a token, none beside a webhook, tags that must be
+balanced, lengths.
 """
 
 from __future__ import annotations
 
-import re
-import socket
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from html import unescape
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import orjson
 from aiohttp import web
 
+from gateway.clock import SystemClock
+from tests.support.ports import free_port
+from tests.support.telegram_html import NoHtmlError, read_html
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from aiohttp.web import Request, Response
 
 TOKEN: Final = "123456:a-token_of-tests"
 BOT_NAME: Final = "gateway_bot"
-_TAG: Final = re.compile(r"<(/?)([a-z]+)((?: [a-z]+=\"[^\"<>]*\")*)>")
-_TAGS: Final = frozenset(
-    {"b", "strong", "i", "em", "u", "ins", "s", "strike", "del", "a", "code", "pre", "blockquote"}
-)
-_ENTITY: Final = re.compile(r"&(?:lt|gt|amp|quot|#[0-9]+|#x[0-9a-f]+);")
-
-
-class NoHtmlError(ValueError):
-    """Telegram would not take it."""
-
-
-def read_html(html: str) -> str:
-    """Return what people see of a text in HTML mode.
-
-    Raises:
-        NoHtmlError: a tag is unknown, not closed or closed twice, or a mark is not escaped.
-    """
-    shown, open_tags, place = [], [], 0
-    while place < len(html):
-        if html[place] == "<":
-            tag = _TAG.match(html, place)
-            if tag is None or tag[2] not in _TAGS:
-                raise NoHtmlError(f"unsupported start tag at {place}")
-
-            if not tag[1]:
-                open_tags.append(tag[2])
-            elif not open_tags or open_tags.pop() != tag[2]:
-                raise NoHtmlError(f"unexpected end tag at {place}")
-            place = tag.end()
-        else:
-            entity = _ENTITY.match(html, place)
-            if entity is None and html[place] in "&>":
-                raise NoHtmlError(f"not escaped at {place}")
-            end = entity.end() if entity else place + 1
-            shown.append(unescape(html[place:end]))
-            place = end
-    if open_tags:
-        raise NoHtmlError(f"can't find the end tag of {open_tags[-1]}")
-
-    return "".join(shown)
+RECALL_S: Final = 0.01
+"""How long an update waits that a webhook has not taken, in real seconds."""
 
 
 @dataclass
@@ -102,7 +66,7 @@ class TelegramServer:
     """One bot's side of the Bot API."""
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.token = TOKEN
         self.pending: dict[int, dict[str, Any]] = {}
         """Updates that no offset has passed."""
@@ -113,6 +77,12 @@ class TelegramServer:
         """Methods and what came with them, in order."""
         self.failures: dict[str, list[Failure]] = {}
         """By method, what becomes of the next requests."""
+        self.hook: dict[str, str] = {}
+        """What `setWebhook` was given; empty: updates wait to be asked for."""
+        self.call: Callable[[dict[str, str], bytes], Awaitable[int]] | None = None
+        """Calls the webhook with headers and a body; returns the status of the answer."""
+        self.answers: list[int] = []
+        """What the webhook answered, each time."""
         self.changed = anyio.Event()
         self._last_id = 1_000
         self._poll: _Poll | None = None
@@ -134,7 +104,10 @@ class TelegramServer:
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", self.port).start()
-            yield
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._call_all)
+                yield
+                tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
@@ -148,6 +121,7 @@ class TelegramServer:
         update_id = self.next_id()
         self.pending[update_id] = {"update_id": update_id, **update}
         self.end_poll()
+        self.note()
         return update_id
 
     def end_poll(self) -> None:
@@ -185,6 +159,36 @@ class TelegramServer:
         self.changed.set()
         self.changed = anyio.Event()
 
+    async def _call_all(self) -> None:
+        """Hand updates to the webhook, one after the other, each until it is taken."""
+        while True:
+            if not (self.hook and self.call and self.pending):
+                await self.changed.wait()
+                continue
+
+            update_id, update = next(iter(self.pending.items()))
+            headers = {"x-telegram-bot-api-secret-token": self.hook.get("secret_token", "")}
+            self.answers.append(await self.call(headers, orjson.dumps(update)))
+            if 200 <= self.answers[-1] < 300:
+                del self.pending[update_id]
+                self.on_acknowledged(update_id)
+                self.note()
+            else:
+                self.note()
+                await SystemClock().sleep(RECALL_S)
+
+    def _hook_info(self) -> dict[str, Any]:
+        info = {
+            "url": self.hook.get("url", ""),
+            "has_custom_certificate": False,
+            "pending_update_count": len(self.pending),
+        }
+        failed = [one for one in self.answers if one >= 300]
+        if failed:
+            why = f"Wrong response from the webhook: {failed[-1]}"
+            info |= {"last_error_date": 1_700_000_000, "last_error_message": why}
+        return info
+
     async def _serve(self, request: Request) -> Response:
         method = request.match_info["method"]
         fields = {name: str(value) for name, value in (await request.post()).items()}
@@ -211,21 +215,35 @@ class TelegramServer:
         return web.json_response({"ok": True, "result": result}, dumps=_dumps)
 
     async def _does(self, method: str, fields: dict[str, str]) -> object:
+        result: object = True
         match method:
             case "getMe":
-                return {"id": 123456, "is_bot": True, "first_name": "G", "username": BOT_NAME}
+                result = {"id": 123456, "is_bot": True, "first_name": "G", "username": BOT_NAME}
             case "getUpdates":
-                return await self._updates(fields)
+                result = await self._updates(fields)
             case "sendMessage":
-                return self._send(fields)
+                result = self._send(fields)
             case "editMessageText":
-                return self._edit(fields)
+                result = self._edit(fields)
+            case "getWebhookInfo":
+                result = self._hook_info()
+            case "setWebhook":
+                self.hook = fields
+            case "deleteWebhook":
+                self.hook = {}
             case "sendChatAction":
                 self.on_typing(fields["chat_id"], fields.get("message_thread_id", ""))
-                return True
-        raise _RefusedError(Failure(404, "Not Found"))
+            case _:
+                raise _RefusedError(Failure(404, "Not Found"))
+        return result
 
     async def _updates(self, fields: dict[str, str]) -> list[dict[str, Any]]:
+        if self.hook:
+            why = "Conflict: can't use getUpdates method while webhook is active"
+            raise _RefusedError(
+                Failure(409, f"{why}; use deleteWebhook to delete the webhook first")
+            )
+
         offset = self.on_offset(int(fields.get("offset", "0")))
         for update_id in [one for one in self.pending if one < offset]:
             del self.pending[update_id]
@@ -318,13 +336,6 @@ def _refused(failure: Failure) -> Response:
 
 def _dumps(value: object) -> str:
     return orjson.dumps(value).decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def user(number: int = 7, name: str = "Ann", **more: object) -> dict[str, Any]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.sessions.entry import SessionEntry
     from gateway.sessions.store import SessionStore
     from gateway.transcripts.outbox_rows import OutboxRow
-    from gateway.turns.commit import Committed, TurnCommit
+    from gateway.turns.commit import Committed, OnCommit, TurnCommit
     from gateway.turns.ticket import Reply, Ticket
 
 HIT: Final = Path("hit")
@@ -91,10 +91,12 @@ def before_the_commit() -> None:
     """Die between the end of a turn of the HTTP API and its commit."""
     commit_turn = commit.commit_turn
 
-    async def dying(database: Database, store: SessionStore, turn: TurnCommit) -> Committed:
+    async def dying(
+        database: Database, store: SessionStore, turn: TurnCommit, on_commit: OnCommit | None = None
+    ) -> Committed:
         if turn.row.source.platform == "http":
             die_once()
-        return await commit_turn(database, store, turn)
+        return await commit_turn(database, store, turn, on_commit)
 
     runner.commit_turn = dying  # type: ignore[attr-defined]
 

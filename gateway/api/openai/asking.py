@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.access.tokens import OPERATOR
-from gateway.agents.direct import NO_WISHES, DirectRequest, Takes, Wishes
+from gateway.agents.direct import NO_WISHES, Asked, DirectRequest, Takes, Wishes
 from gateway.api.bodies import header_of
 from gateway.api.openai.conversation import conversation, said_last
 from gateway.api.openai.errors import refused
 from gateway.api.openai.wire import MAX_SESSION_CHARS
 from gateway.model import AgentId, Inbound, SessionSource, ToolSpec
+from gateway.turns.brought import Brought
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from starlette.types import Scope
 
     from gateway.api.openai.wire import ChatRequest
@@ -65,35 +68,43 @@ def session_name(scope: Scope, request: ChatRequest) -> str:
     return unicodedata.normalize("NFC", request.user or "" if named is None else named)
 
 
-def message_of(scope: Scope, request: ChatRequest, asker: Asker, session: str) -> Inbound:
-    """Return the message that a request to a session is.
+def message_of(
+    scope: Scope, request: ChatRequest, asker: Asker, session: str, takes: Takes | None
+) -> tuple[Inbound, Brought]:
+    """Return the message that a request to a session is, and what comes with it.
+
+    Args:
+        scope: Of the request.
+        request: What it asks for.
+        asker: Who sends it.
+        session: The name of the session.
+        takes: What its agent can be asked for; None: nothing beside an answer.
 
     Raises:
-        ProblemError: it asks for what a session does not give.
+        ProblemError: it asks for what a session, or its agent, does not give.
     """
-    if request.tools:
-        raise refused(
-            "tools: a session's agent has its own tools. Call without a session to use yours.",
-            "tools",
-        )
+    tools, wishes = _tools(request), wishes_of(request)
+    own = frozenset[str]() if takes is None else takes.own_tools
+    choice = request.tool_choice
+    if own and choice is not None and choice.type == "none":
+        # Those of the agent are meant as well.
+        wishes = replace(wishes, tool_choice="none")
+    _check_choice(wishes, {tool.name for tool in tools} | own)
+    check_taken(tools, wishes, takes or Takes(), request)
+    for place, tool in enumerate(tools):
+        if tool.name in own:
+            param = f"tools[{place}].function.name"
+            raise refused(f"{param}: the agent has a tool of this name.", param)
 
-    for name in sorted(wishes_of(request).named()):
-        field = _field(name, request)
-        raise refused(
-            f"{field}: a session is answered with its agent's own settings. Leave it out, or call "
-            "without a session.",
-            field,
-        )
-    if request.prompt_cache_key:
-        raise refused("prompt_cache_key: a session has its own.", "prompt_cache_key")
-
-    return Inbound(
+    told = said_last(request.messages)
+    inbound = Inbound(
         source=asker.source(session),
-        text=said_last(request.messages),
+        text=told.text,
         message_id=_header(scope, IDEMPOTENCY_HEADER) or "",
         agent=AgentId(request.model),
         typed=False,
     )
+    return inbound, Brought(Asked(told.instructions, tuple(tools), wishes), told.results)
 
 
 def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> DirectRequest:
@@ -102,13 +113,8 @@ def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> Direc
     Raises:
         ProblemError: its conversation or its tools are not taken.
     """
-    tools = _tools(request)
-    wishes = wishes_of(request)
-    if wishes.named_tool is not None and wishes.named_tool not in {tool.name for tool in tools}:
-        raise refused("tool_choice: names none of the tools.", "tool_choice")
-    if wishes.tool_choice == "required" and not tools:
-        raise refused("tool_choice: there are no tools, accepted is auto or none.", "tool_choice")
-
+    tools, wishes = _tools(request), wishes_of(request)
+    _check_choice(wishes, {tool.name for tool in tools})
     messages = conversation(request.messages, turn_id)
     cache_key = ""
     if request.prompt_cache_key:
@@ -118,20 +124,22 @@ def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> Direc
     return DirectRequest(messages, tools, wishes, cache_key)
 
 
-def check_taken(asked: DirectRequest, takes: Takes, request: ChatRequest) -> None:
+def check_taken(
+    tools: Sequence[ToolSpec], wishes: Wishes, takes: Takes, request: ChatRequest
+) -> None:
     """Refuse what an agent would not heed.
 
     Raises:
         ProblemError: the first such field.
     """
     who = f"the agent {request.model!r} cannot heed it"
-    if asked.tools and not takes.tools:
+    if tools and not takes.tools:
         raise refused(f"tools: {who}.", "tools")
 
-    for name in sorted(asked.wishes.named() - takes.wishes):
+    for name in sorted(wishes.named() - takes.wishes):
         field = _field(name, request)
         raise refused(f"{field}: {who}.", field)
-    temperature = asked.wishes.temperature
+    temperature = wishes.temperature
     if temperature is not None and temperature > takes.max_temperature:
         text = f"accepted by the agent {request.model!r} is up to {takes.max_temperature:g}."
         raise refused(f"temperature: {text}", "temperature")
@@ -159,6 +167,13 @@ def wishes_of(request: ChatRequest) -> Wishes:
     elif request.tool_choice is not None and request.tool_choice.type not in {"auto", "none"}:
         given |= _choice(request)
     return Wishes(**given) if given else NO_WISHES  # type: ignore[arg-type]
+
+
+def _check_choice(wishes: Wishes, tools: Collection[str]) -> None:
+    if wishes.named_tool is not None and wishes.named_tool not in tools:
+        raise refused("tool_choice: names none of the tools.", "tool_choice")
+    if wishes.tool_choice == "required" and not tools:
+        raise refused("tool_choice: there are no tools, accepted is auto or none.", "tool_choice")
 
 
 def _choice(request: ChatRequest) -> dict[str, object]:

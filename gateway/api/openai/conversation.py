@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.api.openai.errors import refused
@@ -63,37 +64,61 @@ def conversation(messages: Sequence[AnyMessage], turn_id: TurnId) -> list[Messag
     return made
 
 
-def said_last(messages: Sequence[AnyMessage]) -> str:
-    """Return what a session is told: the texts of the user behind the last answer.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a session is told."""
+
+    text: str
+    """What the user says; may be empty where there are results."""
+    results: dict[str, str]
+    """What tools of the client's have returned, by call."""
+    instructions: tuple[str, ...]
+    """What the model is told of this answer alone."""
+
+
+def said_last(messages: Sequence[AnyMessage]) -> Told:
+    """Return what a session is told: results and texts of the user behind the last answer.
+
+    What stands before is the client's copy of what the session has. System messages are taken
+    wherever they stand, for the session keeps none.
 
     Raises:
-        ProblemError: there are none, or the request holds what a session does not take.
+        ProblemError: there is neither, or the request holds what a session does not take.
     """
-    for place, message in enumerate(messages):
-        if isinstance(message, SystemMessage):
-            raise refused(
-                f"messages[{place}]: a session takes no system message, its agent has its own. "
-                "Leave it out, or call without a session.",
-                f"messages[{place}]",
-            )
     behind = 1 + max(
         (place for place, one in enumerate(messages) if isinstance(one, AssistantMessage)),
         default=-1,
     )
-    texts = []
+    texts: list[str] = []
+    results: dict[str, str] = {}
     for place, message in enumerate(messages[behind:], behind):
         where = f"messages[{place}]"
-        if not isinstance(message, UserMessage):
-            text = "a session takes no results of tools. Call without a session to use your own."
-            raise refused(f"{where}: {text}", where)
-        if _image_parts(message):
-            raise refused(f"{where}: a session takes no images yet, accepted is text.", where)
-        texts.append(_text(message.content))
-    if not texts:
-        text = "nothing follows the last answer, accepted is a user message behind it."
+        if isinstance(message, UserMessage):
+            if _image_parts(message):
+                raise refused(f"{where}: a session takes no images yet, accepted is text.", where)
+            texts.append(_text(message.content))
+        elif isinstance(message, ToolMessage):
+            call_id = clean_text(message.tool_call_id)
+            if texts or call_id in results:
+                why = "stands behind a user's message" if texts else "is the second of its call"
+                raise refused(f"{where}: a result that {why}.", where)
+            results[call_id] = _text(message.content)
+    if not texts and not results:
+        text = "nothing follows the last answer, accepted are a user's message and tool results."
         raise refused(f"messages: {text}", "messages")
 
-    return "\n\n".join(texts)
+    told = (_text(one.content) for one in messages if isinstance(one, SystemMessage))
+    return Told("\n\n".join(texts), results, tuple(filter(str.strip, told)))
+
+
+def place_of_result(messages: Sequence[AnyMessage], call_id: str) -> str:
+    """Return where the last result of a call stands, as clients write it."""
+    place = max(
+        place
+        for place, one in enumerate(messages)
+        if isinstance(one, ToolMessage) and clean_text(one.tool_call_id) == call_id
+    )
+    return f"messages[{place}].tool_call_id"
 
 
 def _text(parts: Sequence[TextPart | ImagePart | RefusalPart]) -> str:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from starlette.routing import Route
 
+from gateway.agents.direct import Direct
 from gateway.api.answers import json_response, send_json
 from gateway.api.bodies import read_object
 from gateway.api.form import query_form
 from gateway.api.guard import CLIENT
 from gateway.api.openai.answers import Completed, Frame
 from gateway.api.openai.asking import Asker, message_of, session_name
+from gateway.api.openai.conversation import place_of_result
 from gateway.api.openai.errors import COMPLETIONS, MODELS, error_event, refused
 from gateway.api.openai.sessions import completed_turn
 from gateway.api.openai.stateless import StatelessCalls
@@ -28,6 +30,7 @@ from gateway.api.problems import stopping
 from gateway.api.streaming import KEEP_ALIVE_S, EventStream
 from gateway.errors import GatewayError
 from gateway.model import AgentId
+from gateway.transcripts.open_turns import UnknownCallError
 from gateway.turns.ticket import Progress, Question, Reply, Told
 
 if TYPE_CHECKING:
@@ -138,7 +141,14 @@ class Completions:
     ) -> tuple[_Answering, str]:
         context, name = self._context, session_name(scope, request)
         if name:
-            ticket = await context.door.submit(message_of(scope, request, asker, name))
+            agent = context.turns.answering.agents[AgentId(request.model)]
+            takes = agent.takes() if isinstance(agent, Direct) else None
+            inbound, brought = message_of(scope, request, asker, name, takes)
+            try:
+                ticket = await context.door.submit(inbound, brought)
+            except UnknownCallError as error:
+                param = place_of_result(request.messages, error.call_id)
+                raise refused(f"{param}: {error}", param) from error
             return _Answering(ticket.progress), ticket.turn_id
 
         turn_id = context.turns.new_turn_id()

@@ -35,7 +35,7 @@ def completed_turn(reply: Reply) -> Completed:
             )
             problem = Problem(409, "session_paused", "Paused", text)
         case _:
-            return Completed(text, reply.agent, reply.usage)
+            return Completed(text, reply.agent, reply.usage, reply.calls, reply.cut)
     # Sent again, it would stand in the session twice.
     headers = {**problem.headers, **NOT_AGAIN}
     raise ProblemError(

@@ -305,7 +305,7 @@ def _check(agent: Agent, asked: DirectRequest, request: ChatRequest) -> None:
         text = f"the agent {request.model!r} answers in sessions alone: name one."
         raise refused(f"model: {text}", "model")
 
-    check_taken(asked, agent.takes(), request)
+    check_taken(asked.tools, asked.wishes, agent.takes(), request)
     if not _fits(agent, asked):
         room = agent.facts().window_tokens - agent.facts().reserve_tokens
         raise refused(
@@ -320,13 +320,7 @@ def _heeds(agent: Agent, asked: DirectRequest) -> bool:
     if not isinstance(agent, Direct):
         return False
 
-    takes, wishes = agent.takes(), asked.wishes
-    return (
-        (takes.tools or not asked.tools)
-        and wishes.named() <= takes.wishes
-        and (wishes.temperature or 0.0) <= takes.max_temperature
-        and _fits(agent, asked)
-    )
+    return agent.takes().heeds(asked.tools, asked.wishes) and _fits(agent, asked)
 
 
 def _fits(agent: Agent, asked: DirectRequest) -> bool:

@@ -13,6 +13,7 @@ import anyio
 
 from gateway.agents.base import AgentEvent, MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.command import CommandAgent, command_of
+from gateway.agents.direct import NOTHING_ASKED, Asked
 from gateway.agents.settings import CommandSettings
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError
@@ -56,6 +57,8 @@ class Talk:
     said: Sequence[Message]
     cache_key: str = "0123abcd"
     spent_tokens: int = 0
+    steps_before: int = 0
+    asked_for: Asked = NOTHING_ASKED
     caller: ToolCaller = CALLER
 
     async def messages(self) -> Sequence[Message]:

@@ -1,0 +1,56 @@
+"""Markdown as models write it, read the same way for every platform that renders it. Pure.
+
+No HTML is known, so that what looks like a tag is text. Definitions of links are shown as they
+stand, for what is not used would be lost.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+
+_MAX_DEPTH: Final = 60
+_DEEPEST: Final = _MAX_DEPTH - 6
+"""The parser drops what is nested deeper than it goes; so deep a text is shown plain."""
+_MAX_CELLS: Final = 5_000
+"""The parser makes every row of a table as wide as its first one, which a short text can turn into
+seconds; what could have more cells is no table."""
+_LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,32}")
+
+
+def _parser(*rules: str) -> MarkdownIt:
+    made = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH})
+    return made.enable(["strikethrough", *rules]).disable("reference")
+
+
+_PARSER: Final = _parser("table")
+_WITHOUT_TABLES: Final = _parser()
+
+
+def parse(markdown: str) -> SyntaxTreeNode | None:
+    """Return the tree of a text; None where it is nested so deep that some of it would be lost."""
+    parser = _PARSER if _most_cells(markdown) <= _MAX_CELLS else _WITHOUT_TABLES
+    tokens = parser.parse(markdown)
+    if max((token.level for token in tokens), default=0) >= _DEEPEST:
+        return None
+
+    return SyntaxTreeNode(tokens)
+
+
+def _most_cells(markdown: str) -> int:
+    widths = [line.count("|") for line in markdown.replace("\r", "\n").split("\n")]
+    return max(widths, default=0) * len(widths)
+
+
+def language_of(info: str) -> str:
+    """Return the language that a fence names; empty where that is no plain word."""
+    found = _LANGUAGE.fullmatch((info.split() or [""])[0])
+    return found[0] if found else ""
+
+
+def is_of_the_web(address: str) -> bool:
+    """Return whether an address may become a link: other schemes do things on some platforms."""
+    return address.lower().startswith(("http://", "https://"))

@@ -1,0 +1,222 @@
+"""The channel to Matrix: one user of a homeserver, who reads by sync and writes rooms' messages.
+
+A homeserver takes a message once for each device and delivery id, so that one sent again is shown
+once (Synapse: for a day). Encrypted rooms cannot be read: nothing is answered there.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from gateway.channels.base import ChannelError, NotConnectedError, Outbound, SendError
+from gateway.channels.matrix_api import Homeserver, lost, unsent
+from gateway.channels.matrix_content import MAX_TEXT_CHARS, edit, is_event_id, message
+from gateway.channels.matrix_inbound import PLATFORM
+from gateway.channels.matrix_place import place_path
+from gateway.channels.matrix_settings import problem_of_access_token
+from gateway.channels.matrix_sync import Reader
+from gateway.errors import ConfigurationError, GatewayError
+from gateway.log import get_logger
+from gateway.settings import SecretError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from anyio.abc import TaskGroup
+
+    from gateway.channels.base import Receipt, Receive
+    from gateway.channels.matrix_settings import MatrixSettings
+    from gateway.clock import Clock
+    from gateway.model import Inbound, SessionSource
+
+TYPING_S: Final = 10.0
+"""Short, so that the sign does not stay for long after a crash."""
+RETRY_S: Final = 1.0
+"""How long a message waits that could not be stored."""
+MAX_TELLING: Final = 32
+"""Answers to refused messages that are being sent; while there are as many, no more are."""
+
+
+class MatrixChannel:
+    """One user."""
+
+    platform = PLATFORM
+    idempotent = True
+    max_text_chars = MAX_TEXT_CHARS
+
+    def __init__(
+        self, account: str, settings: MatrixSettings, state_dir: Path, clock: Clock
+    ) -> None:
+        """Take the settings of an account; nothing is asked before `run`.
+
+        Raises:
+            ConfigurationError: the token cannot be had, or is none.
+        """
+        self.account = account
+        self._settings = settings
+        self._clock = clock
+        self._server = Homeserver(_token(account, settings), settings)
+        path = place_path(state_dir, account)
+        self._reader = Reader(account, settings, path, clock, self._server)
+        self._user_id = ""
+        self._telling = 0
+        self._typing: dict[str, float] = {}
+        """By room, until when it is seen that we write, monotonic."""
+
+    @property
+    def edits(self) -> bool:
+        """Whether answers grow in the chat."""
+        return self._settings.edits
+
+    @property
+    def edit_interval_s(self) -> float:
+        """The shortest time between two edits in one chat."""
+        return self._settings.edit_interval_s
+
+    @property
+    def typing_s(self) -> float:
+        """For how long it is seen that an answer is being made."""
+        return TYPING_S if self._settings.typing else 0.0
+
+    async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
+        """Take messages until cancelled; see `Channel.run`."""
+        failed: ChannelError | None = None
+        await self._reader.load()
+        async with self._server.connected(), anyio.create_task_group() as tasks:
+            try:
+                with lost():
+                    who = await self._server.whoami()
+                self._user_id = _user_id(who)
+                hand_over = partial(self._hand_over, receive, tasks)
+                await self._reader.run(self._user_id, hand_over, ready)
+            except ChannelError as error:
+                failed = error
+            tasks.cancel_scope.cancel()
+        raise failed or AssertionError
+
+    async def send(self, outbound: Outbound) -> str:
+        """Show a message; see `Channel.send`."""
+        return await self._send(outbound)
+
+    async def edit(self, outbound: Outbound, shown_id: str) -> None:
+        """Let a message read otherwise; see `Channel.edit`."""
+        if not is_event_id(shown_id):
+            raise SendError("not the id of an event on Matrix", retryable=False)
+
+        room_id = self._writable(outbound.target)
+        # In a thread: marks without end take the parser up to a tenth of a second.
+        content = await anyio.to_thread.run_sync(edit, outbound, shown_id)
+        with unsent():
+            await self._server.write(room_id, content, outbound.delivery_id)
+
+    async def show_typing(self, target: SessionSource) -> None:
+        """Show that an answer is being made; see `Channel.show_typing`."""
+        if self._settings.typing:
+            room_id = self._writable(target)
+            with unsent():
+                await self._server.type(room_id, self._user_id, TYPING_S)
+            self._typing[room_id] = self._clock.monotonic() + TYPING_S
+
+    async def _send(self, outbound: Outbound, *, notice: bool = False) -> str:
+        room_id = self._writable(outbound.target)
+        content = await anyio.to_thread.run_sync(partial(message, outbound, notice=notice))
+        with unsent():
+            event_id = await self._server.write(room_id, content, outbound.delivery_id)
+        await self._end_typing(room_id)
+        return event_id
+
+    async def _end_typing(self, room_id: str) -> None:
+        """Take the sign away that an answer is being made: a message does not do that here."""
+        now = self._clock.monotonic()
+        until = self._typing.pop(room_id, now)
+        self._typing = {room: at for room, at in self._typing.items() if at > now}
+        if until > now:
+            try:
+                with unsent():
+                    await self._server.type(room_id, self._user_id, 0)
+            except SendError as error:
+                get_logger().debug("matrix.typing_stays", account=self.account, reason=str(error))
+
+    def _writable(self, target: SessionSource) -> str:
+        """Return the room of a target.
+
+        Raises:
+            SendError: it is none, or nobody but us could read what we write there.
+        """
+        if not self._reader.knows_rooms:
+            raise NotConnectedError
+        if not target.chat_id.startswith("!"):
+            raise SendError("not the id of a room on Matrix", retryable=False)
+        if self._reader.is_encrypted(target.chat_id):
+            raise SendError("the room is encrypted; nothing is written there", retryable=False)
+
+        return target.chat_id
+
+    async def _hand_over(self, receive: Receive, tasks: TaskGroup, inbound: Inbound) -> None:
+        """Hand over a message, as often as it takes until it is stored or refused."""
+        while (receipt := await self._received(receive, inbound)) is None:
+            await self._clock.sleep(RETRY_S)
+        if receipt.text and self._telling < MAX_TELLING:
+            self._telling += 1
+            tasks.start_soon(self._tell, inbound, receipt.text)
+
+    async def _received(self, receive: Receive, inbound: Inbound) -> Receipt | None:
+        """Return what became of a message; None: it could not be stored."""
+        try:
+            return await receive(inbound)
+        except GatewayError as error:
+            get_logger().warning(
+                "channel.message_not_stored",
+                platform=PLATFORM,
+                account=self.account,
+                kind=type(error).__name__,
+            )
+        return None
+
+    async def _tell(self, inbound: Inbound, text: str) -> None:
+        """Tell the sender at once what becomes of a message; no harm is done where it fails."""
+        told = Outbound(
+            target=inbound.source,
+            text=text,
+            delivery_id=f"receipt-{inbound.message_id}",
+            reply_to=inbound.message_id,
+            plain=True,
+        )
+        try:
+            await self._send(told, notice=True)
+        except SendError as error:
+            get_logger().info(
+                "channel.receipt_not_shown",
+                platform=PLATFORM,
+                account=self.account,
+                reason=str(error),
+            )
+        finally:
+            self._telling -= 1
+
+
+def _user_id(who: dict[str, Any]) -> str:
+    user_id = who.get("user_id")
+    if not isinstance(user_id, str) or not user_id.startswith("@"):
+        raise ChannelError("the homeserver's answer cannot be read: there is no user_id")
+
+    return user_id
+
+
+def _token(account: str, settings: MatrixSettings) -> str:
+    place = f"channels.{account}.token"
+    try:
+        token = settings.token.resolve()
+    except SecretError as error:
+        raise ConfigurationError([f"{place}: {error}"]) from error
+
+    problem = problem_of_access_token(token)
+    if problem:
+        raise ConfigurationError([f"{place}: {problem}"])
+
+    return token

@@ -1,0 +1,116 @@
+"""What a sync says of one room, put in order: what is read, and what the room becomes. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.channels.matrix_inbound import Event, part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.channels.matrix_place import Room
+
+WELCOME_MS: Final = 600_000
+"""What was written so long before we came, and after we were invited, is answered: many clients
+make a room with the first message."""
+_JOIN: Final = "join"
+_INVITE: Final = "invite"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a sync says of a room that we are in."""
+
+    events: tuple[Event, ...]
+    """What happened, the oldest first."""
+    state: tuple[Event, ...]
+    """What changed before that, and who is who."""
+    members: int | None
+    """How many are in it after all that; None: as many as before."""
+    gap_from: str
+    """Where what is missing before the events ends; empty: nothing is missing."""
+
+
+def parts_in(answer: Event, kind: str) -> Iterator[tuple[str, Event]]:
+    """Return the rooms of a sync by what we are to them, `join`, `invite` or `leave`."""
+    rooms = part(part(answer, "rooms"), kind)
+    return ((room_id, said) for room_id, said in rooms.items() if isinstance(said, dict))
+
+
+def read_part(said: Event) -> Part:
+    """Return what a sync says of a room that we are in."""
+    timeline = part(said, "timeline")
+    count = part(said, "summary").get("m.joined_member_count")
+    place = timeline.get("prev_batch")
+    is_gap = timeline.get("limited") is True and isinstance(place, str)
+    return Part(
+        events=events_in(timeline),
+        state=events_in(part(said, "state")),
+        members=count if type(count) is int else None,
+        gap_from=str(place) if is_gap else "",
+    )
+
+
+def events_in(said: Event, key: str = "events") -> tuple[Event, ...]:
+    """Return a list of events, without what is none."""
+    found = said.get(key)
+    return tuple(one for one in found if isinstance(one, dict)) if isinstance(found, list) else ()
+
+
+def joining(events: tuple[Event, ...], user_id: str) -> int | None:
+    """Return where a user comes into a room; None where that is not told."""
+    for at in range(len(events) - 1, -1, -1):
+        before = part(part(events[at], "unsigned"), "prev_content").get("membership")
+        if _membership(events[at], user_id) == _JOIN and before != _JOIN:
+            return at
+    return None
+
+
+def since_invited(events: tuple[Event, ...], user_id: str, joined: int) -> tuple[Event, ...]:
+    """Return what is for a user who came into a room: nothing from before the invitation."""
+    start = joined
+    for at in range(joined - 1, -1, -1):
+        if _membership(events[at], user_id) == _INVITE:
+            start = at
+            break
+    earliest = _at_ms(events[joined]) - WELCOME_MS
+    welcome = tuple(one for one in events[start:joined] if _at_ms(one) >= earliest)
+    return (*welcome, *events[joined:])
+
+
+def inviters(said: Event, user_id: str) -> set[str]:
+    """Return who has invited a user, as an invitation says.
+
+    What an invitation says beside itself its sender has made up: several answers are suspicious.
+    """
+    events = events_in(part(said, "invite_state"))
+    return {str(one.get("sender")) for one in events if _membership(one, user_id) == _INVITE}
+
+
+def note_state(room: Room, event: Event) -> bool:
+    """Note what an event changes of a room; return whether people came or left."""
+    kind = event.get("type")
+    if "state_key" not in event:
+        return False
+
+    if kind == "m.room.encryption":
+        # That is for good, whatever a later one says.
+        room.encrypted = True
+    elif kind == "m.room.name":
+        name = part(event, "content").get("name")
+        room.name = name if isinstance(name, str) else ""
+    return kind == "m.room.member"
+
+
+def _membership(event: Event, user_id: str) -> object:
+    if event.get("type") != "m.room.member" or event.get("state_key") != user_id:
+        return None
+
+    return part(event, "content").get("membership")
+
+
+def _at_ms(event: Event) -> int:
+    at = event.get("origin_server_ts")
+    return at if type(at) is int else 0

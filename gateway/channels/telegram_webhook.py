@@ -1,0 +1,151 @@
+"""Messages of Telegram by webhook: Telegram calls the gateway.
+
+It sends an update again, after a while, until it is answered 2xx; so that is answered only once
+what the update says is stored or refused. One connection at a time keeps messages in their order.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import orjson
+from aiogram.methods import GetWebhookInfo, SetWebhook
+
+from gateway.channels.base import ChannelError
+from gateway.channels.hooks import HookAnswer, HookRequest
+from gateway.channels.telegram_api import read_update
+from gateway.channels.telegram_inbound import UPDATES
+from gateway.channels.telegram_settings import problem_of_webhook_secret
+from gateway.errors import ConfigurationError
+from gateway.log import get_logger
+from gateway.model import clean_name
+from gateway.settings import SecretError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aiogram import Bot
+    from aiogram.types import WebhookInfo
+
+    from gateway.channels.telegram_polling import HandOver
+    from gateway.channels.telegram_settings import TelegramWebhookSettings
+    from gateway.clock import Clock
+
+CHECK_S: Final = 60.0
+"""How often Telegram is asked whether its calls come through."""
+SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"  # noqa: S105 - the name of a header
+_CONNECTIONS: Final = 1
+"""With more, Telegram would hand over the messages of one chat in any order."""
+_UNPROVEN: Final = HookAnswer(401, "The secret token is missing or wrong.")
+_NOT_RUNNING: Final = HookAnswer(503, "The channel does not run.")
+_NO_UPDATE: Final = HookAnswer(400, "Not an update.")
+_NOT_STORED: Final = HookAnswer(503, "It cannot be stored at the moment.")
+
+
+class Webhook:
+    """The webhook of one bot."""
+
+    def __init__(self, account: str, settings: TelegramWebhookSettings, clock: Clock) -> None:
+        """Take the settings; nothing is set before `run`.
+
+        Raises:
+            ConfigurationError: the secret cannot be had, or is none.
+        """
+        self._account = account
+        self._url = settings.url
+        self._secret = _secret(account, settings)
+        self._clock = clock
+        self._taking: tuple[Bot, HandOver] | None = None
+        """Where calls go; None while the channel does not run."""
+        self._one_at_a_time = anyio.Lock()
+        self._told = ""
+        """The failure that was told last."""
+
+    async def run(self, bot: Bot, hand_over: HandOver, ready: Callable[[], None]) -> None:
+        """Have Telegram call, and take its calls, for ever.
+
+        It goes on calling when this ends: what it is then answered lets it keep the messages.
+
+        Raises:
+            AiogramError, ChannelError: it does not call us, or nobody knows.
+        """
+        self._taking = (bot, hand_over)
+        try:
+            await bot(
+                SetWebhook(
+                    url=self._url,
+                    secret_token=self._secret,
+                    allowed_updates=list(UPDATES),
+                    max_connections=_CONNECTIONS,
+                    drop_pending_updates=False,
+                )
+            )
+            ready()
+            while True:
+                await self._clock.sleep(CHECK_S)
+                self._check(await bot(GetWebhookInfo()))
+        finally:
+            self._taking = None
+
+    async def call(self, request: HookRequest) -> HookAnswer:
+        """Take an update; see `HookedChannel.call`."""
+        refusal = self.refusal(request.headers)
+        if refusal is not None or self._taking is None:
+            return refusal or _NOT_RUNNING
+
+        bot, hand_over = self._taking
+        try:
+            data = orjson.loads(request.body)
+        except orjson.JSONDecodeError:
+            data = None
+        if not isinstance(data, dict) or type(data.get("update_id")) is not int:
+            return _NO_UPDATE
+
+        update = read_update(data, bot)
+        async with self._one_at_a_time:
+            taken = await hand_over(update)
+        return HookAnswer(200) if taken else _NOT_STORED
+
+    def refusal(self, headers: Mapping[str, str]) -> HookAnswer | None:
+        """Return why a call is not taken, whatever its body; see `JudgesHeads.refusal`."""
+        given = headers.get(SECRET_HEADER, "").encode(errors="replace")
+        if not hmac.compare_digest(given, self._secret.encode()):
+            return _UNPROVEN
+
+        return None if self._taking else _NOT_RUNNING
+
+    def _check(self, info: WebhookInfo) -> None:
+        """Say once why calls do not come through.
+
+        Raises:
+            ChannelError: somebody else has changed where they go.
+        """
+        if info.url != self._url:
+            what = "removed it" if not info.url else "has the messages sent elsewhere"
+            raise ChannelError(f"the webhook was changed: another program {what}")
+
+        failure = clean_name(info.last_error_message or "") if info.pending_update_count else ""
+        if failure and failure != self._told:
+            get_logger().warning(
+                "telegram.webhook_fails",
+                account=self._account,
+                reason=failure,
+                waiting=info.pending_update_count,
+            )
+        self._told = failure
+
+
+def _secret(account: str, settings: TelegramWebhookSettings) -> str:
+    place = f"channels.{account}.webhook.secret"
+    try:
+        secret = settings.secret.resolve()
+    except SecretError as error:
+        raise ConfigurationError([f"{place}: {error}"]) from error
+
+    problem = problem_of_webhook_secret(secret)
+    if problem:
+        raise ConfigurationError([f"{place}: {problem}"])
+
+    return secret

@@ -1,0 +1,327 @@
+"""What the channel to Matrix makes of a homeserver that refuses, fails, or says odd things."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import orjson
+import pytest
+from structlog.testing import capture_logs
+from typing_extensions import override
+
+from gateway.channels.base import NotConnectedError, Outbound, SendError
+from gateway.channels.matrix_api import DEFAULT_PAUSE_S
+from gateway.channels.matrix_sync import LAZY_S, MAX_MISSED
+from gateway.clock import FakeClock
+from gateway.errors import ConfigurationError
+from gateway.model import ChatType, SessionSource
+from tests.support.matrix import PATIENCE_S, Run, channel_of
+from tests.support.played_matrix import ROOM, PlayedHomeserver, event, said
+from tests.support.synapse import User
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+BOT = User("@bot:matrix.test", "", "a-secret-token", "D")
+OUTBOUND = Outbound(SessionSource("matrix", ROOM, account="work"), "a private text", "d-1")
+BUSY = {"errcode": "M_LIMIT_EXCEEDED", "error": "no", "retry_after_ms": 2_500}
+
+
+class Noting(FakeClock):
+    """Waits for nothing, and notes how long it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    @override
+    async def sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path,
+    server: PlayedHomeserver,
+    **settings: Any,  # noqa: ANN401 - of the channel
+) -> AsyncGenerator[Run]:
+    """Run a channel, and wait until it reaches its homeserver, or is lost."""
+    run = channel_of(tmp_path, server.url, BOT, clock=Noting(), **settings)
+    async with server.serving(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run.run)
+        with anyio.fail_after(PATIENCE_S):
+            while not run.reached.is_set() and not run.lost:
+                await run.changed.wait()
+        yield run
+        tasks.cancel_scope.cancel()
+
+
+def slept(run: Run) -> list[float]:
+    assert isinstance(run.clock, Noting)
+    return run.clock.slept
+
+
+async def test_a_homeserver_that_asks_for_a_pause_gets_it(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    server.push((429, BUSY), (429, {}), (429, {"retry_after_ms": "soon"}))
+    async with running(tmp_path, server) as run:
+        pass
+
+    assert slept(run) == [2.5, 3.0, DEFAULT_PAUSE_S]
+    assert run.lost == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "answer", "why"),
+    [
+        pytest.param("sync", (500, {"errcode": "M_UNKNOWN"}), "(500 M_UNKNOWN)", id="fails"),
+        pytest.param("sync", (502, b"<html>"), "the homeserver fails (502)", id="front-fails"),
+        pytest.param("sync", (200, b"<html>"), "no answer that can be read", id="no-json"),
+        pytest.param("sync", (200, []), "no answer that can be read", id="no-object"),
+        pytest.param("sync", (200, {"next_batch": 7}), "there is no next_batch", id="no-place"),
+        pytest.param("whoami", (200, {"user_id": 7}), "there is no user_id", id="nobody"),
+        pytest.param("sync", (403, {"errcode": 7}), "the homeserver fails (403)", id="odd-code"),
+    ],
+)
+async def test_what_cannot_be_read_is_a_channel_that_is_lost(
+    tmp_path: Path, word: str, answer: tuple[int, object], why: str
+) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers[word] = [answer]
+    async with running(tmp_path, server) as run:
+        pass
+
+    assert why in run.lost
+    assert not run.place.exists()
+
+
+async def test_a_homeserver_that_is_away_is_told_as_such(tmp_path: Path) -> None:
+    run = channel_of(tmp_path, PlayedHomeserver(BOT).url, BOT)
+    await run.run()
+
+    assert run.lost.startswith("the homeserver cannot be reached: ")
+
+
+async def test_the_token_is_in_no_address_and_in_no_error(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["send"] = [(403, {"errcode": "M_FORBIDDEN", "error": "a-secret-token"})]
+    async with running(tmp_path, server) as run:
+        with pytest.raises(SendError) as caught:
+            await run.channel.send(OUTBOUND)
+
+    assert "secret" not in f"{server.asked}{caught.value}"
+    assert set(server.headers) == {"Bearer a-secret-token"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "retryable", "ambiguous"),
+    [
+        pytest.param((403, {"errcode": "M_FORBIDDEN"}), False, False, id="forbidden"),
+        pytest.param((413, {"errcode": "M_TOO_LARGE"}), False, False, id="too-large"),
+        pytest.param((404, b""), False, False, id="gone"),
+        pytest.param((500, {"errcode": "M_UNKNOWN"}), True, True, id="fails"),
+        pytest.param((504, b"<html>"), True, True, id="front-fails"),
+        pytest.param((200, b"<html>"), True, True, id="no-json"),
+        pytest.param((200, {"event_id": None}), True, True, id="no-id"),
+    ],
+)
+async def test_a_message_that_is_not_taken_is_told_by_what_became_of_it(
+    tmp_path: Path, answer: tuple[int, object], *, retryable: bool, ambiguous: bool
+) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["send"] = [answer]
+    async with running(tmp_path, server) as run:
+        with pytest.raises(SendError) as caught:
+            await run.channel.send(OUTBOUND)
+
+    assert (caught.value.retryable, caught.value.ambiguous) == (retryable, ambiguous)
+    assert not isinstance(caught.value, NotConnectedError)
+
+
+async def test_a_token_that_is_taken_back_costs_no_try(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["send"] = [(401, {"errcode": "M_UNKNOWN_TOKEN"})]
+    async with running(tmp_path, server) as run:
+        with pytest.raises(NotConnectedError):
+            await run.channel.send(OUTBOUND)
+
+
+async def test_a_gap_is_filled_up_to_a_bound_which_is_told(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    pages = [[event(5_000 - 50 * page - one) for one in range(50)] for page in range(30)]
+    server.answers["messages"] = [
+        (200, {"chunk": page, "end": f"t{number}"}) for number, page in enumerate(pages)
+    ]
+    with capture_logs() as logs:
+        async with running(tmp_path, server) as run:
+            server.push(said("s1", event(5_001, "new"), limited=True, prev_batch="t"))
+            await run.until(lambda: "new" in run.texts)
+
+    assert run.texts == [f"text {5_000 - one}" for one in reversed(range(MAX_MISSED))] + ["new"]
+    (gap,) = [one for one in logs if one["event"] == "matrix.gap_not_filled"]
+    assert (gap["events"], gap["log_level"]) == (MAX_MISSED, "warning")
+    assert {asked["to"] for word, asked in server.asked if word == "messages"} == {"s0"}
+
+
+async def test_a_gap_that_we_may_not_read_stops_nobody(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["messages"] = [(403, {"errcode": "M_FORBIDDEN"})]
+    with capture_logs() as logs:
+        async with running(tmp_path, server) as run:
+            server.push(said("s1", event(1), limited=True, prev_batch="t"))
+            await run.until(lambda: run.received)
+
+    assert [one["reason"] for one in logs if one["event"] == "matrix.gap_not_filled"] == [
+        "403 M_FORBIDDEN"
+    ]
+
+
+async def test_a_gap_that_cannot_be_read_now_is_read_later(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    gap = said("s1", event(2), limited=True, prev_batch="t")
+    server.answers["messages"] = [(500, b"")]
+    async with running(tmp_path, server) as run:
+        server.push(gap)
+        await run.until(lambda: run.lost)
+    server.answers["messages"] = [(200, {"chunk": [event(1)]})]
+    server.push(gap)
+    async with running(tmp_path, server) as again:
+        await again.until(lambda: len(again.received) == 2)
+
+    assert run.received == []
+    assert again.texts == ["text 1", "text 2"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        pytest.param([(403, {"errcode": "M_FORBIDDEN"})], "403 M_FORBIDDEN", id="refused"),
+        pytest.param([(502, b"")], "502", id="another-homeserver-is-away"),
+        pytest.param([(429, BUSY)] * 3, "429 M_LIMIT_EXCEEDED", id="busy"),
+    ],
+)
+async def test_an_invitation_that_cannot_be_accepted_stops_nobody(
+    tmp_path: Path, answers: list[tuple[int, object]], reason: str
+) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["join"] = list(answers)
+    with capture_logs() as logs:
+        async with running(tmp_path, server, join=["*"]) as run:
+            server.push(invitation("@ann:matrix.test"), said("s2", event(1)))
+            await run.until(lambda: run.received)
+
+    assert [one["reason"] for one in logs if one["event"] == "matrix.join_failed"] == [reason]
+    assert server.times("join") == len(answers)
+
+
+async def test_an_invitation_that_names_two_inviters_needs_both_to_be_listed(
+    tmp_path: Path,
+) -> None:
+    """Whoever invites chooses what else an invitation says."""
+    server = PlayedHomeserver(BOT)
+    async with running(tmp_path, server, join=["@ann:matrix.test"]) as run:
+        server.push(invitation("@ann:matrix.test", "@eve:elsewhere.test"), said("s2", event(1)))
+        await run.until(lambda: run.received)
+
+    assert server.times("join") == 0
+
+
+def invitation(*inviters: str) -> tuple[int, object]:
+    events = [
+        {
+            "type": "m.room.member",
+            "sender": inviter,
+            "state_key": BOT.user_id,
+            "content": {"membership": "invite"},
+        }
+        for inviter in inviters
+    ]
+    rooms = {"invite": {"!other": {"invite_state": {"events": events}}}}
+    return 200, {"next_batch": "s1", "rooms": rooms}
+
+
+async def test_odd_events_stop_nobody(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    odd = [
+        None,
+        "text",
+        {},
+        {"type": 7, "sender": 7, "content": []},
+        event(1, content={"msgtype": ["m.text"], "body": {"a": 1}}),
+        event(2, content={"msgtype": "m.text", "body": 7}),
+        event(3, content={"msgtype": "m.image", "body": "x", "info": {"size": "big"}}),
+        event(4, content={"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": []}}),
+        event(5, state_key=""),
+        event(6, type="m.room.redaction", content={"redacts": 7}),
+        event(7, type="m.room.member", content={"displayname": []}, state_key=[1]),
+        event(8, type="m.room.name", content={"name": {}}, state_key=""),
+    ]
+    async with running(tmp_path, server) as run:
+        server.push(said("s1", *odd, event(9, "sound")))
+        await run.until(lambda: "sound" in run.texts)
+
+    assert [one.message_id for one in run.received] == ["$3", "$4", "$9"]
+
+
+async def test_how_many_are_in_a_room_counts_from_when_they_came(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    came = event(2, type="m.room.member", state_key="@bob:x", content={"membership": "join"})
+    async with running(tmp_path, server) as run:
+        server.push(said("s1", event(0)), said("s2", event(1), came, event(3), members=3))
+        await run.until(lambda: len(run.received) == 3)
+
+    kinds = [one.source.chat_type for one in run.received]
+    assert kinds == [ChatType.DM, ChatType.DM, ChatType.GROUP]
+
+
+async def test_where_nobody_says_how_many_there_are_it_is_a_group(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    async with running(tmp_path, server) as run:
+        server.push(said("s1", event(1), members=None))
+        await run.until(lambda: run.received)
+
+    assert run.received[0].source.chat_type is ChatType.GROUP
+
+
+async def test_a_place_with_nothing_before_it_is_stored_now_and_then(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    async with running(tmp_path, server) as run:
+        mine = event(1, sender=BOT.user_id)
+        server.push(said("s1", event(2)), said("s2", mine))
+        await server.until_asked("sync", 5)
+        early = orjson.loads(run.place.read_bytes())["since"]
+        assert isinstance(run.clock, FakeClock)
+        await run.clock.advance(LAZY_S)
+        server.push(said("s3", mine))
+        await server.until_asked("sync", 6)
+        late = orjson.loads(run.place.read_bytes())["since"]
+
+    assert (early, late) == ("s1", "s3")
+
+
+async def test_before_the_rooms_are_known_nothing_is_written_into_one(tmp_path: Path) -> None:
+    """It might be encrypted."""
+    server = PlayedHomeserver(BOT)
+    server.push((429, BUSY))
+    run = channel_of(tmp_path, server.url, BOT)
+    async with server.serving(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run.run)
+        await server.until_asked("sync")
+        with pytest.raises(NotConnectedError):
+            await run.channel.send(OUTBOUND)
+        tasks.cancel_scope.cancel()
+
+    assert server.times("send") == 0
+
+
+def test_a_token_that_cannot_be_one_is_refused_with_its_place(tmp_path: Path) -> None:
+    for token, problem in (("", "is blank"), ("two words", "no access token")):
+        user = User("@bot:matrix.test", "", token, "D")
+        with pytest.raises(ConfigurationError) as caught:
+            channel_of(tmp_path, "http://127.0.0.1:1", user)
+
+        assert caught.value.problems[0].startswith("channels.work.token: ")
+        assert problem in caught.value.problems[0]

@@ -1,0 +1,115 @@
+"""A homeserver that is played: for what no real one says when it is wanted."""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import orjson
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from tests.support.synapse import User
+
+ROOM: Final = "!room"
+ANN: Final = "@ann:matrix.test"
+Played = tuple[int, object]
+"""A status, and what is said as JSON or, as bytes, as it is."""
+
+
+def event(number: int, text: str = "", **more: object) -> dict[str, Any]:
+    """Return a message of Ann."""
+    made: dict[str, Any] = {
+        "event_id": f"${number}",
+        "type": "m.room.message",
+        "sender": ANN,
+        "origin_server_ts": number,
+        "content": {"msgtype": "m.text", "body": text or f"text {number}"},
+    }
+    return made | more
+
+
+def said(
+    place: str, *events: object, room: str = ROOM, members: int | None = 2, **timeline: object
+) -> Played:
+    """Return a sync that tells of events in a room."""
+    summary = {} if members is None else {"m.joined_member_count": members}
+    part = {"timeline": {"events": list(events), **timeline}, "summary": summary}
+    return 200, {"next_batch": place, "rooms": {"join": {room: part}}}
+
+
+class PlayedHomeserver:
+    """Says what it is told to, and else that nothing has happened."""
+
+    def __init__(self, user: User) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port: int = listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.answers: defaultdict[str, list[Played]] = defaultdict(list)
+        """By the last plain word of a path, what is answered next."""
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        """Those words and what was asked with them, in order."""
+        self.headers: list[str] = []
+        self._user = user
+        self._changed = anyio.Event()
+
+    def push(self, *answers: Played) -> None:
+        """Have the next syncs say this."""
+        self.answers["sync"] += answers
+        self._note()
+
+    def times(self, word: str) -> int:
+        return sum(one == word for one, _ in self.asked)
+
+    async def until_asked(self, word: str, times: int = 1) -> None:
+        with anyio.fail_after(10):
+            while self.times(word) < times:
+                await self._changed.wait()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncGenerator[None]:
+        runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.01)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", self.port).start()
+            yield
+        finally:
+            await runner.cleanup()
+
+    def _note(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        parts = request.path.rsplit("/v3/", 1)[1].split("/")
+        word = next(one for one in reversed(parts) if one.isalpha())
+        if parts[0] == "join":
+            word = "join"
+        elif "send" in parts:
+            word = "send"
+        self.asked.append((word, dict(request.query)))
+        self.headers.append(request.headers.get("Authorization", ""))
+        self._note()
+        while not self.answers[word]:
+            if word == "whoami":
+                return web.json_response({"user_id": self._user.user_id})
+            if word == "sync" and "timeout" not in request.query:
+                return web.json_response({"next_batch": request.query.get("since", "s0")})
+            if word == "sync":
+                await self._changed.wait()
+                continue
+            return web.json_response({"event_id": "$sent"})
+        status, body = self.answers[word].pop(0)
+        if isinstance(body, bytes):
+            return web.Response(status=status, body=body)
+
+        headers = {"Retry-After": "3"} if body == {} and status == 429 else {}
+        return web.Response(
+            status=status, body=orjson.dumps(body), content_type="application/json", headers=headers
+        )
