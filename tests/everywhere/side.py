@@ -55,6 +55,10 @@ class Side(ABC):
     async def look(self) -> None:  # noqa: B027 - for most, there is nothing to do
         """Bring the book up to date, where that does not come by itself."""
 
+    def owed(self) -> int:
+        """Return how much is still to come to its people, as of the last look."""
+        return self.book.owed()
+
     @abstractmethod
     def away(self) -> AbstractAsyncContextManager[None]:
         """Let its server be away meanwhile; by kill where it has a process of its own."""

@@ -39,7 +39,15 @@ async def test_every_message_is_answered_once_in_order_and_in_its_session(
     report = trial.report
     torture_count("messages of people everywhere", report.said)
     torture_count("daemons that were killed or stopped amid them", report.lives - 1)
+    torture_count("events told by webhook", sum(webhook.events.values()))
     torture_count("answers marked as a repeat", telegram.book.repeats())
+
+    for side in sides:
+        for user in range(users):
+            turns = len(side.book.accepted[side.chat_of(user)])
+            if webhook.turns[side.key_of(user)] != turns:
+                told = webhook.turns[side.key_of(user)]
+                report.violations.append(f"{side.key_of(user)}: told of {told} of {turns} turns")
 
     assert report.violations == []
     assert report.lives == 3 + len(sides)

@@ -173,7 +173,7 @@ class Trial:
             while True:
                 for side in self._sides:
                     await side.look()
-                if not any(side.book.owed() for side in self._sides):
+                if not any(side.owed() for side in self._sides):
                     break
                 await self._clock.sleep(0.5)
         quiet_after_s = self._clock.monotonic() - began_at

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tests.support.daemon import Daemon
 
 PAUSE_S: Final = 0.3
+MOST_RETRIED: Final = 100
 DOORS: Final = ("in", "replies", "events")
 
 
@@ -49,6 +50,8 @@ class WebhookSide(Side):
         self._clock = SystemClock()
         self._there = anyio.Event()
         self._client: httpx2.AsyncClient | None = None
+        self._daemon: Daemon | None = None
+        self._queued = 0
         self._seen: set[str] = set()
         self.events: Counter[str] = Counter()
         """Events by kind, each id once."""
@@ -132,7 +135,23 @@ secret = {{ file = "{self._files["events"]}" }}
         return f"v1,{base64.b64encode(digest).decode()}"
 
     @override
+    async def look(self) -> None:
+        """Have events that wait for their next try, which may be hours away, posted at once."""
+        assert self._daemon is not None
+        waiting = await self._daemon.get("/v1/webhooks?state=queued&limit=1000")
+        self._queued = len(waiting["events"])
+        if self._queued:
+            # Some may be taken meanwhile; the next look finds the rest.
+            ids = [event["id"] for event in waiting["events"]]
+            await self._daemon.post("/v1/webhooks/retry", {"ids": ids[:MOST_RETRIED]})
+
+    @override
+    def owed(self) -> int:
+        return super().owed() + self._queued
+
+    @override
     async def begin_life(self, daemon: Daemon) -> None:
+        self._daemon = daemon
         self._client = httpx2.AsyncClient(
             base_url=str(daemon.client.base_url), timeout=30, trust_env=False
         )
