@@ -157,6 +157,21 @@ def check_url(url: str, *, such_as: str) -> str:
     return url
 
 
+def check_guarded_url(url: str, *, such_as: str, fault: str) -> str:
+    """Return an address that nobody can read along on the way to; raise `ValueError` for another.
+
+    `fault` says what would become of it, such as "would send the token in the clear".
+    """
+    check_url(url, such_as=such_as)
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError(
+            f"{fault}; accepted is https://, or http:// on this machine, such as {such_as}"
+        )
+
+    return url
+
+
 def _is_plain_http_url(url: str) -> bool:
     try:
         parts = urlsplit(url)

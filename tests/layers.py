@@ -28,6 +28,7 @@ FLOORS: Final = {
     "durable": 1,
     "launch": 1,
     "log": 1,
+    "secret_values": 1,
     "metrics": 1,
     "signing": 1,
     "systemd": 1,

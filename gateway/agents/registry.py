@@ -21,7 +21,7 @@ from gateway.agents.settings import (
 from gateway.agents.tools import NoTools
 from gateway.errors import ConfigurationError
 from gateway.model import AgentId
-from gateway.settings import SecretError
+from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -129,14 +129,12 @@ def _api_key(agent_id: str, settings: OpenAISettings | AnthropicSettings) -> str
     if settings.api_key is None:
         return ""
 
-    try:
-        key = settings.api_key.resolve()
-    except SecretError as exc:
-        raise ConfigurationError([f"agents.{agent_id}.api_key: {exc}"]) from exc
+    return secret_at(f"agents.{agent_id}.api_key", settings.api_key, _problem_of_key)
 
-    if not key.isascii() or not key.isprintable() or " " in key:
-        # Such a key cannot stand in a header, and the error of who tries would show it.
-        problem = "not a key; accepted is one line of printable ASCII without blanks"
-        raise ConfigurationError([f"agents.{agent_id}.api_key: {problem}"])
 
-    return key
+def _problem_of_key(key: str) -> str:
+    if key.isascii() and key.isprintable() and " " not in key:
+        return ""
+
+    # Such a key cannot stand in a header, and the error of who tries would show it.
+    return "not a key; accepted is one line of printable ASCII without blanks"

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import anyio.to_thread
 
-from gateway.channels.base import ChannelError, NotConnectedError, Outbound, SendError
+from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.matrix_api import Homeserver, lost, unsent
 from gateway.channels.matrix_content import MAX_TEXT_CHARS, edit, is_event_id, message
 from gateway.channels.matrix_inbound import PLATFORM
 from gateway.channels.matrix_place import place_path
 from gateway.channels.matrix_settings import problem_of_access_token
 from gateway.channels.matrix_sync import Reader
-from gateway.errors import ConfigurationError, GatewayError
+from gateway.channels.receipts import Receipts
 from gateway.log import get_logger
-from gateway.settings import SecretError
+from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from gateway.channels.base import Receipt, Receive
+    from gateway.channels.base import Outbound, Receive
     from gateway.channels.matrix_settings import MatrixSettings
     from gateway.clock import Clock
     from gateway.model import Inbound, SessionSource
@@ -38,8 +38,6 @@ TYPING_S: Final = 10.0
 """Short, so that the sign does not stay for long after a crash."""
 RETRY_S: Final = 1.0
 """How long a message waits that could not be stored."""
-MAX_TELLING: Final = 32
-"""Answers to refused messages that are being sent; while there are as many, no more are."""
 
 
 class MatrixChannel:
@@ -60,11 +58,13 @@ class MatrixChannel:
         self.account = account
         self._settings = settings
         self._clock = clock
-        self._server = Homeserver(_token(account, settings), settings)
+        place = f"channels.{account}.token"
+        token = secret_at(place, settings.token, problem_of_access_token)
+        self._server = Homeserver(token, settings)
         path = place_path(state_dir, account)
         self._reader = Reader(account, settings, path, clock, self._server)
         self._user_id = ""
-        self._telling = 0
+        self._receipts = Receipts(PLATFORM, account, partial(self._send, notice=True))
         self._typing: dict[str, float] = {}
         """By room, until when it is seen that we write, monotonic."""
 
@@ -159,45 +159,9 @@ class MatrixChannel:
 
     async def _hand_over(self, receive: Receive, tasks: TaskGroup, inbound: Inbound) -> None:
         """Hand over a message, as often as it takes until it is stored or refused."""
-        while (receipt := await self._received(receive, inbound)) is None:
+        while (receipt := await self._receipts.hand_over(receive, inbound)) is None:
             await self._clock.sleep(RETRY_S)
-        if receipt.text and self._telling < MAX_TELLING:
-            self._telling += 1
-            tasks.start_soon(self._tell, inbound, receipt.text)
-
-    async def _received(self, receive: Receive, inbound: Inbound) -> Receipt | None:
-        """Return what became of a message; None: it could not be stored."""
-        try:
-            return await receive(inbound)
-        except GatewayError as error:
-            get_logger().warning(
-                "channel.message_not_stored",
-                platform=PLATFORM,
-                account=self.account,
-                kind=type(error).__name__,
-            )
-        return None
-
-    async def _tell(self, inbound: Inbound, text: str) -> None:
-        """Tell the sender at once what becomes of a message; no harm is done where it fails."""
-        told = Outbound(
-            target=inbound.source,
-            text=text,
-            delivery_id=f"receipt-{inbound.message_id}",
-            reply_to=inbound.message_id,
-            plain=True,
-        )
-        try:
-            await self._send(told, notice=True)
-        except SendError as error:
-            get_logger().info(
-                "channel.receipt_not_shown",
-                platform=PLATFORM,
-                account=self.account,
-                reason=str(error),
-            )
-        finally:
-            self._telling -= 1
+        self._receipts.tell(tasks, inbound, receipt)
 
 
 def _user_id(who: dict[str, Any]) -> str:
@@ -206,17 +170,3 @@ def _user_id(who: dict[str, Any]) -> str:
         raise ChannelError("the homeserver's answer cannot be read: there is no user_id")
 
     return user_id
-
-
-def _token(account: str, settings: MatrixSettings) -> str:
-    place = f"channels.{account}.token"
-    try:
-        token = settings.token.resolve()
-    except SecretError as error:
-        raise ConfigurationError([f"{place}: {error}"]) from error
-
-    problem = problem_of_access_token(token)
-    if problem:
-        raise ConfigurationError([f"{place}: {problem}"])
-
-    return token

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from gateway.settings import SecretSource, Settings, check_url, is_loopback
+from gateway.settings import SecretSource, Settings, check_guarded_url
 
 EXAMPLE_URL: Final = "https://matrix.example.org"
 EVERYBODY: Final = "*"
@@ -58,15 +57,8 @@ class MatrixSettings(Settings):
     @field_validator("homeserver")
     @classmethod
     def _guards_the_token(cls, url: str) -> str:
-        check_url(url, such_as=EXAMPLE_URL)
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise ValueError(
-                "would send the token in the clear; accepted is https://, or http:// on this "
-                f"machine, such as {EXAMPLE_URL}"
-            )
-
-        return url.rstrip("/")
+        fault = "would send the token in the clear"
+        return check_guarded_url(url, such_as=EXAMPLE_URL, fault=fault).rstrip("/")
 
     @field_validator("join")
     @classmethod

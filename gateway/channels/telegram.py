@@ -17,17 +17,17 @@ from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramMigrate
 from aiogram.methods import EditMessageText, GetMe, SendChatAction, SendMessage
 from aiogram.types import LinkPreviewOptions, ReplyParameters
 
-from gateway.channels.base import ChannelError, NotConnectedError, Outbound, SendError
+from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.hooks import HookAnswer, HookRequest
+from gateway.channels.receipts import Receipts
 from gateway.channels.telegram_api import channel_error, open_bot, send_error
 from gateway.channels.telegram_inbound import PLATFORM, inbound_of
 from gateway.channels.telegram_markup import render
 from gateway.channels.telegram_polling import Polling
 from gateway.channels.telegram_settings import problem_of_token
 from gateway.channels.telegram_webhook import Webhook
-from gateway.errors import ConfigurationError, GatewayError
 from gateway.log import get_logger
-from gateway.settings import SecretError
+from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -37,17 +37,15 @@ if TYPE_CHECKING:
     from aiogram.types import Update
     from anyio.abc import TaskGroup
 
-    from gateway.channels.base import Receive
+    from gateway.channels.base import Outbound, Receive
     from gateway.channels.telegram_settings import TelegramSettings
     from gateway.clock import Clock
-    from gateway.model import Inbound, SessionSource
+    from gateway.model import SessionSource
 
 MAX_TEXT_CHARS: Final = 2_048
 """Telegram takes 4,096 UTF-16 code units: so many characters, where each takes two."""
 TYPING_S: Final = 5.0
 """Source: Bot API, sendChatAction."""
-MAX_TELLING: Final = 32
-"""Answers to refused messages that are being sent; while there are as many, no more are."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
 _UNREADABLE: Final = "can't parse entities"
 _UNCHANGED: Final = "message is not modified"
@@ -70,7 +68,7 @@ class TelegramChannel:
         """
         self.account = account
         self._settings = settings
-        self._token = _token(account, settings)
+        self._token = secret_at(f"channels.{account}.token", settings.token, problem_of_token)
         self._webhook = None
         if settings.webhook is not None:
             self._webhook = Webhook(account, settings.webhook, clock)
@@ -79,7 +77,7 @@ class TelegramChannel:
         self._name = ""
         self._tasks: TaskGroup | None = None
         """Of the run; None while it does not."""
-        self._telling = 0
+        self._receipts = Receipts(PLATFORM, account, partial(self._send, quietly=True))
         self._calls = 0
         """Requests of `send` and its like that are being made."""
         self._call_ended = anyio.Event()
@@ -199,44 +197,11 @@ class TelegramChannel:
         if inbound is None:
             return True
 
-        try:
-            receipt = await receive(inbound)
-        except GatewayError as error:
-            get_logger().warning(
-                "channel.message_not_stored",
-                platform=PLATFORM,
-                account=self.account,
-                kind=type(error).__name__,
-            )
-            return False
-
+        receipt = await self._receipts.hand_over(receive, inbound)
         # A call of the webhook may outlast the run that it came in.
-        tasks = self._tasks
-        if receipt.text and tasks is not None and self._telling < MAX_TELLING:
-            self._telling += 1
-            tasks.start_soon(self._tell, inbound, receipt.text)
-        return True
-
-    async def _tell(self, inbound: Inbound, text: str) -> None:
-        """Tell the sender at once what becomes of a message; no harm is done where it fails."""
-        told = Outbound(
-            target=inbound.source,
-            text=text,
-            delivery_id=f"receipt-{inbound.message_id}",
-            reply_to=inbound.message_id,
-            plain=True,
-        )
-        try:
-            await self._send(told, quietly=True)
-        except SendError as error:
-            get_logger().info(
-                "channel.receipt_not_shown",
-                platform=PLATFORM,
-                account=self.account,
-                reason=str(error),
-            )
-        finally:
-            self._telling -= 1
+        if receipt is not None and self._tasks is not None:
+            self._receipts.tell(self._tasks, inbound, receipt)
+        return receipt is not None
 
     async def _written(
         self, outbound: Outbound, write: Callable[[str, str | None], TelegramMethod[T]]
@@ -293,20 +258,6 @@ class TelegramChannel:
             finally:
                 with anyio.CancelScope(shield=True):
                     await bot.session.close()
-
-
-def _token(account: str, settings: TelegramSettings) -> str:
-    place = f"channels.{account}.token"
-    try:
-        token = settings.token.resolve()
-    except SecretError as error:
-        raise ConfigurationError([f"{place}: {error}"]) from error
-
-    problem = problem_of_token(token)
-    if problem:
-        raise ConfigurationError([f"{place}: {problem}"])
-
-    return token
 
 
 def _place(target: SessionSource) -> tuple[int | str, int | None]:

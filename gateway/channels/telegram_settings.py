@@ -8,7 +8,14 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway.settings import SecretSource, Settings, broken_rule, check_url, is_loopback
+from gateway.settings import (
+    SecretSource,
+    Settings,
+    broken_rule,
+    check_guarded_url,
+    check_url,
+    is_loopback,
+)
 
 OFFICIAL_TELEGRAM_URL: Final = "https://api.telegram.org"
 _SUCH_AS: Final = "https://chat.example.org/hooks/NAME"
@@ -81,15 +88,8 @@ class TelegramSettings(Settings):
     @field_validator("base_url")
     @classmethod
     def _guards_the_token(cls, url: str) -> str:
-        check_url(url, such_as=OFFICIAL_TELEGRAM_URL)
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise ValueError(
-                "would send the token in the clear; accepted is https://, or http:// on this "
-                f"machine, such as {OFFICIAL_TELEGRAM_URL}"
-            )
-
-        return url.rstrip("/")
+        fault = "would send the token in the clear"
+        return check_guarded_url(url, such_as=OFFICIAL_TELEGRAM_URL, fault=fault).rstrip("/")
 
     @model_validator(mode="after")
     def _is_called_in_secret(self) -> Self:

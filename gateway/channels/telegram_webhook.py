@@ -18,10 +18,9 @@ from gateway.channels.hooks import HookAnswer, HookRequest
 from gateway.channels.telegram_api import read_update
 from gateway.channels.telegram_inbound import UPDATES
 from gateway.channels.telegram_settings import problem_of_webhook_secret
-from gateway.errors import ConfigurationError
 from gateway.log import get_logger
 from gateway.model import clean_name
-from gateway.settings import SecretError
+from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +54,8 @@ class Webhook:
         """
         self._account = account
         self._url = settings.url
-        self._secret = _secret(account, settings)
+        place = f"channels.{account}.webhook.secret"
+        self._secret = secret_at(place, settings.secret, problem_of_webhook_secret)
         self._clock = clock
         self._taking: tuple[Bot, HandOver] | None = None
         """Where calls go; None while the channel does not run."""
@@ -135,17 +135,3 @@ class Webhook:
                 waiting=info.pending_update_count,
             )
         self._told = failure
-
-
-def _secret(account: str, settings: TelegramWebhookSettings) -> str:
-    place = f"channels.{account}.webhook.secret"
-    try:
-        secret = settings.secret.resolve()
-    except SecretError as error:
-        raise ConfigurationError([f"{place}: {error}"]) from error
-
-    problem = problem_of_webhook_secret(secret)
-    if problem:
-        raise ConfigurationError([f"{place}: {problem}"])
-
-    return secret

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from gateway.settings import check_url, is_loopback
+from gateway.settings import check_guarded_url
 
 EXAMPLE: Final = "https://example.org/hook"
 
 
 def _guarded(url: str) -> str:
-    check_url(url, such_as=EXAMPLE)
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        raise ValueError(
-            "would be sent in the clear; accepted is https://, or http:// on this machine, such as "
-            f"{EXAMPLE}"
-        )
-
-    return url
+    return check_guarded_url(url, such_as=EXAMPLE, fault="would be sent in the clear")
 
 
 PostAddress = Annotated[str, AfterValidator(_guarded)]
