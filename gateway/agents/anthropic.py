@@ -20,9 +20,9 @@ from gateway.agents.anthropic_wire import (
     request_parts,
     wire_tools,
 )
+from gateway.agents.asked import NO_WISHES, Wishes
 from gateway.agents.attempts import stamp
 from gateway.agents.calls import wire_chars
-from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.agents.failures import (
     ABOUT_LENGTH,
     BROKEN_OFF,

@@ -16,8 +16,9 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from gateway.agents.answer import Counted
+from gateway.agents.asked import NO_WISHES, Wishes
 from gateway.agents.calls import fit_name, hashed_id, is_fit, schema_of, sent_arguments
-from gateway.agents.direct import NO_WISHES, Takes, Wishes
+from gateway.agents.direct import Takes
 from gateway.model import Message, Role, Usage
 
 if TYPE_CHECKING:

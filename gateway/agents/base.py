@@ -15,7 +15,7 @@ from gateway.model import Message, ModelCall
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from gateway.agents.direct import Asked
+    from gateway.agents.asked import Asked
     from gateway.model import ToolCall, ToolCaller
 
 

@@ -1,4 +1,4 @@
-"""What a caller can ask of an answer beside a text, and answers to contexts that no session holds.
+"""Answers to contexts that no session holds, and what agents take of a caller's wishes.
 
 A caller's tools are offered to the model, and none of them runs here: its calls are part of the
 answer. In a session they stand beside the gateway's own, which are not offered without one. Knows
@@ -7,10 +7,11 @@ no session and stores nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from gateway.agents.asked import NO_WISHES, NOTHING_ASKED, Asked, Wishes
 from gateway.model import Message, ToolSpec
 
 if TYPE_CHECKING:
@@ -18,56 +19,6 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import AgentEvent
     from gateway.model import ToolCall, ToolCaller
-
-Choice = Literal["auto", "none", "required"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How a caller wants to be answered; None leaves it to the agent."""
-
-    tool_choice: Choice | None = None
-    named_tool: str | None = None
-    """The one tool that the answer has to call."""
-    parallel_calls: bool | None = None
-    """Whether an answer may call several tools."""
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stop: tuple[str, ...] | None = None
-    """Texts before which the answer ends."""
-    seed: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    reasoning_effort: str | None = None
-    response_format: Mapping[str, Any] | None = None
-    """As the chat-completions wire has it."""
-
-    def named(self) -> frozenset[str]:
-        """Return the names of those that there are."""
-        return frozenset(one.name for one in fields(self) if getattr(self, one.name) is not None)
-
-
-NO_WISHES: Final = Wishes()
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a caller asks of one answer in a session beside the message."""
-
-    instructions: tuple[str, ...] = ()
-    """What the model is told behind the agent's own prompt, before the conversation."""
-    tools: tuple[ToolSpec, ...] = ()
-    """The caller's own."""
-    wishes: Wishes = NO_WISHES
-
-    @property
-    def tool_names(self) -> frozenset[str]:
-        """The names of the caller's tools."""
-        return frozenset(tool.name for tool in self.tools)
-
-
-NOTHING_ASKED: Final = Asked()
 
 
 @dataclass(frozen=True, slots=True)

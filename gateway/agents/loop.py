@@ -13,10 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
+from gateway.agents.asked import NO_WISHES, Wishes
 from gateway.agents.base import Completion, MessageFinished, ModelCallFinished
 from gateway.agents.called import MAX_CALLS, CallRunner
 from gateway.agents.calls import with_unique_ids
-from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.errors import AgentError
 from gateway.log import get_logger
 from gateway.model import Message, Role, ToolSpec
@@ -24,8 +24,9 @@ from gateway.model import Message, Role, ToolSpec
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
+    from gateway.agents.asked import Asked
     from gateway.agents.base import AgentEvent, AgentFacts, Conversation
-    from gateway.agents.direct import Asked, DirectRequest, Takes
+    from gateway.agents.direct import DirectRequest, Takes
     from gateway.agents.settings import AgentToolSettings
     from gateway.agents.tools import Toolbox
     from gateway.model import ModelCall

@@ -14,9 +14,9 @@ import httpx2
 import openai
 
 from gateway.agents.answer import Answer, FinishReasons
+from gateway.agents.asked import NO_WISHES, Wishes
 from gateway.agents.attempts import stamp
 from gateway.agents.calls import wire_chars
-from gateway.agents.direct import NO_WISHES, Wishes
 from gateway.agents.failures import (
     ABOUT_LENGTH,
     BUSY,

@@ -19,7 +19,7 @@ from gateway.model import Message, Role, Usage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.agents.direct import Wishes
+    from gateway.agents.asked import Wishes
     from gateway.model import Image, ToolCall, ToolSpec
 
 WireMessage = dict[str, Any]

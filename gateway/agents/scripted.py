@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.lowlevel
 
+from gateway.agents.asked import NO_WISHES, Wishes
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.calls import is_fit, parse_arguments
-from gateway.agents.direct import NO_WISHES, Takes, Wishes
+from gateway.agents.direct import Takes
 from gateway.errors import AgentError
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
 

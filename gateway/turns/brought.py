@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from gateway.agents.direct import NOTHING_ASKED, Asked, Wishes
+from gateway.agents.asked import NOTHING_ASKED, Asked, Wishes
 from gateway.model import ToolSpec
 
 if TYPE_CHECKING:

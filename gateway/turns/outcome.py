@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from gateway.agents.direct import NOTHING_ASKED, Asked
+from gateway.agents.asked import NOTHING_ASKED, Asked
 from gateway.context.cache import CacheVerdict
 from gateway.errors import AgentError
 from gateway.model import AgentId, Message, ModelCall, Role, ToolCall, TurnId, Usage, clean_text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from gateway.agents.asked import NOTHING_ASKED, Asked
 from gateway.agents.base import (
     AgentEvent,
     AgentFacts,
@@ -15,7 +16,6 @@ from gateway.agents.base import (
     ModelCallFinished,
     TextDelta,
 )
-from gateway.agents.direct import NOTHING_ASKED, Asked
 from gateway.agents.loop import ToolLoop
 from gateway.agents.registry import open_agents
 from gateway.agents.scripted import ScriptedModel

@@ -15,10 +15,10 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.agents.asked import NOTHING_ASKED
 from gateway.agents.base import TextDelta
 from gateway.agents.command import TIMED_OUT
 from gateway.agents.command_process import GRACE_S, MAX_NOTED_BYTES, MAX_NOTED_LINES
-from gateway.agents.direct import NOTHING_ASKED
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError, AgentFailure
 from gateway.model import Role

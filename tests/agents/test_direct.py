@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.agents.anthropic_wire import ANTHROPIC_TAKES, request_parts
+from gateway.agents.asked import Choice, Wishes
 from gateway.agents.base import AgentFacts, MessageFinished
-from gateway.agents.direct import Alone, Choice, Direct, DirectRequest, Wishes
+from gateway.agents.direct import Alone, Direct, DirectRequest
 from gateway.agents.echo import EchoAgent
 from gateway.agents.loop import NO_SUCH_TOOL, ToolLoop
 from gateway.agents.openai import extra_parameters

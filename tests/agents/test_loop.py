@@ -15,9 +15,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from gateway.agents.asked import Asked
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.called import MAX_CALLS
-from gateway.agents.direct import Asked
 from gateway.agents.loop import SAME_NAME
 from gateway.agents.scripted import Fail, Hang, Reply
 from gateway.agents.settings import AgentToolSettings

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import pytest
 
+from gateway.agents.asked import Asked, Wishes
 from gateway.agents.base import AgentFacts
-from gateway.agents.direct import Asked, Wishes
 from gateway.agents.loop import SAME_NAME, ToolLoop
 from gateway.agents.scripted import Fail, Reply, ScriptedModel
 from gateway.agents.settings import AgentToolSettings

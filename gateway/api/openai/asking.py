@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.access.tokens import OPERATOR
-from gateway.agents.direct import NO_WISHES, Asked, DirectRequest, Takes, Wishes
+from gateway.agents.asked import NO_WISHES, Asked, Wishes
+from gateway.agents.direct import DirectRequest, Takes
 from gateway.api.bodies import header_of
 from gateway.api.openai.conversation import conversation, said_last
 from gateway.api.openai.errors import refused

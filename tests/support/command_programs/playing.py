@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from gateway.agents.asked import NOTHING_ASKED, Asked
 from gateway.agents.base import AgentEvent, MessageFinished, ModelCallFinished, TextDelta
 from gateway.agents.command import CommandAgent, command_of
-from gateway.agents.direct import NOTHING_ASKED, Asked
 from gateway.agents.settings import CommandSettings
 from gateway.clock import FakeClock, SystemClock
 from gateway.errors import AgentError
