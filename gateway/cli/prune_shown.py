@@ -88,7 +88,7 @@ _WHY_SKIPPED: Final = {
     "breaker": "the run would take too much (max_share)",
     "changed": "changed since the plan",
     "gone": "gone since the plan",
-    "spared": "no rule takes them any more: their set has shrunk since the plan",
+    "spared": "the rules do not take them any more",
     "stopped": "the run was ended",
     "summarizer": "summaries failed several times in a row",
     "disabled": "pruning is switched off",

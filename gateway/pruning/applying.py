@@ -126,9 +126,7 @@ class Run:
             await self.means.pause(2 * len(units))
             self._look_up()
             if self.dry_run and self.halt is None:
-                for unit in units:
-                    await self._pretend(unit)
-                    await self.ledger.progress(unit)
+                await self._pretend_all(units)
             else:
                 await self._do(units)
             await self.means.between()
@@ -147,6 +145,9 @@ class Run:
         for failure in self.plan.failures:
             await self._fail(failure)
         self.ledger.failures.add_unlisted(self.plan.failed - len(self.plan.failures))
+        for failure in () if self.dry_run else self.plan.unlisted:
+            await self.means.pause(1)
+            self.means.quarantine.fail(failure)
 
     def _look_up(self) -> None:
         """See whether the run has to end."""
@@ -162,13 +163,20 @@ class Run:
     def _out_of_time(self) -> None:
         self.halt = Halt(SkipReason.BUDGET_SECONDS, "the time of the run is over", RunStatus.OK)
 
-    async def _pretend(self, unit: Unit) -> None:
-        at, is_spared = self.means.now(), any(map(self._is_spared, unit))
-        for one in unit:
-            if is_spared:
-                await self.ledger.skip(one, SkipReason.SPARED)
-            else:
+    async def _pretend_all(self, units: Sequence[Unit]) -> None:
+        """Tell what would become of units; of an older plan as the items are now."""
+        outcomes = [Outcome(unit) for unit in units]
+        if self.kept is not None:
+            items = await self.means.store.find([one.item_id for unit in units for one in unit])
+            self._live = self.means.live_turns()
+            outcomes = [self._checked(outcome, items) for outcome in outcomes]
+        at = self.means.now()
+        for outcome in outcomes:
+            for one, reason in outcome.skips:
+                await self.ledger.skip(one, reason)
+            for one in () if outcome.skips else outcome.unit:
                 self.ledger.keep(self._record(one, one.before, one.after, at))
+            await self.ledger.progress(outcome.unit)
 
     def _is_spared(self, one: PlannedAction) -> bool:
         return self.kept is not None and one.item_id not in self.kept
@@ -212,7 +220,7 @@ class Run:
             await self.means.pause(2)
             outcomes.append(await self._outcome(unit, items))
         self._live = self.means.live_turns()  # Others have run meanwhile.
-        outcomes = [self._checked(outcome, items) for outcome in outcomes]
+        outcomes = [self._checked(one, items) if one.changes else one for one in outcomes]
         changes = [change for outcome in outcomes for change in outcome.changes]
         done = await self.means.store.commit(changes) if changes else NOTHING_DONE
         if done.stale and len(units) > 1:
@@ -228,11 +236,10 @@ class Run:
 
     def _checked(self, outcome: Outcome, items: Mapping[str, PrunableItem]) -> Outcome:
         """Return what is to become of a unit if nothing has come up since that keeps an item."""
-        if outcome.changes:
-            for one in outcome.unit:
-                reason = self._why_not(one, items.get(one.item_id))
-                if reason is not None:
-                    return _staying(outcome.unit, one, reason)
+        for one in outcome.unit:
+            reason = self._why_not(one, items.get(one.item_id))
+            if reason is not None:
+                return _staying(outcome.unit, one, reason)
         return outcome
 
     async def _told(self, outcome: Outcome, after: Mapping[str, Totals]) -> None:

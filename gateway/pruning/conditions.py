@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from gateway.pruning.items import ItemType, PrunableItem
-from gateway.pruning.units import compared_sizes, format_duration
+from gateway.pruning.units import compared_durations, compared_sizes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,9 +39,7 @@ class Observation:
 
         whose = f" of {self.of}" if self.of else ""
         if self.condition == AgeCondition.kind:
-            observed, threshold = map(format_duration, (self.observed, self.threshold))
-            if observed == threshold and self.observed != self.threshold:
-                observed, threshold = f"{self.observed:,}s", f"{self.threshold:,}s"
+            observed, threshold = compared_durations(self.observed, self.threshold)
         elif self.condition in {SizeCondition.kind, TotalSizeCondition.kind}:
             observed, threshold = compared_sizes(int(self.observed), int(self.threshold))
         else:
@@ -176,7 +174,7 @@ class CountCondition:
     kind: ClassVar[str] = "count"
     max_count: int
     low_water_ratio: float = 1.0
-    """Once the limit is exceeded, what of it may stay; 1: all of it."""
+    """Once the limit is exceeded, what of it may stay in that run; 1: all of it. See `surplus`."""
 
     @property
     def maximum(self) -> int:
@@ -199,7 +197,7 @@ class TotalTokensCondition:
     kind: ClassVar[str] = "total_tokens"
     max_total_tokens: int
     low_water_ratio: float = 1.0
-    """Once the limit is exceeded, what of it may stay; 1: all of it."""
+    """Once the limit is exceeded, what of it may stay in that run; 1: all of it. See `surplus`."""
 
     @property
     def maximum(self) -> int:
@@ -222,7 +220,7 @@ class TotalSizeCondition:
     kind: ClassVar[str] = "total_size"
     max_total_bytes: int
     low_water_ratio: float = 1.0
-    """Once the limit is exceeded, what of it may stay; 1: all of it."""
+    """Once the limit is exceeded, what of it may stay in that run; 1: all of it. See `surplus`."""
 
     @property
     def maximum(self) -> int:
@@ -247,7 +245,11 @@ SET_CONDITIONS: Final = (CountCondition, TotalTokensCondition, TotalSizeConditio
 
 
 def surplus(condition: SetCondition, total: int) -> int:
-    """Return what is too much of a total: 0 up to the limit, else all above the low water."""
+    """Return what is too much of a total: 0 up to the limit, else all above the low water.
+
+    It is that of one run, which takes it as far as its budgets let it. Where they end it between
+    the limit and the low water, nothing is too much any more until the limit is exceeded again.
+    """
     if total <= condition.maximum:
         return 0
 

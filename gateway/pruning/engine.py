@@ -151,9 +151,15 @@ class Engine:
         planner = Planner(rulebook, self.store, situation, evaluate, pause, most=most)
         checked = await planner.check(among)
         await among.let_go(pause)
-        failures = (*plan.failures, *checked.failures.first)
-        failed = plan.failed + checked.failures.count
-        plan = replace(plan, breaker=checked.breaker, failures=failures, failed=failed)
+        plan = replace(
+            plan,
+            # A small plan is not refused because of what it does not hold; one that was too much
+            # when it was made is not let through because its budgets left most of that out.
+            breaker=checked.breaker if plan.breaker else checked.own_breaker,
+            failures=(*plan.failures, *checked.failures.first),
+            failed=plan.failed + checked.failures.count,
+            unlisted=(*plan.unlisted, *checked.failures.unlisted),
+        )
         return plan, checked.kept
 
     async def explain(self, item_id: str, *, force: bool) -> Explanation:
@@ -192,6 +198,8 @@ class Engine:
             plan = await self.plan(rulebook, force=request.force, session_id=request.session_id)
         else:
             plan, kept = await self._checked_plan(rulebook, plan)
+            # Else a plan that takes longer to check than a run may last would never be done.
+            start = self._clock.monotonic()
         means = self._means(
             rulebook,
             lambda: self._clock.monotonic() - start - interludes.taken_s,

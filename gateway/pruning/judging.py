@@ -18,6 +18,7 @@ from gateway.pruning.failures import Failures
 from gateway.pruning.items import PrunableItem, marks_of
 from gateway.pruning.plan import PruningFailure, SkipReason
 from gateway.pruning.rules import Protection
+from gateway.pruning.shards import Ids
 from gateway.pruning.shrinking import done_before
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Verdict:
     because of a fault, or for the sake of what somebody wanted back."""
 
 
+_NOT_ASKED: Final = frozenset({SkipReason.FAILED, SkipReason.QUARANTINED})
+"""Of items that stay for such a reason no function is asked."""
 FREE: Final = Verdict(meets=True)
 MISS: Final = Verdict(meets=False)
 
@@ -103,7 +106,11 @@ class Judge:
         self._evaluate = evaluate
         self._protections = rulebook.config.protections
         self._young_after = situation.now - _span(self._protections.min_age_s)
-        self._failed: set[str] = set()
+        self.failed = Ids()
+        """Those of which a function failed: no rule takes them in this plan. Let go of it with the
+        plan."""
+        self._has_failed = False
+        """Asked of every item; nearly always there is none."""
         self._newest: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._checks = tuple(self._in_force())
         self._of_rule: dict[int, _Checks] = {}
@@ -127,7 +134,7 @@ class Judge:
     async def judge(self, place: int, scoped: ScopedRule, item: PrunableItem) -> Verdict:
         """Return what the rule at a place may do with an item; functions are asked last."""
         verdict = self.compare(place, scoped, item)
-        if not verdict.meets or not scoped.custom or verdict.reason is SkipReason.FAILED:
+        if not verdict.meets or not scoped.custom or verdict.reason in _NOT_ASKED:
             return verdict
 
         try:
@@ -150,7 +157,7 @@ class Judge:
             item: The item.
             known: Whether all other conditions of the item are known to hold.
         """
-        if item.id in self._failed:
+        if self._has_failed and item.id in self.failed:
             return Verdict(meets=True, reason=SkipReason.FAILED)
 
         bare, full = self._of_rule.get(place) or self._prepared(place, scoped)
@@ -228,7 +235,8 @@ class Judge:
         return until is not None and self._now < until
 
     def _fail(self, scoped: ScopedRule, item: PrunableItem, error: Exception) -> Verdict:
-        self._failed.add(item.id)
+        self._has_failed = True
+        self.failed.update((item.id,))
         if self._concerns(item.id):
             failure = PruningFailure(item.id, item.session_id, scoped.rule.id, describe(error))
             self.failures.add(failure)

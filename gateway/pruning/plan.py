@@ -63,8 +63,8 @@ class SkipReason(StrEnum):
     GONE = "gone"
     """It is no more."""
     SPARED = "spared"
-    """The rules do not take it any more: what is left of its set is within the limit, or something
-    protects it since."""
+    """The rules do not take it any more as the plan says: what is left of its set is within the
+    limit, something protects it since, a function says no, or another rule comes first."""
     STOPPED = "stopped"
     """The manager was stopped, or the storage takes no changes at present."""
     SUMMARIZER = "summarizer"
@@ -185,6 +185,8 @@ class Plan:
     """The first of what went wrong with items."""
     failed: int = 0
     """How many failed, the unlisted among them."""
+    unlisted: tuple[PruningFailure, ...] = ()
+    """Of the failures those that come next, for the quarantine; not part of the plain values."""
     selected: Totals = NO_TOTALS
     """What the rules would take, budgets aside."""
     more: int = 0

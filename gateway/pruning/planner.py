@@ -16,8 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from gateway.pruning.budgets import NO_BUDGETS, Chosen, choose
-from gateway.pruning.conditions import Totals
-from gateway.pruning.failures import Failures
+from gateway.pruning.conditions import NO_TOTALS, Totals
 from gateway.pruning.judging import FREE, MISS, Judge, Verdict
 from gateway.pruning.pairs import groups_of
 from gateway.pruning.passes import Pass, Room, items_of, set_of
@@ -25,7 +24,7 @@ from gateway.pruning.plan import MAX_PLANNED, Plan, SkipReason
 from gateway.pruning.rules import Protection, RuleScope
 from gateway.pruning.shards import Ids, let_go
 from gateway.pruning.store import ItemQuery
-from gateway.pruning.tallies import Freed, Skips
+from gateway.pruning.tallies import Checked, Freed, Skips
 from gateway.pruning.units import instant_text
 
 if TYPE_CHECKING:
@@ -53,18 +52,6 @@ class Traced:
     verdict: Verdict
     totals: Totals | None
     """What its set came to before the rule; None where the rule has no set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What the rules still take of the items that they were asked about."""
-
-    kept: Ids
-    """The ids of these items."""
-    breaker: str
-    """Why the rules take too much now; empty where they do not."""
-    failures: Failures
-    """What went wrong with items that were asked about."""
 
 
 class Planner:
@@ -135,11 +122,15 @@ class Planner:
         self._among = among
         scanned = await self._store.totals(self._situation.session_id)
         await self.select()
-        kept = Ids()
+        kept, own = Ids(), NO_TOTALS
         for first in range(0, len(self._units), PAGE):
             await self._pause(PAGE)
-            kept.update(one.item_id for unit in self._units[first : first + PAGE] for one in unit)
-        checked = Checked(kept, self._breaker(scanned), self.judge.failures)
+            actions = [one for unit in self._units[first : first + PAGE] for one in unit]
+            kept.update(one.item_id for one in actions)
+            freed = sum([one.size_bytes - one.after.size_bytes for one in actions])
+            own += Totals(len(actions), freed)
+        whole, part = self._breaker(self._selected(), scanned), self._breaker(own, scanned)
+        checked = Checked(kept, whole, part, self.judge.failures)
         await self._let_go()
         return checked
 
@@ -346,10 +337,11 @@ class Planner:
             skipped_by_reason=MappingProxyType(self._skips.counts()),
             failures=tuple(self.judge.failures.first),
             failed=self.judge.failures.count,
+            unlisted=tuple(self.judge.failures.unlisted),
             selected=self._selected(),
             more=self._more,
             cursor=chosen.cursor,
-            breaker=self._breaker(scanned),
+            breaker=self._breaker(self._selected(), scanned),
         )
         await self._let_go()
         return plan
@@ -359,9 +351,9 @@ class Planner:
         freed = self._freed.of(ItemQuery())
         return Totals(len(self._taken), freed.size_bytes, freed.tokens)
 
-    def _breaker(self, scanned: Totals) -> str:
-        """Return why the rules take too much; empty where they do not."""
-        max_share, selected = self._rulebook.config.max_share, self._selected()
+    def _breaker(self, selected: Totals, scanned: Totals) -> str:
+        """Return why so much is too much; empty where it is not."""
+        max_share = self._rulebook.config.max_share
         if max_share is None:
             return ""
 
@@ -378,7 +370,8 @@ class Planner:
 
     async def _let_go(self) -> None:
         await let_go(self._units, self._pause)
-        for table in (self._taken, self._full, self._freed.sessions, self._skips.more):
+        tables = self._taken, self._full, self._freed.sessions, self._skips.more, self.judge.failed
+        for table in tables:
             await table.let_go(self._pause)
 
     async def _digest(self, units: Sequence[Unit]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.pruning.failures import MAX_FAILING
 from gateway.pruning.plan import PruningFailure
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 TRIES: Final = 3
 """Failures after which an item is left alone."""
-MAX_FAILING: Final = 10_000
-"""Items whose failures are counted at a time; of more, those that failed longest ago begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,10 @@ class Quarantine:
         self._failing: dict[str, Failing] = {}
 
     def fail(self, failure: PruningFailure) -> None:
-        """Count a failure."""
+        """Count a failure.
+
+        Of more than `MAX_FAILING` items those that failed longest ago begin anew.
+        """
         known = self._failing.pop(failure.item_id, None)
         self._failing[failure.item_id] = Failing((known.tries if known else 0) + 1, failure)
         if len(self._failing) > MAX_FAILING:

@@ -1,4 +1,4 @@
-"""What a plan frees and skips so far.
+"""What a plan frees and skips so far, and what of an older one the rules still take.
 
 Pure.
 """
@@ -6,12 +6,14 @@ Pure.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from gateway.pruning.conditions import NO_TOTALS, Totals
+from gateway.pruning.failures import Failures
 from gateway.pruning.items import ItemType
 from gateway.pruning.plan import MAX_LISTED, SkippedItem, SkipReason
-from gateway.pruning.shards import Shards
+from gateway.pruning.shards import Ids, Shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +24,20 @@ if TYPE_CHECKING:
 _Amounts: TypeAlias = tuple[int, int, int]
 """Items, bytes, tokens."""
 _NOTHING: Final = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the rules still take of the items that they were asked about."""
+
+    kept: Ids
+    """The ids of these items."""
+    breaker: str
+    """Why the rules take too much now, whatever was named; empty where they do not."""
+    own_breaker: str
+    """Why what is kept is too much by itself; empty where it is not."""
+    failures: Failures
+    """What went wrong with items that were asked about."""
 
 
 class Freed:

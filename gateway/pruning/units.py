@@ -140,6 +140,24 @@ def compared_sizes(size_bytes: int, limit_bytes: int) -> tuple[str, str]:
     return f"{size_bytes:,}B", f"{limit_bytes:,}B"
 
 
+def compared_durations(duration_s: float, limit_s: float) -> tuple[str, str]:
+    """Return a duration and a limit as people write them; which is more can be seen."""
+    shown, limit = format_duration(duration_s), format_duration(limit_s)
+    if _seconds(shown).compare(_seconds(limit)) == _exact(duration_s).compare(_exact(limit_s)):
+        return shown, limit
+
+    return f"{_exact(duration_s):,f}s", f"{_exact(limit_s):,f}s"
+
+
+def _seconds(shown: str) -> Decimal:
+    """Return what a duration comes to as it is shown."""
+    return Decimal(shown[:-1]) * _SECONDS[shown[-1]]
+
+
+def _exact(number: float) -> Decimal:
+    return Decimal(repr(number).removesuffix(".0"))
+
+
 def instant_text(instant: datetime) -> str:
     """Return an instant as RFC 3339 in UTC with `Z`, to the microsecond."""
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

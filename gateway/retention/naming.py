@@ -26,9 +26,9 @@ def run_id_of(place: Queries, given: str) -> str:
         BadRequestError: more than one may be.
         NotFoundError: there is none.
     """
-    # Of a run whose own row is lost, its items still tell.
-    found = _started(place, "pruning_runs", "run_id", given) or _ends(place, given)
-    return _one("run", given, found)
+    # Of a run whose own row is lost its items still tell, also beside others that begin like it.
+    found = {*_started(place, "pruning_runs", "run_id", given), *_ends(place, given)}
+    return _one("run", given, sorted(found))
 
 
 def session_ids_meant(place: Queries, given: str) -> tuple[str, ...]:

@@ -20,14 +20,13 @@ from gateway.retention.rows import item_id_of
 from gateway.transcripts import restorable
 from gateway.transcripts.archives import find as find_archive
 from gateway.transcripts.items import item_id
-from gateway.transcripts.pruned import PrunedState, find_run, original
+from gateway.transcripts.pruned import PrunedState, original
 from gateway.transcripts.restorable import (
     Entry,
     Group,
     entries_in,
     entries_of,
     files_with,
-    has_any,
 )
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ async def restore(archives: Archives, clock: Clock, which: Restorable) -> Restor
 
     Raises:
         BadRequestError: an id is none, or nothing or more than one thing is asked for.
-        NotFoundError: of an item or a run nothing is known.
+        NotFoundError: of an item nothing is known; whether there is such a run was asked before.
         StorageFullError: no space left; what came before is given back.
     """
     if bool(which.items) + (which.run is not None) + bool(which.sessions) != 1:
@@ -121,7 +120,7 @@ async def restore(archives: Archives, clock: Clock, which: Restorable) -> Restor
         if which.items:
             await _give_items(giving, archives.database, which.items)
         elif which.run is not None:
-            await _give_run(giving, archives.database, which.run)
+            await _give_all(giving, archives.database, Group("run_id", which.run))
         # One by one: of each there is an index in the order of positions.
         for session_id in which.sessions:
             await _give_all(giving, archives.database, Group("session_id", session_id))
@@ -143,14 +142,6 @@ async def _give_items(giving: _Giving, database: Database, named: Sequence[str])
     for name, wanted in files.items():
         await giving.out_of_file(name, wanted)
     await giving.out_of_grace([one for one in entries if one.state == PrunedState.HELD])
-
-
-async def _give_run(giving: _Giving, database: Database, run_id: str) -> None:
-    group = Group("run_id", run_id)
-    if not await database.read(lambda place: find_run(place, run_id) or has_any(place, group)):
-        raise NotFoundError(f"there is no run {run_id!r}")
-
-    await _give_all(giving, database, group)
 
 
 async def _give_all(giving: _Giving, database: Database, group: Group) -> None:

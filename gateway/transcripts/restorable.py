@@ -76,15 +76,6 @@ def entries_in(
     )
 
 
-def has_any(place: Queries, group: Group) -> bool:
-    """Return whether anything is told of a group."""
-    rows = place.execute(
-        f"SELECT 1 FROM pruned_items WHERE {group.column} = ? LIMIT 1",  # noqa: S608 - a name of ours
-        (group.value,),
-    )
-    return bool(rows.fetchall())
-
-
 def files_with(place: Queries, group: Group) -> list[str]:
     """Return the archive files out of which something of a group can be given back."""
     rows = place.execute(

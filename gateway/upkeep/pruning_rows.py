@@ -33,6 +33,8 @@ _CAUSES: Final = frozenset(cause.value for cause in RunCause)
 _INSTANT: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z", re.ASCII)
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_ORIGINALS: Final = "pruned_originals"
+_NO_ROW: Final = "not a row of messages"
 _TEXTS: Final = ("session_id", "turn_id", "role", "text", "created_at")
 """What each row of `messages` has."""
 AWAY: Final = "action IN ('delete', 'archive') AND state <> 'restored'"
@@ -124,7 +126,7 @@ def _place_problem(fields: Mapping[str, object]) -> str:
 
 def original_problem(fields: Mapping[str, object]) -> str:
     """Return what is wrong with an original by itself; empty for nothing."""
-    return "" if _row_of(fields["original"]) else "not a row of messages"
+    return "" if _row_of(fields["original"]) else _NO_ROW
 
 
 def archive_problem(fields: Mapping[str, object]) -> str:
@@ -143,7 +145,7 @@ def archive_problem(fields: Mapping[str, object]) -> str:
 CHECKS: Final[dict[str, Callable[[Mapping[str, object]], str]]] = {
     "pruning_runs": run_problem,
     "pruned_items": pruned_problem,
-    "pruned_originals": original_problem,
+    _ORIGINALS: original_problem,
     "archives": archive_problem,
 }
 """The tables of pruning, and what tells whether a row means something."""
@@ -156,6 +158,9 @@ def check_pruning(report: Report, connection: Connection) -> None:
     counts = dict.fromkeys(CHECKS, 0)
     cut_off = erased = 0
     for table, problem_of in CHECKS.items():
+        if table == _ORIGINALS:
+            continue  # `_misheld` looks at each that is held; one that is not is wrong anyway.
+
         columns = columns_of(connection, table)
         for row in connection.execute(f"SELECT {', '.join(columns)} FROM {table}"):  # noqa: S608 - names of ours
             fields = dict(zip(columns, row, strict=True))
@@ -168,7 +173,7 @@ def check_pruning(report: Report, connection: Connection) -> None:
     fine = f"{counts['pruned_items']} items of {counts['pruning_runs']} runs, each in one place"
     fine += f"; {cut_off} runs do not say how they ended" if cut_off else ""
     fine += f"; {erased} of erased sessions wait to leave the archive" if erased else ""
-    wrong = [bad, *_misheld(connection), *_misplaced(connection)]
+    wrong = [bad, *_misheld(connection, bad), *_misplaced(connection)]
     tell(report, "pruning", wrong, level=Level.WRONG, fine=fine)
 
 
@@ -180,9 +185,9 @@ def _check_totals(report: Report, connection: Connection) -> None:
     tell(report, "items", [wrong], level=Level.WRONG, fine=fine)
 
 
-def _misheld(connection: Connection) -> list[Tally]:
+def _misheld(connection: Connection, bad: Tally) -> list[Tally]:
     without = Tally("items are held without what they were")
-    for entry in lost_originals(connection):
+    for entry in lost_originals(connection, bad):
         without.add(f"pruned_items {entry}")
     left = Tally("originals are there of items that are not held")
     for entry, state in connection.execute(LEFT_ORIGINALS):
@@ -190,14 +195,21 @@ def _misheld(connection: Connection) -> list[Tally]:
     return [without, left]
 
 
-def lost_originals(connection: Connection) -> list[int]:
-    """Return the entries that are held without the row of `messages` that they tell of."""
+def lost_originals(connection: Connection, bad: Tally | None = None) -> list[int]:
+    """Return the entries that are held without the row of `messages` that they tell of.
+
+    Args:
+        connection: Where.
+        bad: Those whose original is no row are added to it.
+    """
     lost = []
     for entry, item, session_id, original in connection.execute(
         "SELECT position, item, session_id, original FROM pruned_items "
         "LEFT JOIN pruned_originals ON entry = position WHERE state = 'held' ORDER BY position"
     ):
         row = _row_of(original)
+        if bad is not None and original is not None and not row:
+            bad.add(f"{_ORIGINALS} {entry} ({_NO_ROW})")
         if (row.get("position"), row.get("session_id")) != (item, session_id):
             lost.append(int(str(entry)))
     return lost

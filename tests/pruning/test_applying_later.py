@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.clock import FakeClock
 from gateway.pruning import (
     AgeCondition,
     CountCondition,
@@ -193,3 +195,78 @@ async def test_a_run_that_is_ended_gets_no_further() -> None:
 
     assert (done.pruned_items, done.stats.skipped_by_reason) == ((), {"budget_seconds": 250})
     assert {one.percent for one in told} == {0}
+
+
+@pytest.mark.parametrize("size", [100, 10])
+async def test_a_small_plan_is_not_refused_because_of_what_it_does_not_hold(size: int) -> None:
+    """Much comes due between plan and run: that is for the next plan, which may be refused."""
+    clock = FakeClock()
+    stored = [item("old", 7_300, size_bytes=size), *items(10, "b")]
+    pruner = manager([rule("old", AgeCondition(7_200))], stored, clock=clock, max_share=0.5)
+    plan = await pruner.plan()
+    await clock.advance(7_200)
+
+    done = await pruner.apply(plan)
+
+    assert (plan.breaker, done.status, taken(done)) == ("", RunStatus.OK, ["old"])
+    assert (await pruner.prune()).status is RunStatus.REFUSED
+
+
+async def test_a_plan_that_is_too_much_is_refused_however_little_its_budgets_leave_of_it() -> None:
+    pruner = manager([limit(0)], items(10), budgets=PruningBudgets(max_items=1), max_share=0.5)
+    plan = await pruner.plan()
+
+    refused = await pruner.apply(plan)
+
+    assert plan.breaker
+    assert (refused.status, refused.detail) == (RunStatus.REFUSED, plan.breaker)
+
+
+@pytest.mark.parametrize("why", ["changed", "gone", "exempt", "live_turn"])
+async def test_a_dry_run_of_an_older_plan_looks_at_items_as_the_run_does(why: str) -> None:
+    live = dict[str, str]()
+    pruner = manager([rule("old", AgeCondition(0))], items(3), live_turns=lambda: live)
+    plan = await pruner.plan()
+
+    def change() -> None:
+        if why == "changed":
+            pruner.add_item(item("s0000", 3, content="other"))
+        elif why == "gone":
+            pruner.remove_item("s0000")
+        elif why == "live_turn":
+            live["s"] = ""
+
+    change()
+    # What is asked of each item right before it is touched, and was not so when rules were held.
+    if why == "exempt":
+        pruner.set_session_config("s", exempt=True)
+        plan = replace(plan, config_version=(await pruner.plan()).config_version)
+    dry = await pruner.apply(plan, dry_run=True)
+    done = await pruner.apply(plan)
+
+    assert (taken(dry), reasons(dry)) == (taken(done), reasons(done))
+    assert reasons(dry)["s0000"] == why
+
+
+async def test_what_it_takes_to_check_a_plan_is_no_time_of_its_run() -> None:
+    clock, later = FakeClock(), False
+
+    async def says(*_: object) -> bool:
+        if later:
+            await clock.advance(1)
+        return True
+
+    budgets = PruningBudgets(max_duration_s=5)
+    pruner = manager(
+        [rule("asked", CustomCondition("f"))],
+        items(10),
+        clock=clock,
+        evaluators={"f": says},
+        budgets=budgets,
+    )
+    plan = await pruner.plan()
+    later = True
+
+    done = await pruner.apply(plan)
+
+    assert (len(taken(done)), done.stats.skipped_by_reason) == (10, {})

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gateway.clock import FakeClock
-from gateway.pruning import AgeCondition, PruningBudgets, SizeCondition, SummarizeAction
+from gateway.pruning import (
+    AgeCondition,
+    CountCondition,
+    PruningBudgets,
+    SizeCondition,
+    SummarizeAction,
+)
 from gateway.pruning.applying import BATCH
 from tests.pruning.making import (
     Summaries,
@@ -127,3 +138,27 @@ async def test_summaries_have_a_budget_of_their_own_that_holds_nothing_else_up()
     assert reasons(result) == dict.fromkeys(("big1", "big2"), "budget_summaries")
     assert [one for one in taken(result) if one.startswith("s")]
     assert "big1" in left(pruner)
+
+
+@given(st.integers(0, 60), st.integers(0, 30), st.sampled_from([1.0, 0.9, 0.5]), st.integers(1, 40))
+def test_a_run_goes_down_to_the_low_water_as_far_as_its_budget_lets_it(
+    number: int, most: int, ratio: float, budget: int
+) -> None:
+    """The next one begins again only where the limit is exceeded."""
+    low = int(most * ratio)
+
+    async def prune() -> None:
+        there = number
+        pruner = manager(
+            [rule("count", CountCondition(most, ratio))],
+            items(number),
+            budgets=PruningBudgets(max_items=budget),
+        )
+        while there > most:
+            there -= min(budget, there - low)
+            await pruner.prune()
+            assert len(left(pruner)) == there
+        assert (await pruner.prune()).pruned_items == ()
+        assert (await pruner.next_due() is None) == (there <= most)
+
+    asyncio.run(prune())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.pruning import CustomCondition, PruningFailure, RunStatus, SizeCondition, read_plan
-from gateway.pruning.failures import MAX_FAILURES
-from gateway.pruning.quarantine import MAX_FAILING, TRIES, Quarantine
+from gateway.pruning.failures import MAX_FAILING, MAX_FAILURES
+from gateway.pruning.judging import Judge
+from gateway.pruning.quarantine import TRIES, Quarantine
 from gateway.retention.runs import run_row
 from tests.pruning.making import items, left, manager, rule
 
 if TYPE_CHECKING:
-    from gateway.pruning import PruningManager
+    from gateway.pruning import PrunableItem, PruningManager
 
 BROKEN = rule("broken", CustomCondition("breaks"))
 MANY = 3 * MAX_FAILURES
@@ -93,3 +94,64 @@ def test_the_quarantine_is_bounded_and_forgets_those_that_failed_longest_ago() -
     assert quarantine.of("1") is None
     assert quarantine.of("2") is not None
     assert quarantine.ids() == {"0"}
+
+
+@pytest.mark.parametrize("number", [1, MAX_FAILURES + 1, MANY])
+async def test_what_fails_three_times_is_not_asked_any_more(number: int) -> None:
+    asked = list[str]()
+
+    def breaks_and_counts(one: PrunableItem, _: object) -> bool:
+        asked.append(one.id)
+        raise RuntimeError
+
+    pruner = manager([BROKEN], items(number), evaluators={"breaks": breaks_and_counts})
+    await pruner.prune(dry_run=True)
+    assert pruner.get_failing() == {}
+
+    for tries in range(1, TRIES + 1):
+        asked.clear()
+        assert (await pruner.prune()).stats.error_count == len(asked) == number
+        assert [one.tries for one in pruner.get_failing().values()] == [tries] * number
+    asked.clear()
+    over = await pruner.prune()
+
+    assert asked == []
+    assert (over.status, over.stats.error_count) == (RunStatus.OK, 0)
+    assert over.stats.skipped_by_reason == {"quarantined": number}
+    assert pruner.get_stats().quarantined == number
+
+    assert pruner.retry() == number
+    assert (await pruner.prune()).stats.error_count == len(asked) == number
+
+
+async def test_failures_of_a_plan_that_is_applied_are_tries_as_well() -> None:
+    pruner = broken(MANY)
+
+    for _ in range(TRIES):
+        await pruner.apply(await pruner.plan())
+
+    assert pruner.get_stats().quarantined == MANY
+
+
+async def test_so_many_failures_are_kept_as_the_quarantine_counts() -> None:
+    plan = await broken(MAX_FAILING + 7).plan()
+
+    assert len(plan.failures) + len(plan.unlisted) == MAX_FAILING
+    assert plan.failed == MAX_FAILING + 7
+
+
+async def test_what_failed_is_let_go_of_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of all that failed, freed at once, would hold everybody up."""
+    judges = list[Judge]()
+    made = Judge.__init__
+
+    def noted(self: Judge, *args: Any, **named: Any) -> None:  # noqa: ANN401 - whatever it takes
+        made(self, *args, **named)
+        judges.append(self)
+
+    monkeypatch.setattr(Judge, "__init__", noted)
+
+    plan = await broken(MANY).plan()
+
+    assert plan.failed == MANY
+    assert [len(one.failed) for one in judges] == [0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.pruning.conditions import Observation
@@ -166,3 +166,24 @@ def test_an_instant_is_read_as_it_was_written(instant: datetime) -> None:
 def test_an_instant_has_a_time_zone(text: object) -> None:
     with pytest.raises(ValueError, match=r"instant|isoformat"):
         parse_instant(text)
+
+
+AGES_S = st.one_of(
+    st.integers(0, 200_000).map(float),
+    st.integers(0, 10**9).map(lambda number: number / 1_000),
+    st.integers(0, 36_000).map(lambda days: days * 86_400.0),
+)
+
+
+@given(AGES_S, AGES_S | st.none(), st.sampled_from([0.001, 1.0, 61.0, 1_801.0, 43_201.0]))
+@example(3_660.0, None, 1.0)
+def test_what_is_said_of_an_age_is_true(age_s: float, other_s: float | None, more_s: float) -> None:
+    """Which of the two is more can be read off the texts as well."""
+    limit_s = age_s if other_s is None else other_s
+    age_s = round(age_s + more_s, 3) if other_s is None else age_s
+
+    shown = Observation("age", age_s, limit_s).text.removeprefix("age ").replace(",", "")
+    seen_s, than_s = map(parse_duration_s, shown.split(" > "))
+
+    assert (seen_s > than_s) == (age_s > limit_s)
+    assert (seen_s < than_s) == (age_s < limit_s)

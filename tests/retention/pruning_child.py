@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import anyio
 
 from gateway.clock import FakeClock
-from gateway.errors import NotFoundError
 from tests.support.kept import DAY_S, KEEP, store
 from tests.support.state import START
 
@@ -31,12 +29,11 @@ async def main(path: Path, seed: int) -> None:
         for number in range(10_000):
             there = (await one.present())[:-1]
             some = chance.sample(there, min(len(there), chance.randrange(1, 30)))
-            action = chance.choice(("delete", "archive", "archive", "archive"))
+            action = chance.choice(("delete", "archive", "archive", "compact", "summarize"))
             await one.take(*some, action=action, run=f"{seed}-{number}")
             one.later(chance.choice([1, 3, 7]))
             await one.sweep()
-            with suppress(NotFoundError):
-                await one.give_back(run=f"{seed}-{chance.randrange(2 * number + 1)}")
+            await one.give_back(run=f"{seed}-{chance.randrange(2 * number + 1)}")
 
 
 anyio.run(main, Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from datetime import datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
+import orjson
 import pytest
 
 from gateway.clock import FakeClock
 from gateway.durable.database import Database
+from gateway.durable.inspecting import reading
 from gateway.errors import ExitCode
 from gateway.transcripts.gone import note_audit_cut
+from gateway.upkeep import pruning_rows
 from gateway.upkeep.checking import check_store
 from gateway.upkeep.findings import Level
 from tests.support.pruned import AT
@@ -329,3 +333,23 @@ async def test_an_archive_that_a_daemon_takes_away_meanwhile_is_no_false_alarm(
     assert [one.text for one in report.findings if one.check == "archive"] == [
         "0 files, each as it was written"
     ]
+
+
+async def test_what_is_held_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents are the most there is to read."""
+    path = await pruned_state(tmp_path / "state")
+    parsed = list[object]()
+
+    def loads(text: bytes | str) -> object:
+        parsed.append(text)
+        return orjson.loads(text)
+
+    double = SimpleNamespace(loads=loads, JSONDecodeError=orjson.JSONDecodeError)
+    monkeypatch.setattr(pruning_rows, "orjson", double)
+
+    check_store(path)
+
+    with reading(path / "gateway.db", live=False) as connection:
+        held = connection.execute("SELECT original FROM pruned_originals").fetchall()
+    assert held
+    assert [parsed.count(original) for (original,) in held] == [1] * len(held)
