@@ -193,6 +193,8 @@ class Image:
     """`image/png`, ..."""
     data: str
     """Its bytes, in base64."""
+    detail: str = ""
+    """How closely a model is to look, where its wire has that: `low`, `high` or `auto`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,8 @@ class Message:
     """The turn it belongs to; empty for a system prompt."""
     images: tuple[Image, ...] = ()
     """What a tool or a user shows beside the text, after it."""
+    name: str = ""
+    """Who says it among several, where a caller names them; no transcript keeps it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,14 @@ class StrictJsonError(ValueError):
     """It is not JSON, or breaks a bound; the message says which, of `the body`."""
 
 
-def parse(body: bytes) -> object:
-    """Return the value of a JSON text.
+def parse(body: bytes, *, max_nodes: int = MAX_NODES) -> object:
+    """Return the value of a JSON text, of at most so many values.
 
     Raises:
         StrictJsonError: it is none, or breaks a bound.
     """
     skeleton = _STRING.sub(b"", body)
-    _check_bounds(skeleton)
+    _check_bounds(skeleton, max_nodes)
     if _SURROGATE.search(body):
         body = _ESCAPE.sub(_without_lone_surrogate, body)
     try:
@@ -53,11 +53,11 @@ def parse(body: bytes) -> object:
     return value
 
 
-def _check_bounds(skeleton: bytes) -> None:
+def _check_bounds(skeleton: bytes, max_nodes: int) -> None:
     """Measure a JSON text without its strings, before anything is built from it."""
     openings = skeleton.count(b"[") + skeleton.count(b"{")
-    if openings + skeleton.count(b",") + 1 > MAX_NODES:
-        raise StrictJsonError(f"the body holds too many values, accepted are up to {MAX_NODES}")
+    if openings + skeleton.count(b",") + 1 > max_nodes:
+        raise StrictJsonError(f"the body holds too many values, accepted are up to {max_nodes}")
 
     if openings > MAX_DEPTH and _depth(skeleton) > MAX_DEPTH:
         raise StrictJsonError(f"the body is nested too deep, accepted are {MAX_DEPTH} levels")

@@ -65,7 +65,10 @@ SDKS: Final = {
     },
     "anthropic": {"gateway.agents.anthropic"},
     "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
-    "nio": {f"gateway.channels.{name}" for name in ("matrix", "matrix_api", "matrix_sync")},
+    "nio": {
+        f"gateway.channels.{name}"
+        for name in ("matrix", "matrix_api", "matrix_joining", "matrix_sync")
+    },
     "openai": {"gateway.agents.openai"},
 }
 """The modules that may import each vendor's SDK; they load it, so nobody else loads them early."""

@@ -97,6 +97,11 @@ class ClientTokens:
                 found = token.name
         return found
 
+    def digest_of(self, name: str) -> bytes:
+        """Return what a living token is known by; empty where there is none of this name."""
+        token = self._living.get(name)
+        return b"" if token is None else token.digest
+
     async def create(self, name: str, *, again: bool = False) -> tuple[ClientToken, str]:
         """Make a token; return it with its secret, which is known nowhere else.
 
@@ -200,7 +205,12 @@ def _check_free(tokens: list[ClientToken], name: str, *, again: bool) -> None:
     if before is not None and not again:
         raise ConflictError(
             "A revoked token had this name: a new one would find its sessions. "
-            "Choose another name, or say that it may (again)."
+            "Choose another name, or say that it may: --again, in a request again = true."
+        )
+    if before is None and again:
+        raise ConflictError(
+            "No token ever had this name, so none can be made again: leave out --again, in a "
+            "request again."
         )
     if sum(one.revoked_at is None for one in tokens) >= MAX_LIVING:
         raise ConflictError(f"There are {MAX_LIVING} tokens; revoke one first.")

@@ -134,8 +134,16 @@ class Conversation(Protocol):
         ...
 
     async def approve(self, call: ToolCall) -> bool:
-        """Ask the user whether a tool may run; False also where no answer comes in time."""
+        """Ask the user whether a tool may run; False also where no answer comes in time.
+
+        Raises:
+            NobodyToAskError: no answer can come.
+        """
         ...
+
+
+class NobodyToAskError(Exception):
+    """A tool needs a yes, and whoever asks the agent cannot give one."""
 
 
 class Agent(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from gateway.agents.base import NobodyToAskError
 from gateway.agents.calls import parse_arguments
 from gateway.log import get_logger
 from gateway.model import Message, Role, ToolCall, ToolResult, clean_text
@@ -80,8 +81,14 @@ class CallRunner:
         except Exception as exc:  # noqa: BLE001 - a broken toolbox costs the call, not the turn
             return _crashed(call, exc)
 
-        if not asks or await conversation.approve(call):
-            return None
+        try:
+            if not asks or await conversation.approve(call):
+                return None
+        except NobodyToAskError:
+            return ToolResult(
+                f"{_shown(call)} was not run: it needs the user's yes, and nobody can be asked for "
+                "one here."
+            )
 
         return ToolResult(
             f"{_shown(call)} was not run: the user did not allow it, or did not answer in time."

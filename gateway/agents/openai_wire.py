@@ -128,6 +128,11 @@ def _cached_tokens(counted: Any, prompt_tokens: int) -> int | None:  # noqa: ANN
 
 
 def _wire_message(message: Message) -> WireMessage:
+    unnamed = _unnamed(message)
+    return unnamed | {"name": message.name} if message.name else unnamed
+
+
+def _unnamed(message: Message) -> WireMessage:
     match message.role:
         case Role.TOOL:
             return {
@@ -184,5 +189,10 @@ def _text_part(text: str) -> list[dict[str, Any]]:
 
 
 def _images(message: Message) -> list[dict[str, Any]]:
-    urls = (f"data:{image.media_type};base64,{image.data}" for image in message.images)
-    return [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    parts = []
+    for image in message.images:
+        shown = {"url": f"data:{image.media_type};base64,{image.data}"}
+        if image.detail:
+            shown["detail"] = image.detail
+        parts.append({"type": "image_url", "image_url": shown})
+    return parts

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from gateway.api.form import Form
 from gateway.api.problems import Problem, ProblemError, bad_request
-from gateway.strict_json import StrictJsonError, parse
+from gateway.strict_json import MAX_NODES, StrictJsonError, parse
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 WHOLE: Final = "gateway.whole"
 """Set in a request's state once all of its body has arrived."""
+AT_ONCE_BYTES: Final = 65_536
+"""A larger body is parsed in a thread: it would hold up everybody else."""
 HEAD_S: Final = "gateway.head_s"
 """Where the connection notes in a scope's `state` how long the head took to arrive, in seconds."""
 
@@ -30,16 +35,24 @@ async def read_form(scope: Scope, receive: Receive, settings: HttpSettings, cloc
 
 
 async def read_object(
-    scope: Scope, receive: Receive, settings: HttpSettings, clock: Clock
+    scope: Scope,
+    receive: Receive,
+    settings: HttpSettings,
+    clock: Clock,
+    *,
+    max_values: int = MAX_NODES,
 ) -> dict[str, object]:
-    """Return the request's JSON object as it is; see `read_form`."""
+    """Return the request's JSON object as it is, of at most so many values; see `read_form`."""
     most, timeout_s = settings.max_body_bytes, settings.request_timeout_s
     body = await read_body(scope, receive, clock, most=most, timeout_s=timeout_s)
     if not body:
         return {}
 
     _check_type(scope)
-    return parse_object(body)
+    if len(body) > AT_ONCE_BYTES:
+        return await anyio.to_thread.run_sync(partial(parse_object, body, max_values=max_values))
+
+    return parse_object(body, max_values=max_values)
 
 
 def header_of(scope: Scope, name: bytes) -> str:
@@ -61,14 +74,14 @@ def check_length(content_length: str | None, most: int) -> None:
         raise _too_large(most)
 
 
-def parse_object(body: bytes) -> dict[str, object]:
-    """Return a JSON object.
+def parse_object(body: bytes, *, max_values: int = MAX_NODES) -> dict[str, object]:
+    """Return a JSON object of at most so many values.
 
     Raises:
         ProblemError: the body is not one, or breaks a bound.
     """
     try:
-        value = parse(body)
+        value = parse(body, max_nodes=max_values)
     except StrictJsonError as exc:
         raise bad_request([str(exc)]) from exc
 

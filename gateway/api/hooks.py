@@ -34,6 +34,7 @@ MAX_FAILURES: Final = 20
 WINDOW_S: Final = 60.0
 LOCKOUT_S: Final = 60.0
 _UNPROVEN: Final = 401
+_TOO_MANY: Final = 429
 _LOCKED_OUT: Final = "Too many requests that nothing proves came from this address."
 _REFUSED: Final = "The gateway does not take this."
 _KINDS: Final = {400: "bad-request", 401: "unproven", 422: "refused"}
@@ -128,8 +129,11 @@ def _response(answer: HookAnswer) -> Response:
     if status < _FIRST_ERROR:
         return Response(text or None, status, media_type="text/plain" if text else None)
 
+    after_s = RETRY_AFTER_S if answer.retry_after_s is None else answer.retry_after_s
     if status >= _FIRST_BROKEN:
-        problem = later(status, "unavailable", "Not available", text, after_s=RETRY_AFTER_S)
+        problem = later(status, "unavailable", "Not available", text, after_s=after_s)
+    elif status == _TOO_MANY:
+        problem = later(status, "busy", "Too busy", text, after_s=after_s)
     else:
         kind, title = _KINDS.get(status, "refused"), _TITLES.get(status, "Refused")
         problem = Problem(status, kind, title, text or _REFUSED)

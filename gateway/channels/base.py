@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.errors import ExitCode, GatewayError
+from gateway.errors import BusyError, ExitCode, GatewayError
 from gateway.model import SessionSource
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Receipt:
     """Whether it is stored; False: it was refused, and left no trace."""
     text: str = ""
     """What the channel tells the sender at once, as it stands; empty: nothing."""
+    busy: BusyError | None = None
+    """The bound for which it was refused: the same may be taken later. None: for no bound."""
 
 
 Receive = Callable[["Inbound"], Awaitable[Receipt]]

@@ -30,6 +30,8 @@ class HookAnswer:
     which is counted against its address, and 5xx where it is to come again."""
     text: str = ""
     """One sentence for who set the hook up; empty: no body."""
+    retry_after_s: float | None = None
+    """When it is to come again, of 429 and 5xx; None: nobody knows."""
 
 
 @runtime_checkable

@@ -7,10 +7,18 @@ stand, for what is not used would be lost.
 from __future__ import annotations
 
 import re
-from typing import Final
+from functools import wraps
+from typing import TYPE_CHECKING, Final
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
+
+from gateway.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from markdown_it.token import Token
 
 _MAX_DEPTH: Final = 60
 _DEEPEST: Final = _MAX_DEPTH - 6
@@ -18,6 +26,9 @@ _DEEPEST: Final = _MAX_DEPTH - 6
 _MAX_CELLS: Final = 5_000
 """The parser makes every row of a table as wide as its first one, which a short text can turn into
 seconds; what could have more cells is no table."""
+_MAX_BRACKETS: Final = 500
+"""The parser looks for the end of a link from each bracket on, which many make a second of; in what
+has more there are no links."""
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,32}")
 
 
@@ -28,16 +39,44 @@ def _parser(*rules: str) -> MarkdownIt:
 
 _PARSER: Final = _parser("table")
 _WITHOUT_TABLES: Final = _parser()
+_WITHOUT_LINKS: Final = _parser().disable(["link", "image"])
 
 
 def parse(markdown: str) -> SyntaxTreeNode | None:
     """Return the tree of a text; None where it is nested so deep that some of it would be lost."""
     parser = _PARSER if _most_cells(markdown) <= _MAX_CELLS else _WITHOUT_TABLES
+    if markdown.count("[") > _MAX_BRACKETS:
+        parser = _WITHOUT_LINKS
     tokens = parser.parse(markdown)
-    if max((token.level for token in tokens), default=0) >= _DEEPEST:
+    if _depth(tokens) >= _DEEPEST:
         return None
 
     return SyntaxTreeNode(tokens)
+
+
+def plain_where_it_fails(
+    render: Callable[[str], str | None],
+) -> Callable[[str], str | None]:
+    """Let what renders a text return None where it fails: the text is shown as it stands."""
+
+    @wraps(render)
+    def rendered(markdown: str) -> str | None:
+        try:
+            return render(markdown)
+        except Exception as error:  # noqa: BLE001 - an answer that reads plain is better than none
+            get_logger().warning("markdown.not_rendered", kind=type(error).__name__)
+            return None
+
+    return rendered
+
+
+def _depth(tokens: Iterable[Token]) -> int:
+    """Return how deep tokens are nested, with what stands in a line and in a picture's name."""
+    deepest = depth = 0
+    for token in tokens:
+        depth += token.nesting
+        deepest = max(deepest, depth + _depth(token.children or ()))
+    return deepest
 
 
 def _most_cells(markdown: str) -> int:

@@ -6,6 +6,7 @@ once (Synapse: for a day). Encrypted rooms cannot be read: nothing is answered t
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +25,7 @@ from gateway.log import get_logger
 from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from anyio.abc import TaskGroup
@@ -38,6 +39,9 @@ TYPING_S: Final = 10.0
 """Short, so that the sign does not stay for long after a crash."""
 RETRY_S: Final = 1.0
 """How long a message waits that could not be stored."""
+_HELD: Final[dict[tuple[Path, str], str]] = {}
+"""Which account reads for a user now, by the state directory and the user: of two that did each
+message would be two turns."""
 
 
 class MatrixChannel:
@@ -62,6 +66,7 @@ class MatrixChannel:
         token = secret_at(place, settings.token, problem_of_access_token)
         self._server = Homeserver(token, settings)
         path = place_path(state_dir, account)
+        self._state_dir = state_dir
         self._reader = Reader(account, settings, path, clock, self._server)
         self._user_id = ""
         self._receipts = Receipts(PLATFORM, account, partial(self._send, notice=True))
@@ -93,7 +98,8 @@ class MatrixChannel:
                     who = await self._server.whoami()
                 self._user_id = _user_id(who)
                 hand_over = partial(self._hand_over, receive, tasks)
-                await self._reader.run(self._user_id, hand_over, ready)
+                with self._holding(self._user_id):
+                    await self._reader.run(self._user_id, hand_over, ready, tasks)
             except ChannelError as error:
                 failed = error
             tasks.cancel_scope.cancel()
@@ -156,6 +162,25 @@ class MatrixChannel:
             raise SendError("the room is encrypted; nothing is written there", retryable=False)
 
         return target.chat_id
+
+    @contextmanager
+    def _holding(self, user_id: str) -> Generator[None]:
+        """Read for a user, for whom no other account does.
+
+        Raises:
+            ChannelError: another one does.
+        """
+        held = (self._state_dir, user_id)
+        other = _HELD.setdefault(held, self.account)
+        if other != self.account:
+            raise ChannelError(
+                f"its token is of the same user as that of channels.{other}; accepted is one table "
+                "of a user"
+            )
+        try:
+            yield
+        finally:
+            _HELD.pop(held, None)
 
     async def _hand_over(self, receive: Receive, tasks: TaskGroup, inbound: Inbound) -> None:
         """Hand over a message, as often as it takes until it is stored or refused."""

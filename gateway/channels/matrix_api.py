@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S: Final = 10.0
 DEFAULT_PAUSE_S: Final = 5.0
 """How long a homeserver is left alone that does not say for how long."""
+MAX_PAUSE_S: Final = 300.0
+"""No homeserver is left alone for longer, whatever it asks for."""
 PAGE: Final = 50
 """So many events of a room are told at once."""
 _OK: Final = range(200, 300)
@@ -44,7 +46,7 @@ _NOT_SENT: Final = (ClientConnectorError, ConnectionTimeoutError)
 """Failures before anything was sent."""
 _FILTER: Final[dict[str, Any]] = {
     "presence": {"not_types": ["*"]},
-    "account_data": {"types": ["m.direct"]},
+    "account_data": {"not_types": ["*"]},
     "room": {
         "account_data": {"not_types": ["*"]},
         "ephemeral": {"not_types": ["*"]},
@@ -91,7 +93,9 @@ class RefusedError(GatewayError):
     @property
     def pause_s(self) -> float:
         """How long to leave it alone, in seconds."""
-        return DEFAULT_PAUSE_S if self.retry_after_s is None else self.retry_after_s
+        return min(
+            DEFAULT_PAUSE_S if self.retry_after_s is None else self.retry_after_s, MAX_PAUSE_S
+        )
 
 
 class NoAnswerError(GatewayError):

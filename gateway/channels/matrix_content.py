@@ -1,6 +1,7 @@
 """What we write on Matrix: the content of an event for each message and each edit. Pure.
 
-Every content bears an empty `m.mentions`: nothing in its text then notifies a person or a room.
+Every content bears an empty `m.mentions`: nothing in its text then notifies a person or a room. It
+bears our mark too, by which no gateway takes it for a person's message.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from gateway.channels.matrix_inbound import MARK
 from gateway.channels.matrix_markup import render
 from gateway.text import whole
 
@@ -41,6 +43,7 @@ def edit(outbound: Outbound, shown_id: str) -> dict[str, Any]:
         "msgtype": "m.text",
         "body": f"* {head}",
         "m.mentions": {},
+        MARK: True,
         "m.new_content": _text(outbound, room_bytes=MAX_CONTENT_BYTES - 6 * _HEAD_CHARS),
         "m.relates_to": {"rel_type": "m.replace", "event_id": shown_id},
     }
@@ -52,6 +55,7 @@ def _text(outbound: Outbound, *, room_bytes: int, notice: bool = False) -> dict[
         "msgtype": "m.notice" if notice else "m.text",
         "body": outbound.text,
         "m.mentions": {},
+        MARK: True,
     }
     html = None if outbound.plain else render(outbound.text)
     if html is None:

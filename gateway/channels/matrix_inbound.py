@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from gateway.channels.fields import FieldError, Reader
 from gateway.model import (
     Attachment,
     AttachmentKind,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 PLATFORM: Final = "matrix"
 MESSAGES: Final = ("m.room.message", "m.sticker")
 REDACTION: Final = "m.room.redaction"
+MARK: Final = "org.session-gateway.answer"
+"""What every message of a gateway bears: two of them in one room would answer each other without
+end."""
 _TEXTS: Final = frozenset({"m.text", "m.emote"})
 """`m.notice` is what bots write, and is answered to nobody."""
 _FILES: Final = {
@@ -60,7 +64,8 @@ class Where:
     """Our own."""
     room_id: str
     room_name: str
-    direct: bool
+    peer: str
+    """Whose direct chat it is; empty: nobody's."""
     names: Mapping[str, str]
     """What people call themselves there, by their ids."""
 
@@ -90,13 +95,32 @@ def inbound_of(event: Event, where: Where, origin: Origin | None) -> Inbound | N
         origin: Of a change, that of the message; None: nobody knows it any more.
     """
     sender = _text(event.get("sender"))
-    if sender in {"", where.user_id} or "state_key" in event:
+    if sender in {"", where.user_id} or "state_key" in event or MARK in part(event, "content"):
         return None
 
+    inbound = None
     if event.get("type") == REDACTION:
-        return _retraction(event, where, origin)
+        inbound = _retraction(event, where, origin)
+    elif event.get("type") in MESSAGES:
+        inbound = _message(event, where, origin)
+    return inbound if inbound is not None and _is_fit(inbound) else None
 
-    return _message(event, where, origin) if event.get("type") in MESSAGES else None
+
+def _is_fit(inbound: Inbound) -> bool:
+    """Return whether the ids are such as the gateway takes; a homeserver makes no others."""
+    source = inbound.source
+    ids = {
+        "chat_id": source.chat_id,
+        "user_id": source.user_id,
+        "thread_id": source.thread_id,
+        "message_id": inbound.message_id,
+    }
+    try:
+        for name in ids:
+            Reader(ids).identifier(name)
+    except FieldError:
+        return False
+    return True
 
 
 def _retraction(event: Event, where: Where, origin: Origin | None) -> Inbound | None:
@@ -170,7 +194,7 @@ def _source(where: Where, origin: Origin) -> SessionSource:
         account=where.account,
         chat_id=where.room_id,
         # A thread of a direct chat is direct still: who may talk there goes by that.
-        chat_type=ChatType.DM if where.direct else kind,
+        chat_type=ChatType.DM if where.peer and origin.sender == where.peer else kind,
         thread_id=origin.thread_id,
         user_id=origin.sender,
         user_name=clean_name(where.names.get(origin.sender) or origin.sender),

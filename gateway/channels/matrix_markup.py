@@ -10,7 +10,7 @@ import re
 from html import escape, unescape
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.markdown import is_of_the_web, language_of, parse
+from gateway.channels.markdown import is_of_the_web, language_of, parse, plain_where_it_fails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ _TAGS: Final = {"em": "em", "strong": "strong", "s": "del"}
 _TAG: Final = re.compile(r"<[^>]*>")
 
 
+@plain_where_it_fails
 def render(markdown: str) -> str | None:
     """Return a text as HTML; None where it reads as well as it stands.
 

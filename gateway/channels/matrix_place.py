@@ -6,7 +6,7 @@ with the place: read again from there, an event is taken for what it was taken f
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -24,14 +24,25 @@ _VERSION: Final = 1
 _TWO: Final = 2
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Room:
-    """What is known of a room that we are in."""
+    """What is known of a room that we are in; what changes makes another."""
 
     members: int | None = None
     """How many are in it, we among them; None: nobody has said."""
     name: str = ""
     encrypted: bool = False
+    peer: str = ""
+    """Who wrote first while two were in it: it is a direct chat of that user alone."""
+
+    def peer_now(self) -> str:
+        """Return whose direct chat it is now; empty: nobody's."""
+        return self.peer if self.members == _TWO else ""
+
+    def with_writer(self, user_id: str) -> Room:
+        """Return the room after somebody else than we has written in it."""
+        is_first = self.members == _TWO and not self.peer
+        return replace(self, peer=user_id) if is_first else self
 
 
 @dataclass(slots=True)
@@ -41,14 +52,13 @@ class Place:
     user_id: str
     since: str
     """The homeserver's name of the place: all before it is stored or refused."""
-    direct: set[str] = field(default_factory=set)
-    """Rooms that the account marks as direct chats (`m.direct`)."""
     rooms: dict[str, Room] = field(default_factory=dict)
+    invitations: dict[str, str] = field(default_factory=dict)
+    """Rooms that are to be joined, and who has invited us."""
 
-    def is_direct(self, room_id: str) -> bool:
-        """Return whether a room is a direct chat: marked as one, or of two people."""
-        room = self.rooms.get(room_id)
-        return room_id in self.direct or (room is not None and room.members == _TWO)
+    def copy(self) -> Place:
+        """Return one that does not change with this; it takes no long time, however many rooms."""
+        return Place(self.user_id, self.since, dict(self.rooms), dict(self.invitations))
 
 
 def place_path(state_dir: Path, account: str) -> Path:
@@ -81,7 +91,13 @@ def write_place(path: Path, place: Place) -> None:
     Raises:
         ChannelError: it could not be stored; the one before stands.
     """
-    said = {"version": _VERSION, **asdict(place), "direct": sorted(place.direct)}
+    said = {
+        "version": _VERSION,
+        "user_id": place.user_id,
+        "since": place.since,
+        "rooms": place.rooms,
+        "invitations": place.invitations,
+    }
     try:
         write_whole(path, orjson.dumps(said))
     except GatewayError as error:
@@ -97,12 +113,14 @@ def _place(said: dict[str, Any]) -> Place:
         members, name, encrypted = one["members"], one["name"], one["encrypted"]
         if not (members is None or type(members) is int) or type(encrypted) is not bool:
             raise TypeError("no room")
-        rooms[room_id] = Room(members, _text(name), encrypted)
+        rooms[room_id] = Room(members, _text(name), encrypted, _text(one.get("peer", "")))
     user_id, since = _text(said["user_id"]), _text(said["since"])
     if not user_id or not since:
         raise ValueError("no place")
 
-    return Place(user_id, since, set(map(_text, said["direct"])), rooms)
+    # Files of before the keys `peer` and `invitations` have neither.
+    invitations = {room_id: _text(one) for room_id, one in said.get("invitations", {}).items()}
+    return Place(user_id, since, rooms, invitations)
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from gateway.channels.matrix_inbound import Event, part
@@ -89,19 +89,21 @@ def inviters(said: Event, user_id: str) -> set[str]:
     return {str(one.get("sender")) for one in events if _membership(one, user_id) == _INVITE}
 
 
-def note_state(room: Room, event: Event) -> bool:
-    """Note what an event changes of a room; return whether people came or left."""
-    kind = event.get("type")
-    if "state_key" not in event:
-        return False
-
+def after(room: Room, event: Event) -> Room:
+    """Return a room as it is after an event."""
+    kind = event.get("type") if "state_key" in event else ""
     if kind == "m.room.encryption":
         # That is for good, whatever a later one says.
-        room.encrypted = True
-    elif kind == "m.room.name":
+        return replace(room, encrypted=True)
+    if kind == "m.room.name":
         name = part(event, "content").get("name")
-        room.name = name if isinstance(name, str) else ""
-    return kind == "m.room.member"
+        return replace(room, name=name if isinstance(name, str) else "")
+    return room
+
+
+def moves_people(event: Event) -> bool:
+    """Return whether people may have come or left by an event."""
+    return "state_key" in event and event.get("type") == "m.room.member"
 
 
 def _membership(event: Event, user_id: str) -> object:

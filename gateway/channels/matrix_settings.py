@@ -37,7 +37,7 @@ class MatrixSettings(Settings):
     machine only."""
     token: SecretSource
     """The user's access token, as `{ file = ... }`, `{ env = ... }` or `{ credential = ... }`; the
-    user and the device are those of the token. Of a token one table at most."""
+    user and the device are those of the token. Of a user one table at most."""
     join: list[str] = Field(default_factory=list)
     """Whose invitations are accepted: users such as `@anna:example.org`, everybody of a homeserver
     such as `example.org`, or `*` for everybody. Who may then talk, `[access]` says."""

@@ -7,13 +7,13 @@ again, each with its own id. Rooms are read one after the other, of each what ha
 from __future__ import annotations
 
 from collections import OrderedDict
-from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 
 from gateway.channels.base import ChannelError
-from gateway.channels.matrix_api import NoAnswerError, RefusedError, as_lost, lost
+from gateway.channels.matrix_api import RefusedError, lost
 from gateway.channels.matrix_inbound import (
     MESSAGES,
     Origin,
@@ -22,15 +22,16 @@ from gateway.channels.matrix_inbound import (
     inbound_of,
     names_in,
     origin_of,
-    part,
 )
+from gateway.channels.matrix_joining import Joining
 from gateway.channels.matrix_place import Place, Room, read_place, write_place
 from gateway.channels.matrix_rooms import (
     Part,
+    after,
     events_in,
     inviters,
     joining,
-    note_state,
+    moves_people,
     parts_in,
     read_part,
     since_invited,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import NoReturn
 
+    from anyio.abc import TaskGroup
+
     from gateway.channels.matrix_api import Homeserver
     from gateway.channels.matrix_inbound import Event
     from gateway.channels.matrix_settings import MatrixSettings
@@ -53,9 +56,10 @@ MAX_MISSED: Final = 1_000
 """So many events of a room are fetched at most after an absence; what is older is passed over."""
 MAX_REMEMBERED: Final = 4_096
 """Messages whose sender and thread are known, for changes of them."""
+MAX_OPEN: Final = 1_000
+"""So many rooms at most are to be joined at a time; further invitations are left open."""
 LAZY_S: Final = 30.0
 """So often at most the place is stored while there is nothing to hand over."""
-_JOIN_TRIES: Final = 3
 
 
 class Reader:
@@ -84,7 +88,8 @@ class Reader:
             ChannelError: it cannot be read.
         """
         place = await anyio.to_thread.run_sync(read_place, self._path)
-        self._place, self._stored = place or Place("", ""), deepcopy(place) or Place("", "")
+        self._place = place or Place("", "")
+        self._stored = self._place.copy()
         self._stored_at = self._clock.monotonic()
 
     @property
@@ -102,6 +107,7 @@ class Reader:
         user_id: str,
         hand_over: Callable[[Inbound], Awaitable[None]],
         ready: Callable[[], None],
+        tasks: TaskGroup,
     ) -> NoReturn:
         """Read for ever, from the place that was loaded.
 
@@ -109,31 +115,39 @@ class Reader:
             user_id: Whose rooms they are.
             hand_over: Returns once a message is stored or refused.
             ready: Called once, when the homeserver has told what there is.
+            tasks: Rooms are joined in tasks of it; whoever gives it ends them.
 
         Raises:
             ChannelError: it cannot be read on; what is not stored comes again.
         """
         if self._place.user_id != user_id:
             await self._begin(user_id)
+        joins = Joining(self._server, self._clock, self._place.invitations, self._tell_once)
+        # First of all: what they bring is told by the next sync at the earliest.
+        joins.begin(tasks)
         answer = await self._sync(self._place.since, 0)
         ready()
         while True:
             handed = await self._take(answer, hand_over)
+            joins.begin(tasks)
             await self._store(handed=handed)
             answer = await self._sync(self._place.since, self._settings.poll_timeout_s)
 
     async def _begin(self, user_id: str) -> None:
-        """Mark the place for a start: what was written before is not answered."""
+        """Mark the place for a start: what was written before is not answered.
+
+        Rooms are joined only once it is stored: what is written there then comes after it.
+        """
         reason = "another user" if self._place.user_id else "first start"
         answer = await self._sync(None, 0)
         self._place = Place(user_id, _next(answer))
-        self._take_account(answer)
         for room_id, said in parts_in(answer, "join"):
             read = read_part(said)
-            room = self._place.rooms[room_id] = Room(members=read.members)
+            room = Room(members=read.members)
             for event in (*read.state, *read.events):
-                note_state(room, event)
-        await self._take_invites(answer)
+                room = after(room, event)
+            self._place.rooms[room_id] = room
+        self._take_invites(answer)
         await self._store(handed=True)
         get_logger().info(
             "matrix.begun",
@@ -160,43 +174,37 @@ class Reader:
     ) -> bool:
         """Go through what happened; return whether anything was handed over."""
         since = _next(answer)
-        self._take_account(answer)
-        await self._take_invites(answer)
+        self._take_invites(answer)
         handed = False
         for room_id, said in parts_in(answer, "join"):
+            self._place.invitations.pop(room_id, None)
             handed |= await self._take_room(room_id, read_part(said), hand_over)
         for room_id, _ in parts_in(answer, "leave"):
             self._place.rooms.pop(room_id, None)
+            self._place.invitations.pop(room_id, None)
         self._place.since = since
         return handed
 
     async def _store(self, *, handed: bool) -> None:
         """Store the place, unless that can wait: nothing but its name has changed."""
-        now, place = self._clock.monotonic(), self._place
+        now, place = self._clock.monotonic(), self._place.copy()
         if place == self._stored:
             return
 
-        same = (place.direct, place.rooms) == (self._stored.direct, self._stored.rooms)
+        same = replace(place, since=self._stored.since) == self._stored
         if not handed and same and now - self._stored_at < LAZY_S:
             return
 
         await anyio.to_thread.run_sync(write_place, self._path, place)
-        self._stored, self._stored_at = deepcopy(place), now
-
-    def _take_account(self, answer: dict[str, Any]) -> None:
-        """Note which rooms the account marks as direct."""
-        for event in events_in(part(answer, "account_data")):
-            if event.get("type") == "m.direct":
-                listed = part(event, "content").values()
-                marked = (room for rooms in listed if isinstance(rooms, list) for room in rooms)
-                self._place.direct = {one for one in marked if isinstance(one, str)}
+        self._stored, self._stored_at = place, now
 
     async def _take_room(
         self, room_id: str, read: Part, hand_over: Callable[[Inbound], Awaitable[None]]
     ) -> bool:
         """Hand over what was said in a room, in order; return whether there was anything."""
-        is_new = room_id not in self._place.rooms
-        room = self._place.rooms.setdefault(room_id, Room())
+        rooms = self._place.rooms
+        is_new = room_id not in rooms
+        rooms.setdefault(room_id, Room())
         names = dict(names_in(iter(read.state)))
         events, joined = read.events, joining(read.events, self._place.user_id)
         if read.gap_from and joined is None:
@@ -204,22 +212,30 @@ class Reader:
             names = dict(names_in(iter(more))) | names
             events = (*missed, *events)
             joined = joining(events, self._place.user_id)
+        before = events
         if joined is not None:
             events = since_invited(events, self._place.user_id, joined)
-        for event in read.state:
-            note_state(room, event)
-        if read.members is not None and (is_new or joined is not None):
-            room.members = read.members
+        # What the room is was often said before we were invited: its name, that it is encrypted.
+        for event in (*read.state, *before):
+            rooms[room_id] = after(rooms[room_id], event)
+        if is_new or joined is not None:
+            self._count(room_id, read.members)
         handed = False
         for event in events:
             names.update(names_in(iter((event,))))
-            if note_state(room, event) and read.members is not None:
+            rooms[room_id] = after(rooms[room_id], event)
+            if moves_people(event):
                 # Until somebody came or left they were as many as before.
-                room.members = read.members
+                self._count(room_id, read.members)
             handed |= await self._take_event(room_id, event, names, hand_over)
-        if read.members is not None:
-            room.members = read.members
+        self._count(room_id, read.members)
         return handed
+
+    def _count(self, room_id: str, members: int | None) -> None:
+        """Note how many are in a room; None: as many as before."""
+        room = self._place.rooms[room_id]
+        if members is not None and members != room.members:
+            self._place.rooms[room_id] = replace(room, members=members)
 
     async def _take_event(
         self,
@@ -235,8 +251,10 @@ class Reader:
                 self._tell_once("matrix.room_encrypted", room_id)
             return False
 
-        direct = self._place.is_direct(room_id)
-        where = Where(self._account, user_id, room_id, room.name, direct, names)
+        sender = event.get("sender")
+        if event.get("type") in MESSAGES and isinstance(sender, str) and sender != user_id:
+            room = self._place.rooms[room_id] = room.with_writer(sender)
+        where = Where(self._account, user_id, room_id, room.name, room.peer_now(), names)
         changed = changed_id(event)
         origin = await self._origin(room_id, changed, event) if changed else None
         inbound = inbound_of(event, where, origin)
@@ -298,33 +316,16 @@ class Reader:
             get_logger().info("matrix.gap_filled", **facts)
         return tuple(reversed(found)), members
 
-    async def _take_invites(self, answer: dict[str, Any]) -> None:
-        """Join where whoever is listed invites us."""
+    def _take_invites(self, answer: dict[str, Any]) -> None:
+        """Note which rooms are to be joined: where whoever is listed invites us."""
         for room_id, said in parts_in(answer, "invite"):
             found = inviters(said, self._place.user_id)
             inviter = clean_name(" ".join(sorted(found)))
-            if found and all(map(self._settings.accepts, found)):
-                await self._join(room_id, inviter)
+            listed = found and all(map(self._settings.accepts, found))
+            if listed and len(self._place.invitations) < MAX_OPEN:
+                self._place.invitations[room_id] = inviter
             else:
                 self._tell_once("matrix.invite_ignored", room_id, inviter=inviter)
-
-    async def _join(self, room_id: str, inviter: str) -> None:
-        """Join a room. A homeserver of others may be away: whoever wants us invites us again."""
-        reason = ""
-        for _ in range(_JOIN_TRIES):
-            try:
-                await self._server.join(room_id)
-            except RefusedError as error:
-                reason = str(error)
-                if not error.is_busy:
-                    break
-                await self._clock.sleep(error.pause_s)
-            except NoAnswerError as error:
-                raise as_lost(error) from None
-            else:
-                self._tell_once("matrix.joined", room_id, inviter=inviter)
-                return
-        self._tell_once("matrix.join_failed", room_id, inviter=inviter, reason=reason)
 
     def _tell_once(self, event: str, room_id: str, **facts: str) -> None:
         """Log what is so of a room, once as long as there are not many of them."""

@@ -21,7 +21,7 @@ from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.hooks import HookAnswer, HookRequest
 from gateway.channels.receipts import Receipts
 from gateway.channels.telegram_api import channel_error, open_bot, send_error
-from gateway.channels.telegram_inbound import PLATFORM, inbound_of
+from gateway.channels.telegram_inbound import PLATFORM, inbound_of, message_name
 from gateway.channels.telegram_markup import render
 from gateway.channels.telegram_polling import Polling
 from gateway.channels.telegram_settings import problem_of_token
@@ -47,6 +47,7 @@ MAX_TEXT_CHARS: Final = 2_048
 TYPING_S: Final = 5.0
 """Source: Bot API, sendChatAction."""
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+_MESSAGE: Final = re.compile(r"(?:([0-9]{1,18}):)?([0-9]{1,18})")
 _UNREADABLE: Final = "can't parse entities"
 _UNCHANGED: Final = "message is not modified"
 _NO_PREVIEW: Final = LinkPreviewOptions(is_disabled=True)
@@ -69,6 +70,7 @@ class TelegramChannel:
         self.account = account
         self._settings = settings
         self._token = secret_at(f"channels.{account}.token", settings.token, problem_of_token)
+        self._bot_id = self._token.partition(":")[0]
         self._webhook = None
         if settings.webhook is not None:
             self._webhook = Webhook(account, settings.webhook, clock)
@@ -134,7 +136,8 @@ class TelegramChannel:
 
     async def edit(self, outbound: Outbound, shown_id: str) -> None:
         """Let a message read otherwise; see `Channel.edit`."""
-        if not _NUMBER.fullmatch(shown_id):
+        number = self._number(shown_id)
+        if number is None:
             raise SendError("not the id of a message on Telegram", retryable=False)
 
         chat, _ = _place(outbound.target)
@@ -142,7 +145,7 @@ class TelegramChannel:
         def write(text: str, mode: str | None) -> EditMessageText:
             return EditMessageText(
                 chat_id=chat,
-                message_id=int(shown_id),
+                message_id=number,
                 text=text,
                 parse_mode=mode,
                 link_preview_options=_NO_PREVIEW,
@@ -168,8 +171,8 @@ class TelegramChannel:
         """Show a message; quietly: no telephone rings for it."""
         chat, topic = _place(outbound.target)
         reply = None
-        if _NUMBER.fullmatch(outbound.reply_to):
-            answered = int(outbound.reply_to)
+        answered = self._number(outbound.reply_to)
+        if answered is not None:
             reply = ReplyParameters(message_id=answered, allow_sending_without_reply=True)
 
         def write(text: str, mode: str | None) -> SendMessage:
@@ -185,7 +188,7 @@ class TelegramChannel:
 
         with _told():
             message = await self._written(outbound, write)
-        return str(message.message_id)
+        return message_name(self._bot_id, message.message_id)
 
     async def _hand_over(self, receive: Receive, update: Update | None) -> bool:
         """Hand over what an update says; return whether the platform is done with it."""
@@ -193,7 +196,7 @@ class TelegramChannel:
             get_logger().warning("telegram.update_not_understood", account=self.account)
             return True
 
-        inbound = inbound_of(update, account=self.account, bot_name=self._name)
+        inbound = inbound_of(update, account=self.account, bot_name=self._name, bot_id=self._bot_id)
         if inbound is None:
             return True
 
@@ -220,6 +223,14 @@ class TelegramChannel:
 
                 get_logger().warning("telegram.markup_refused", account=self.account)
         return await self._call(write(outbound.text, None))
+
+    def _number(self, message: str) -> int | None:
+        """Return Telegram's number of a message of our bot; None where it has none here."""
+        found = _MESSAGE.fullmatch(message)
+        if found is None or found[1] not in (None, self._bot_id):
+            return None
+
+        return int(found[2])
 
     async def _call(self, method: TelegramMethod[T]) -> T:
         """Ask the platform for something.

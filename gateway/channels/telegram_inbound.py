@@ -26,13 +26,14 @@ UPDATES: Final = ("message", "edited_message", "channel_post", "edited_channel_p
 _CHAT_TYPES: Final = {"private": ChatType.DM, "channel": ChatType.CHANNEL}
 
 
-def inbound_of(update: Update, *, account: str, bot_name: str) -> Inbound | None:
+def inbound_of(update: Update, *, account: str, bot_name: str, bot_id: str) -> Inbound | None:
     """Return the message of an update, or the change of one; None where nobody said anything.
 
     Args:
         update: As Telegram tells it.
         account: Our account.
         bot_name: Our name there, without `@`.
+        bot_id: Our number there.
     """
     edited = update.edited_message or update.edited_channel_post
     message = update.message or update.channel_post or edited
@@ -47,12 +48,17 @@ def inbound_of(update: Update, *, account: str, bot_name: str) -> Inbound | None
     return Inbound(
         source=_source(message, account),
         text=text,
-        message_id=str(message.message_id),
+        message_id=message_name(bot_id, message.message_id),
         typed=_is_typed(message),
         bot_name=bot_name,
         attachments=attachments,
         change=Change.NEW if message is not edited else Change.EDITED,
     )
+
+
+def message_name(bot_id: str, number: int) -> str:
+    """Return what names a message: each bot has numbers of its own, which count from 1."""
+    return f"{bot_id}:{number}"
 
 
 def _source(message: Message, account: str) -> SessionSource:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape, unescape
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.markdown import is_of_the_web, language_of, parse
+from gateway.channels.markdown import is_of_the_web, language_of, parse, plain_where_it_fails
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,7 @@ def visible(html: str) -> str:
     return unescape(_TAG.sub("", html))
 
 
+@plain_where_it_fails
 def render(markdown: str) -> str | None:
     """Return a text as HTML; None where only the text as it stands can be shown.
 

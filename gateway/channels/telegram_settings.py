@@ -64,7 +64,8 @@ class TelegramSettings(Settings):
     """A bot on Telegram, which asks for what people write (long polling) or is called (webhook)."""
 
     kind: Literal["telegram"]
-    """The platform: `loopback` or `telegram`; it decides which keys the table takes."""
+    """The platform: `loopback`, `matrix`, `telegram` or `webhook`; it decides which keys the table
+    takes."""
     token: SecretSource
     """The bot's token, as `{ file = ... }`, `{ env = ... }` or `{ credential = ... }`; of a bot one
     table at most, and one daemon."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.model import Inbound, SessionSource
     from gateway.settings import SecretSource
     from gateway.signing.posting import Answer
+    from gateway.signing.signatures import Claim
 
 NOWHERE: Final = "nowhere"
 """The platform's id of an answer that is posted to nobody, as `replies = false` has it."""
@@ -45,6 +46,8 @@ NOT_STORED: Final = HookAnswer(503, "It could not be stored; send it again.")
 _PASSING: Final = frozenset({408, 409, 425, 429})
 """Refusals that another try may not have."""
 _SERVER_ERRORS: Final = 500
+AT_ONCE_BYTES: Final = 32_768
+"""A larger body is proven and read in a thread: it would hold up everybody else."""
 
 
 class WebhookChannel:
@@ -106,14 +109,14 @@ class WebhookChannel:
         """Take a message; see `HookedChannel.call`."""
         try:
             claim = claim_of(request.headers, self._clock.now())
-            prove(claim, request.body, self._keys)
+            if len(request.body) > AT_ONCE_BYTES:
+                inbound = await anyio.to_thread.run_sync(self._proven, claim, request.body)
+            else:
+                inbound = self._proven(claim, request.body)
         except UnprovenError as error:
             return HookAnswer(401, str(error))
-
-        try:
-            inbound = self._inbound(request.body, claim.message_id)
         except FieldError as error:
-            return HookAnswer(400, f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            return HookAnswer(400, _sentence(str(error)))
 
         return await self._hand_over(inbound)
 
@@ -150,6 +153,16 @@ class WebhookChannel:
         ready()
         await anyio.sleep_forever()
 
+    def _proven(self, claim: Claim, body: bytes) -> Inbound:
+        """Return the message that a body is; may run in any thread.
+
+        Raises:
+            UnprovenError: nobody who knows a secret has sent it.
+            FieldError: it is none.
+        """
+        prove(claim, body, self._keys)
+        return self._inbound(body, claim.message_id)
+
     def _inbound(self, body: bytes, message_id: str) -> Inbound:
         if self._settings.format == "event":
             chat_id = self._settings.chat_id or self.account
@@ -177,12 +190,7 @@ class WebhookChannel:
                 return NOT_STORED
             finally:
                 self._calls.discard(scope)
-        if receipt is None:
-            return NOT_RUNNING
-        if not receipt.accepted:
-            return HookAnswer(422, receipt.text)
-
-        return HookAnswer(200, receipt.text)
+        return NOT_RUNNING if receipt is None else _told(receipt)
 
 
 def _refusal(answer: Answer) -> SendError:
@@ -196,6 +204,21 @@ def _refusal(answer: Answer) -> SendError:
         # Who broke may have shown it before.
         ambiguous=broken,
     )
+
+
+def _told(receipt: Receipt) -> HookAnswer:
+    """Return what a program is answered."""
+    if receipt.busy is not None:
+        status = 429 if receipt.busy.caller_limit else 503
+        return HookAnswer(status, receipt.text, receipt.busy.retry_after_s)
+
+    return HookAnswer(200 if receipt.accepted else 422, receipt.text)
+
+
+def _sentence(fault: str) -> str:
+    """Return a fault as a sentence; the name of a field that it begins with stays as it is."""
+    named = fault.partition(" ")[0].endswith(":")
+    return f"{fault}." if named else f"{fault[:1].upper()}{fault[1:]}."
 
 
 def _key(place: str, source: SecretSource) -> bytes:

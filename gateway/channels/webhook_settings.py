@@ -17,7 +17,8 @@ class WebhookChannelSettings(Settings):
     """Programs that post signed JSON to `/hooks/NAME`, by the rules of Standard Webhooks."""
 
     kind: Literal["webhook"]
-    """The platform: `loopback`, `telegram` or `webhook`; it decides which keys the table takes."""
+    """The platform: `loopback`, `matrix`, `telegram` or `webhook`; it decides which keys the table
+    takes."""
     secrets: Annotated[list[SecretSource], Field(min_length=1, max_length=4)]
     """Secrets that prove a request, `whsec_` and the base64 of 24 to 64 random bytes each; several
     while one takes the place of another."""

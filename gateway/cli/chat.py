@@ -11,7 +11,7 @@ import sys
 import termios
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,11 +20,15 @@ from gateway.cli.output import REFUSED, Screen, exit_status, reporting, safe, wr
 from gateway.errors import GatewayError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
-    from gateway.cli.client import Api
+    from gateway.cli.client import Api, Event
 
 _UNANSWERED = frozenset({"failed", "deadline", "paused"})
+_CUT_OFF: Final = (
+    "a turn that the gateway's end cut off runs again at its next start, and its answer will be in "
+    "the transcript (interrupted of [turns])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,9 @@ def chat(
 ) -> None:
     """Talk to an agent of the running gateway.
 
-    In a dialogue Ctrl-C stops waiting for an answer and Ctrl-D ends; Tab completes commands, and
-    /context tells how much of the model's window is in use, as does a line after each answer.
+    In a dialogue Ctrl-C stops waiting for an answer, and Ctrl-D, /quit or /exit ends; Tab completes
+    commands, and /context tells how much of the model's window is in use, as does a line after each
+    answer.
     """
     with reporting(as_json=as_json) as screen:
         user = _user()
@@ -79,10 +84,17 @@ def chat(
 
 
 def _dialogue(screen: Screen, talk: _Talk) -> None:
-    """Answer line by line until the input ends."""
-    from gateway.cli import chat_lines
+    """Answer line by line until the input ends.
 
-    chat_lines.prepare()
+    Raises:
+        UnavailableError: no gateway runs; nothing is asked for.
+    """
+    from gateway.cli import chat_lines
+    from gateway.cli.client import call
+
+    # That none runs is told now, not once something is typed.
+    status = call(talk.where, lambda api: api.get("/v1/status"), offline=False)
+    chat_lines.prepare(chat_lines.commands(processes=bool(status.get("processes_enabled"))))
     key = ""
     if not screen.as_json:
         screen.note(
@@ -103,10 +115,16 @@ def _dialogue(screen: Screen, talk: _Talk) -> None:
             continue
 
         chat_lines.remember(line)
-        if line.strip() == chat_lines.CONTEXT:
+        word = line.strip().lower()
+        if word in chat_lines.ENDS:
+            return
+
+        if word == chat_lines.CONTEXT:
             _answer(screen, partial(_tell_context, screen, talk, key, asked=True))
         else:
             key = _answer(screen, partial(_say_and_tell, screen, talk, line)) or key
+            if word == "/help" and not screen.as_json:
+                screen.note(chat_lines.HELP)
 
 
 def _answer(screen: Screen, work: Callable[[], str]) -> str:
@@ -200,9 +218,9 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
     if talk.agent is not None:
         body["agent"] = talk.agent
     shown = ""
-    async for event in api.stream("/v1/messages", body):
+    async for event in _events(api, body):
         if event.name == "queued" and not screen.as_json:
-            screen.note(f"waiting: {event.data['ahead']} messages are answered first")
+            screen.note(waiting(event.data["ahead"]))
         elif event.name == "delta" and not screen.as_json:
             write(safe(event.data["text"]))
             shown += event.data["text"]
@@ -213,7 +231,26 @@ async def _send(api: Api, *, screen: Screen, talk: _Talk, text: str) -> dict[str
                 _finish(shown, event.data["reply"])
             return event.data
 
-    raise UnavailableError("the answer broke off; what there is of it is in the transcript")
+    raise UnavailableError(f"the answer broke off: {_CUT_OFF}")
+
+
+async def _events(api: Api, body: dict[str, str]) -> AsyncGenerator[Event]:
+    """Yield what answers a message; where the gateway ends meanwhile, say what becomes of it."""
+    import httpx2
+
+    try:
+        async for event in api.stream("/v1/messages", body):
+            yield event
+    except UnavailableError as exc:
+        # Who was not reached has taken nothing.
+        if isinstance(exc.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout):
+            raise
+        raise UnavailableError(f"{exc}; {_CUT_OFF}") from exc
+
+
+def waiting(ahead: int) -> str:
+    """Return what tells that others are answered first."""
+    return f"waiting: {ahead} {'message is' if ahead == 1 else 'messages are'} answered first"
 
 
 async def _answer_question(api: Api, body: dict[str, str], number: str) -> None:

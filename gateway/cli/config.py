@@ -47,12 +47,15 @@ def check_config(
     Every problem is told; with one or more the exit status is 78.
     """
     with reporting(as_json=as_json) as screen:
-        from gateway.config import check_here, doubtful_here
+        from gateway.config import RefusedConfigurationError, check_here, doubtful_here
 
         where = Where(config, state_dir)
         settings: GatewayConfig | None = None
         try:
             loaded = where.load()
+        except RefusedConfigurationError as exc:
+            problems = (*exc.problems, *check_here(exc.sound, exc.places))
+            warnings = exc.warnings
         except ConfigurationError as exc:
             problems, warnings = exc.problems, exc.warnings
         else:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
-from gateway.cli.output import flat_facts, reporting
+from gateway.cli.output import flat_facts, local_time, reporting
 from gateway.errors import ConfigurationError
 from gateway.model import clean_text
 
@@ -20,6 +20,8 @@ _NAMED_BY: Final = {
     "webhooks": ("webhook",),
 }
 """Lists of parts, and what names one."""
+_BROKEN: Final = frozenset({"backing_off", "disabled", "stopped"})
+"""States of parts that do nothing."""
 
 
 def status(
@@ -57,16 +59,21 @@ async def _ask(api: Api) -> dict[str, Any]:
 
 
 def _by_name(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts whose lists of parts are tables by name, so that each part has its rows."""
+    """Return facts whose lists of parts are tables by name, so that each part has its rows.
+
+    Those that are broken come first.
+    """
     named = {}
     for table, names in _NAMED_BY.items():
         parts = facts.get(table)
         if isinstance(parts, list):
             rows = {
                 "/".join(str(one[name]) for name in names): {
-                    key: value for key, value in one.items() if key not in names
+                    key: local_time(value) if key == "since" else value
+                    for key, value in one.items()
+                    if key not in names
                 }
-                for one in parts
+                for one in sorted(parts, key=lambda one: one.get("state") not in _BROKEN)
             }
             named[table] = rows or "none"
     return facts | named

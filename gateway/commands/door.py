@@ -143,7 +143,8 @@ class Door:
         try:
             ticket = await self._take(inbound, admission.standing)
         except RefusedError as error:
-            return Receipt(accepted=False, text=str(error))
+            busy = error if isinstance(error, BusyError) else None
+            return Receipt(accepted=False, text=str(error), busy=busy)
 
         reply = ticket.progress.known_reply
         if reply is not None and reply.status == PAUSED:

@@ -17,6 +17,7 @@ from gateway.delivery.pieces import cut
 from gateway.delivery.planning import NOTE_CHARS
 from gateway.errors import GatewayError
 from gateway.log import get_logger
+from gateway.transcripts.outbox import channel_of
 
 if TYPE_CHECKING:
     from gateway.channels.base import Channel
@@ -76,6 +77,7 @@ async def grow(
     # A turn that runs again after a crash must not find its first run's parts known.
     run, number = secrets.token_hex(4), 0
     shown, wait_s = "", FIRST_S
+    name = channel_of(channel.platform, channel.account)
     while not growing.ended.is_set():
         with clock.move_on_after(wait_s):
             await growing.ended.wait()
@@ -85,7 +87,7 @@ async def grow(
         if growing.ended.is_set() or not text or text == shown:
             continue
 
-        if wait_s > 0 or (not shown and await _owes(delivery, stream.chat)):
+        if wait_s > 0 or await _must_wait(delivery, name, "" if shown else stream.chat):
             wait_s = wait_s or channel.edit_interval_s
             growing.changed.set()
             continue
@@ -106,7 +108,8 @@ async def grow(
         if error is None:
             shown = text
         elif _passes(error):
-            streams.hold(stream.chat, error.retry_after_s or 0.0)
+            if error.retry_after_s is not None:
+                streams.note_busy(name, stream.chat, error.retry_after_s)
             growing.changed.set()
         else:
             _log_stopped(growing.row, error)
@@ -116,10 +119,13 @@ async def grow(
         streams.forget(delivery_id)
 
 
-async def _owes(delivery: Delivery, chat: str) -> bool:
-    """Return whether an earlier reply waits; also where the storage cannot tell."""
+async def _must_wait(delivery: Delivery, channel: str, chat: str) -> bool:
+    """Return whether owed replies go first; also where the storage cannot tell.
+
+    `chat`: where the first part is to be shown, behind earlier replies; empty: one is shown.
+    """
     try:
-        return await delivery.owes(chat)
+        return await delivery.yields(channel) or (bool(chat) and await delivery.owes(chat))
     except GatewayError:
         return True
 

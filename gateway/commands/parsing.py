@@ -47,7 +47,8 @@ SPECS: Final = {
     Name.PS: Spec("[stop ID] [KEY]", "lists the commands in the background, or ends one"),
     Name.HELP: Spec("", "tells the commands"),
 }
-_ALIASES: Final = {"reset": Name.NEW}
+ALIASES: Final = {"reset": Name.NEW}
+"""Other names of commands."""
 _KEY: Final = "agent:"
 """What every session key begins with, and nothing else that stands behind a command."""
 
@@ -80,7 +81,7 @@ def parse(inbound: Inbound) -> Typed | None:
         return None
 
     word = word.lower()
-    name = _ALIASES.get(word) or (Name(word) if word in list(Name) else None)
+    name = ALIASES.get(word) or (Name(word) if word in list(Name) else None)
     if name is None:
         return None
 

@@ -10,7 +10,7 @@ between keys, `machine` and `credentials` ask this machine, `days` holds the one
 from __future__ import annotations
 
 from gateway.config.live import changed_live, with_live
-from gateway.config.load import FILE_VARIABLE, Loaded, load
+from gateway.config.load import FILE_VARIABLE, Loaded, RefusedConfigurationError, load
 from gateway.config.machine import check_here, doubtful_here
 from gateway.config.model import GatewayConfig, RouteSettings
 from gateway.config.places import Places
@@ -22,6 +22,7 @@ __all__ = [
     "GatewayConfig",
     "Loaded",
     "Places",
+    "RefusedConfigurationError",
     "RouteSettings",
     "Routes",
     "changed_live",

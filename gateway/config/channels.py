@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final, get_args
+from urllib.parse import SplitResult, urlsplit
 
+from gateway.channels.settings import ChannelSettings
+from gateway.channels.telegram_settings import OFFICIAL_TELEGRAM_URL
 from gateway.config.keys import KeyPath, dotted, quoted
+from gateway.settings import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,12 +21,22 @@ if TYPE_CHECKING:
 _OF_THE_API: Final = frozenset({"http", "openai"})
 """Platforms without a table; the accounts of `openai` are the names of tokens."""
 _STATE_DIR: Final = "state"
+_KINDS: Final = tuple(
+    get_args(kind.model_fields["kind"].annotation)[0]
+    for kind in get_args(get_args(ChannelSettings)[0])
+)
+_OFFICIAL_HOST: Final = urlsplit(OFFICIAL_TELEGRAM_URL).hostname
+_CALLED_PORTS: Final = (443, 80, 88, 8443)
 
 
 def broken_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield each key of or about a channel that can never work."""
     yield from _shared_sockets(data)
     yield from _shared_tokens(data)
+    yield from _uncallable(data)
+    if not channels_are_known(data):
+        return
+
     for path, platform, account in _named(data):
         known = _accounts(data).get(platform, set()) if platform else _all_accounts(data)
         if account and known and account not in known:
@@ -33,6 +46,14 @@ def broken_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
                 path,
                 f"no {of}channel is called {quoted(account)}, accepted is one of: {accepted}",
             )
+
+
+def channels_are_known(data: Mapping[str, Any]) -> bool:
+    """Return whether it can be said which channels there are: each table is of a platform."""
+    channels = data.get("channels", {})
+    return isinstance(channels, dict) and all(
+        isinstance(table, dict) and table.get("kind") in _KINDS for table in channels.values()
+    )
 
 
 def doubtful_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -45,8 +66,30 @@ def doubtful_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             yield path, f"there is no channel {quoted(account)}, so this does nothing"
     for name, table in _channels(data):
         url = _at(table, "webhook", "url")
-        if isinstance(url, str) and not _path_of(url).endswith(f"/hooks/{name}"):
+        if isinstance(url, str) and not _url(url).path.endswith(f"/hooks/{name}"):
             text = f"does not end in /hooks/{name}: what stands in front has to lead there"
+            yield ("channels", name, "webhook", "url"), text
+        host = _url(url).hostname if isinstance(url, str) else ""
+        if host and not is_loopback(host) and not _is_allowed(data, str(url)):
+            text = (
+                f"the host {quoted(host)} is not in http.allowed_hosts: every call is answered "
+                "421, unless the front sends another host"
+            )
+            yield ("channels", name, "webhook", "url"), text
+
+
+def _uncallable(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each address on a port that Telegram calls nobody at; a Bot API of one's own may."""
+    for name, table in _channels(data):
+        url = _at(table, "webhook", "url")
+        server = table.get("base_url", OFFICIAL_TELEGRAM_URL)
+        official = isinstance(server, str) and _url(server).hostname == _OFFICIAL_HOST
+        if table.get("kind") != "telegram" or not isinstance(url, str) or not official:
+            continue
+
+        port = _port(url)
+        if port is not None and port not in _CALLED_PORTS:
+            text = f"has port {port}, accepted are those that Telegram calls: 443, 80, 88 and 8443"
             yield ("channels", name, "webhook", "url"), text
 
 
@@ -122,8 +165,24 @@ def _text(table: object, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _path_of(url: str) -> str:
+def _is_allowed(data: Mapping[str, Any], url: str) -> bool:
+    """Return whether the guard of the API takes requests for the host of an address."""
+    names = _at(data, "http", "allowed_hosts")
+    allowed = {str(name).lower() for name in names} if isinstance(names, list) else set[str]()
+    allowed.add(_text(_at(data, "http"), "host").lower())
+    parts = _url(url)
+    return not allowed.isdisjoint({parts.hostname or "", parts.netloc.lower()})
+
+
+def _port(url: str) -> int | None:
     try:
-        return urlsplit(url).path
+        return _url(url).port
     except ValueError:
-        return ""
+        return None
+
+
+def _url(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")

@@ -19,6 +19,7 @@ from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.config.webhooks import unfit_secrets
 from gateway.settings import SecretError, SecretSource
+from gateway.signing.signatures import SECRET_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,23 @@ def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[
     problems += [places.problem(path, text) for path, text in _misshapen(config, values)]
     problems += [places.problem(path, text) for path, text in _shared_tokens(values)]
     problems += [places.problem(path, text) for path, text in unfit_secrets(values)]
+    return tuple(problems)
+
+
+def same_as_token(config: GatewayConfig, token: str) -> tuple[str, ...]:
+    """Return a problem for each secret that is the token that the gateway made for its API.
+
+    Only a start knows that token; secrets that cannot be had are told of elsewhere.
+    """
+    problems = []
+    for path, source in _sources(config, ()):
+        try:
+            value = source.resolve()
+        except SecretError:
+            continue
+        if path != _TOKEN and token in {value, value.removeprefix(SECRET_PREFIX)}:
+            text = "is the same secret as the token of the API, accepted is one of its own for each"
+            problems.append(NO_PLACES.problem(path, text))
     return tuple(problems)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.config.channels import channels_are_known
 from gateway.config.keys import KeyPath, quoted
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def strange_members(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """
     channels, sessions = data.get("channels", {}), data.get("sessions", {})
     identities = sessions.get("identities", []) if isinstance(sessions, dict) else []
-    if not isinstance(channels, dict) or not isinstance(identities, list):
+    if not channels_are_known(data) or not isinstance(identities, list):
         return
 
     kinds = {f"{table.get('kind')}/{account}" for account, table in _tables(channels)}
@@ -28,9 +29,12 @@ def strange_members(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
                 continue
 
             channel = "/".join(member.split("/")[:2])
-            if channel not in kinds:
+            path = ("sessions", "identities", index, "members", place)
+            if channel.startswith("openai/"):
+                text = "its clients name their sessions, which stay in their own token's name space"
+                yield path, f"is a token of the API: {text}; accepted are users of channels"
+            elif channel not in kinds:
                 known = ", ".join(sorted(kinds)) or "a [channels] table, and there is none"
-                path = ("sessions", "identities", index, "members", place)
                 yield path, f"there is no channel {quoted(channel)}, accepted is one of: {known}"
 
 

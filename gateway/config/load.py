@@ -22,11 +22,12 @@ from gateway.config.locate import locate_keys
 from gateway.config.model import GatewayConfig, broken_references
 from gateway.config.places import Places
 from gateway.config.schema import schema_of
+from gateway.config.sound import sound_parts
 from gateway.errors import ConfigurationError
 from gateway.settings import SecretSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gateway.config.keys import KeyPath
 
@@ -34,6 +35,23 @@ FILE_VARIABLE: Final = "GATEWAY_CONFIG"
 """Names the file where the command line does not."""
 MAX_FILE_BYTES: Final = 1_048_576
 _AT_LINE: Final = re.compile(r" ?\(at line (\d+), column (\d+)\)$")
+
+
+class RefusedConfigurationError(ConfigurationError):
+    """The configuration is not usable."""
+
+    def __init__(
+        self,
+        problems: Sequence[str],
+        *,
+        warnings: Sequence[str],
+        sound: GatewayConfig,
+        places: Places,
+    ) -> None:
+        """Keep what of it is right, and where its values came from, to be looked at further."""
+        super().__init__(problems, warnings=warnings)
+        self.sound = sound
+        self.places = places
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +80,8 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
             environment.
 
     Raises:
-        ConfigurationError: every problem at once.
+        ConfigurationError: every problem at once; a `RefusedConfigurationError` where it could be
+            read.
     """
     if path is None and environ.get(FILE_VARIABLE):
         path = Path(environ[FILE_VARIABLE])
@@ -96,7 +115,12 @@ def _checked(tree: dict[str, Any], places: Places, problems: list[str]) -> Loade
         warnings = (places.problem(key, coercion.text),)
         if_refused = (places.problem(key, coercion.text_of_refused),)
     if config is None or problems:
-        raise ConfigurationError((*found, *problems), warnings=if_refused)
+        raise RefusedConfigurationError(
+            (*found, *problems),
+            warnings=if_refused,
+            sound=config or sound_parts(GatewayConfig, tree),
+            places=places,
+        )
 
     found_doubts = [*doubtful_channels(tree), *idle_bounds(tree)]
     doubts = tuple(places.problem(path, text) for path, text in found_doubts)

@@ -25,10 +25,12 @@ from gateway.commands.carrying_out import Commands
 from gateway.commands.door import Door
 from gateway.commands.following import Followers
 from gateway.config import GatewayConfig, Routes
+from gateway.config.credentials import same_as_token
 from gateway.daemon.announcing import announced
 from gateway.delivery.delivery import Delivery
 from gateway.durable.database import Database
 from gateway.durable.directory import StateDirectory, hold
+from gateway.errors import ConfigurationError
 from gateway.log import set_level
 from gateway.model import AgentId
 from gateway.processes.registry import ProcessRegistry
@@ -99,6 +101,20 @@ class Parts:
         self.turns.configure(config.turns, config.sessions, config.context, routes.agent_for)
 
 
+def _own_token(config: GatewayConfig, directory: StateDirectory) -> str:
+    """Return the token of the API, which is no other secret of the configuration.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    token = bearer_token(config.http, directory.path)
+    shared = same_as_token(config, token)
+    if shared:
+        raise ConfigurationError(shared)
+
+    return token
+
+
 async def open_parts(
     stack: AsyncExitStack, config: GatewayConfig, clock: Clock, *, answers: bool
 ) -> Parts:
@@ -121,7 +137,7 @@ async def open_parts(
             dashboard_group_id=dashboard_group_id(config.store),
         )
     )
-    token = bearer_token(config.http, directory.path)
+    token = _own_token(config, directory)
     discard_leftovers(directory)
     database = await stack.enter_async_context(Database.open(directory.path / DATABASE, clock))
     store = await stack.enter_async_context(
@@ -235,6 +251,7 @@ def app_of(parts: Parts, stop: anyio.Event) -> ASGIApp:
                 "url": parts.url,
                 "state_dir": str(parts.directory.path),
                 "processes": len(parts.processes),
+                "processes_enabled": parts.processes.settings.enabled,
                 "stopping": parts.stopping,
             },
         )

@@ -94,6 +94,16 @@ class Delivery:
         owed = await self._desk.database.read(lambda place: outbox_rows.first_owed(place, chat))
         return owed is not None
 
+    async def yields(self, channel: str) -> bool:
+        """Return whether parts of answers wait for what is owed: the channel's platform is busy."""
+        if not self._desk.streams.is_busy(channel):
+            return False
+
+        owed = await self._desk.database.read(
+            lambda place: outbox_rows.oldest_owed(place, channel, limit=1)
+        )
+        return bool(owed)
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled; what an earlier run owes comes first.
 

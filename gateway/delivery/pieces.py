@@ -8,18 +8,24 @@ one behind the other, are the text.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from gateway.text import whole
 
 _ENDS: Final = ("\n\n", "\n", ". ", " ")
 """Where a text is best cut, the best first."""
-_FENCE: Final = re.compile(r"^([ \t]*)(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
+_FENCE: Final = re.compile(r"^([ \t]*+)(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
 _DEEPER: Final = 3
 """So much deeper than its opening a closing fence may stand.
 
 Source: CommonMark 0.31.2, 4.5."""
+_LONG_CHARS: Final = 16_384
+"""From so many characters on the blocks of a text are found once for all its pieces."""
+_MAX_KEPT: Final = 8
+"""Of so many long texts the blocks are remembered."""
 _SHARE: Final = 4
 """The marks that a piece repeats take at most this part of its room; else they are left out."""
 
@@ -121,16 +127,42 @@ def _out_of_fences(text: str, start: int, end: int) -> int:
 
 def _open_at(text: str, place: int) -> _Fence | None:
     """Return the line that opens the block of code that a place stands in; None outside of any."""
+    line = text.rfind("\n", 0, place) + 1
+    starts, fences = (_known if len(text) > _LONG_CHARS else _found)(text)
+    before = bisect_right(starts, line - 1)
+    fence = fences[before - 1] if before else None
+    # Of the line in which the place stands only what is before it counts.
+    mark = _FENCE.match(text, line, place)
+    return _after(mark, fence) if mark is not None else fence
+
+
+def _found(text: str) -> tuple[list[int], list[_Fence | None]]:
+    """Return where a block of code opens or closes, and the one that is open from there on."""
+    starts: list[int] = []
+    fences: list[_Fence | None] = []
     fence: _Fence | None = None
-    for found in _FENCE.finditer(text, 0, place):
-        indent, mark, info = found.groups()
-        if fence is None:
-            # A line with a back-tick further on is code within a line.
-            if mark[0] == "~" or "`" not in info:
-                fence = _Fence(found.start(), indent, mark, info)
-        elif fence.is_closed_by(indent, mark, info):
-            fence = None
-    return fence
+    for mark in _FENCE.finditer(text):
+        after = _after(mark, fence)
+        if after is not fence:
+            fence = after
+            starts.append(mark.start())
+            fences.append(fence)
+    return starts, fences
+
+
+@lru_cache(_MAX_KEPT)
+def _known(text: str) -> tuple[list[int], list[_Fence | None]]:
+    return _found(text)
+
+
+def _after(mark: re.Match[str], fence: _Fence | None) -> _Fence | None:
+    """Return which block is open behind a line of marks, given the one that is open before it."""
+    indent, marks, info = mark.groups()
+    if fence is not None:
+        return None if fence.is_closed_by(indent, marks, info) else fence
+
+    # A line with a back-tick further on is code within a line.
+    return _Fence(mark.start(), indent, marks, info) if marks[0] == "~" or "`" not in info else None
 
 
 def _closed_at(text: str, place: int) -> tuple[int, ...]:

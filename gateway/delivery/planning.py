@@ -25,12 +25,17 @@ FIRST_PAUSE_S: Final = 3.0
 LONGEST_PAUSE_S: Final = 900.0
 LONGEST_WISH_S: Final = 3_600.0
 """The longest pause that a platform is granted."""
+REPEAT_AFTER_S: Final = 30.0
+"""How long to wait before what may have been shown is sent once more: a second doubt is the end of
+a reply, and a platform whose front fails for a moment must not bring that about."""
 KEPT_DAYS: Final = 30
 """After so many days nothing is sent any more, not even with a note."""
 NOTE_CHARS: Final = 128
 """What the notes ahead of a text take at most."""
 REPEAT: Final = "(This may be a repeat.)\n\n"
 _GROWTH: Final = 3.0
+_LEAST_WISH_S: Final = 1.0
+"""How long a platform is left alone that asks for a pause of no length."""
 
 
 class Reason(StrEnum):
@@ -88,6 +93,14 @@ class Again:
     """What the platform asks for; it wins."""
     unknown: bool
     """Whether it may have been shown."""
+    counts: bool = True
+    """Whether it is one of the tries that a reply may have; a platform that names a pause took
+    none."""
+
+
+def granted_s(wish_s: float | None) -> float:
+    """Return how long a platform is left alone that asks for a pause, whatever it says."""
+    return min(wish_s, LONGEST_WISH_S) if wish_s is not None and wish_s > 0 else 0.0
 
 
 def plan(
@@ -105,9 +118,11 @@ def plan(
         channel: Where it goes.
         settings: How long it may wait, and how often it may be tried.
         now: The wall clock.
-        shown_id: The message in which it grew while it was made; empty: there is none. To edit it
-            once more does no harm.
+        shown_id: The message in which it grew while it was made; empty: there is none, or only the
+            reply knows, of a try before the gateway was killed. To edit it once more does no harm.
     """
+    if channel.edits and not row.sent_chars:
+        shown_id = shown_id or row.shown_id
     if now >= row.owed_since + lifetime(settings, configured=True):
         return expired(row, configured=True)
     if row.attempts >= settings.max_attempts:
@@ -157,11 +172,15 @@ def after_failure(
         return Bury(Reason.REFUSED, _joined(Reason.REFUSED, said))
     if error.ambiguous and sent.repeat and not (channel.idempotent or sent.shown_id):
         return _unknown(said)
+    pause_s, wish_s = longest_pause_s(attempts), granted_s(error.retry_after_s)
+    if error.retry_after_s is not None and not error.ambiguous:
+        return Again(said, pause_s, max(wish_s, _LEAST_WISH_S), unknown=False, counts=False)
     if attempts >= settings.max_attempts:
         return _worn_out(said, attempts)
 
-    wish_s = min(error.retry_after_s or 0.0, LONGEST_WISH_S)
-    return Again(said, longest_pause_s(attempts), wish_s, unknown=error.ambiguous)
+    if error.ambiguous and not (channel.idempotent or sent.shown_id):
+        wish_s = max(wish_s, REPEAT_AFTER_S)
+    return Again(said, pause_s, wish_s, unknown=error.ambiguous)
 
 
 def longest_pause_s(attempts: int) -> float:

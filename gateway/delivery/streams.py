@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from gateway.delivery.planning import granted_s
+
 if TYPE_CHECKING:
     from gateway.clock import Clock
 
 MAX_KEPT: Final = 10_000
 """Streams remembered; the reply of one that is forgotten is sent anew."""
+BUSY_S: Final = 60.0
+"""How long after the pause that a platform asked for it counts as busy."""
 _MAX_PACES: Final = 1_024
 """Chats whose paces are remembered before those that are over are dropped."""
 
@@ -51,6 +55,8 @@ class Streams:
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._next_at: dict[str, float] = {}
         """By chat, when it may be edited next, monotonic."""
+        self._busy_until: dict[str, float] = {}
+        """By channel, until when its platform counts as busy, monotonic."""
 
     def __len__(self) -> int:
         """Return how many are remembered."""
@@ -82,8 +88,18 @@ class Streams:
         return wait_s
 
     def hold(self, chat: str, seconds: float) -> None:
-        """Leave a chat alone for at least so long."""
-        now = self._clock.monotonic()
+        """Leave a chat alone for at least so long, or as long as a platform is granted."""
+        now, seconds = self._clock.monotonic(), granted_s(seconds)
         if len(self._next_at) >= _MAX_PACES:
             self._next_at = {name: at for name, at in self._next_at.items() if at > now}
         self._next_at[chat] = max(self._next_at.get(chat, 0.0), now + seconds)
+
+    def note_busy(self, channel: str, chat: str, wish_s: float) -> None:
+        """Take note that a channel's platform asks for a pause: it counts messages of all chats."""
+        self.hold(chat, wish_s)
+        until = self._clock.monotonic() + granted_s(wish_s) + BUSY_S
+        self._busy_until[channel] = max(self._busy_until.get(channel, 0.0), until)
+
+    def is_busy(self, channel: str) -> bool:
+        """Return whether what is owed to a channel goes before parts of answers."""
+        return self._clock.monotonic() < self._busy_until.get(channel, 0.0)

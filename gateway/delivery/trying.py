@@ -18,6 +18,7 @@ from gateway.delivery.planning import Bury, Send, Skip, after_failure, plan
 from gateway.log import get_logger
 from gateway.model import clean_name
 from gateway.transcripts import outbox_changes, outbox_rows
+from gateway.transcripts.outbox import channel_of
 from gateway.transcripts.outbox_rows import OutboxRow
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Attempt:
         if isinstance(outcome, SendError) and begun.send.shown_id and not outcome.retryable:
             # The message can be edited no more, and does not hold the reply: that is sent anew.
             self.desk.streams.forget(begun.row.delivery_id)
-            await self._take_back(begun)
+            await self._take_back(begun, anew=True)
         elif not reached:
             await self._take_back(begun)
         elif isinstance(outcome, SendError):
@@ -128,9 +129,11 @@ class Attempt:
             await desk.clock.sleep(wait_s)
         return False
 
-    async def _take_back(self, begun: _Begun) -> None:
+    async def _take_back(self, begun: _Begun, *, anew: bool = False) -> None:
         now = self.desk.clock.now()
-        await self.desk.stored(lambda tx: outbox_changes.note_not_tried(tx, begun.row, due_at=now))
+        await self.desk.stored(
+            lambda tx: outbox_changes.note_not_tried(tx, begun.row, due_at=now, anew=anew)
+        )
 
     def _begin(
         self, transaction: Transaction, now: datetime, grown: _Grown | None
@@ -145,7 +148,9 @@ class Attempt:
         shown_id = grown.shown_id if grown is not None and same else ""
         match plan(row, self.channel, self.desk.settings, now, shown_id=shown_id):
             case Send() as send:
-                outbox_changes.note_sending(transaction, row, repeat=send.repeat, at=now)
+                outbox_changes.note_sending(
+                    transaction, row, repeat=send.repeat, at=now, shown_id=send.shown_id
+                )
                 return _Begun(row, send)
             case Skip():
                 chars = len(row.text)
@@ -168,8 +173,9 @@ class Attempt:
                 await self.channel.edit(send.outbound, send.shown_id)
                 return send.shown_id
         except SendError as error:
-            if error.retry_after_s:
-                self.desk.streams.hold(self.chat, error.retry_after_s)
+            if error.retry_after_s is not None:
+                name = channel_of(self.channel.platform, self.channel.account)
+                self.desk.streams.note_busy(name, self.chat, error.retry_after_s)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
             get_logger().exception("outbox.channel_crashed", channel=self.channel.platform)
@@ -203,7 +209,12 @@ class Attempt:
         due_at = now + timedelta(seconds=pause_s)
         await desk.stored(
             lambda tx: outbox_changes.note_failed(
-                tx, row, error=again.error, unknown=again.unknown, due_at=due_at
+                tx,
+                row,
+                error=again.error,
+                unknown=again.unknown,
+                counts=again.counts,
+                due_at=due_at,
             )
         )
         get_logger().info(

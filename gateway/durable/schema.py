@@ -78,6 +78,8 @@ CREATE TRIGGER messages_removed AFTER DELETE ON messages BEGIN
     DELETE FROM item_totals WHERE session_id = OLD.session_id AND items = 0;
 END;
 
+ALTER TABLE outbox ADD COLUMN shown_id TEXT;
+
 CREATE TABLE pruning_runs (
     position INTEGER PRIMARY KEY,
     run_id TEXT NOT NULL UNIQUE,
@@ -173,6 +175,7 @@ CREATE TABLE webhook_events (
     dead_at TEXT
 ) STRICT;
 CREATE INDEX webhook_events_due ON webhook_events (webhook, due_at) WHERE dead_at IS NULL;
+CREATE INDEX webhook_events_queued ON webhook_events (webhook) WHERE dead_at IS NULL;
 CREATE INDEX webhook_events_dead ON webhook_events (webhook, dead_at) WHERE dead_at IS NOT NULL;
 CREATE INDEX webhook_events_by_session ON webhook_events (session_key);
 """

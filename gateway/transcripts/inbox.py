@@ -111,6 +111,15 @@ def find(place: Queries, key: SessionKey, message_id: str) -> InboxRow | None:
     return _row(rows[0]) if rows else None
 
 
+def newest(place: Queries, key: SessionKey) -> InboxRow | None:
+    """Return the last message of a session that is owed an answer."""
+    rows = place.execute(
+        f"SELECT {_COLUMNS} FROM inbox WHERE session_key = ? ORDER BY position DESC LIMIT 1",  # noqa: S608 - constant column names
+        (key,),
+    ).fetchall()
+    return _row(rows[0]) if rows else None
+
+
 def accept(transaction: Transaction, row: InboxRow) -> None:
     """Store a message."""
     transaction.execute(

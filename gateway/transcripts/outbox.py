@@ -16,7 +16,7 @@ import orjson
 
 if TYPE_CHECKING:
     from gateway.durable.batch import Queries, Transaction
-    from gateway.model import SessionKey, SessionSource
+    from gateway.model import SessionKey, SessionSource, TurnId
     from gateway.transcripts.inbox import InboxRow
 
 ANSWERED: Final = "answered"
@@ -79,6 +79,22 @@ def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
         "SELECT reply FROM outbox WHERE session_key = ? AND message_id = ?", (key, message_id)
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def message_of_turn(place: Queries, key: SessionKey, turn_id: TurnId) -> str:
+    """Return the id of the message that a turn was about; empty: its reply is not kept."""
+    row = place.execute(
+        "SELECT message_id FROM outbox WHERE session_key = ? AND turn_id = ?", (key, turn_id)
+    ).fetchone()
+    return "" if row is None else str(row[0])
+
+
+def newest_message(place: Queries, key: SessionKey) -> str:
+    """Return the id of the message of a session that was replied to last; empty: none is kept."""
+    row = place.execute(
+        "SELECT message_id FROM outbox WHERE session_key = ? ORDER BY position DESC LIMIT 1", (key,)
+    ).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def discard_sent(transaction: Transaction, *, before: str, limit: int) -> int:

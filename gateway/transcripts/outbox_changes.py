@@ -39,12 +39,17 @@ def leave_all(transaction: Transaction) -> None:
     transaction.execute(_LEAVE_ALL)
 
 
-def note_sending(transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime) -> None:
-    """Note a try, before it is made: from now on nobody knows what became of it."""
+def note_sending(
+    transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+) -> None:
+    """Note a try, before it is made: from now on nobody knows what became of it.
+
+    `shown_id`: the message that it edits; a gateway that starts anew edits that again.
+    """
     transaction.execute(
-        "UPDATE outbox SET sending_at = ?, attempts = attempts + 1, repeated = ? "
+        "UPDATE outbox SET sending_at = ?, attempts = attempts + 1, repeated = ?, shown_id = ? "
         "WHERE position = ? AND turn_id = ?",
-        (stamped(at), int(repeat), row.position, row.delivery_id),
+        (stamped(at), int(repeat), shown_id or None, row.position, row.delivery_id),
     )
 
 
@@ -54,7 +59,8 @@ def note_sent(
     """Note that the text is sent up to a place; at its end the reply is sent, dead or not."""
     done = chars >= len(row.text)
     transaction.execute(
-        "UPDATE outbox SET sending_at = NULL, error = NULL, platform_id = ?1, sent_chars = ?2, "
+        "UPDATE outbox SET sending_at = NULL, shown_id = NULL, error = NULL, platform_id = ?1, "
+        "sent_chars = ?2, "
         "sent_at = iif(?3, ?4, NULL), dead_at = iif(?3, NULL, dead_at), "
         "attempts = iif(?3, attempts, 0), repeated = iif(?3, repeated, 0) "
         "WHERE position = ?5 AND turn_id = ?6",
@@ -64,23 +70,39 @@ def note_sent(
 
 
 def note_failed(
-    transaction: Transaction, row: OutboxRow, *, error: str, unknown: bool, due_at: datetime
+    transaction: Transaction,
+    row: OutboxRow,
+    *,
+    error: str,
+    unknown: bool,
+    due_at: datetime,
+    counts: bool = True,
 ) -> None:
-    """Note that a try failed, or that nobody knows, and when the chat is looked at next."""
+    """Note that a try failed, or that nobody knows, and when the chat is looked at next.
+
+    `counts`: whether it is one of those that a reply may have.
+    """
     transaction.execute(
-        "UPDATE outbox SET error = ?, sending_at = iif(?, sending_at, NULL) "
-        "WHERE position = ? AND turn_id = ? AND dead_at IS NULL",
-        (error, unknown, row.position, row.delivery_id),
+        "UPDATE outbox SET error = ?, sending_at = iif(?, sending_at, NULL), "
+        "attempts = attempts - ? WHERE position = ? AND turn_id = ? AND dead_at IS NULL",
+        (error, unknown, int(not counts), row.position, row.delivery_id),
     )
     _look_again(transaction, row, due_at)
 
 
-def note_not_tried(transaction: Transaction, row: OutboxRow, *, due_at: datetime) -> None:
-    """Take back a try that came to nothing before it was made."""
+def note_not_tried(
+    transaction: Transaction, row: OutboxRow, *, due_at: datetime, anew: bool = False
+) -> None:
+    """Take back a try that came to nothing before it was made.
+
+    `anew`: what it edits can be edited no more, and the reply is sent as a message of its own; as
+    a repeat where an edit before may have been shown.
+    """
     transaction.execute(
-        "UPDATE outbox SET attempts = attempts - 1, sending_at = NULL "
-        "WHERE position = ? AND turn_id = ? AND dead_at IS NULL",
-        (row.position, row.delivery_id),
+        "UPDATE outbox SET attempts = attempts - 1, sending_at = NULL, "
+        "shown_id = iif(?1, NULL, shown_id), repeated = iif(?1 AND ?2, 1, repeated) "
+        "WHERE position = ?3 AND turn_id = ?4 AND dead_at IS NULL",
+        (int(anew), int(row.sending_at is not None), row.position, row.delivery_id),
     )
     _look_again(transaction, row, due_at)
 
@@ -113,7 +135,8 @@ def revive(transaction: Transaction, row: OutboxRow, *, at: datetime) -> None:
     transaction.execute(
         "UPDATE outbox SET dead_at = NULL, error = NULL, attempts = 0, owed_since = ?1, "
         "repeated = iif(dead_at IS NULL, repeated, repeated OR sending_at IS NOT NULL), "
-        "sending_at = iif(dead_at IS NULL, sending_at, NULL) "
+        "sending_at = iif(dead_at IS NULL, sending_at, NULL), "
+        "shown_id = iif(dead_at IS NULL, shown_id, NULL) "
         "WHERE position = ?2 AND turn_id = ?3 AND sent_at IS NULL",
         (sortable(at), row.position, row.delivery_id),
     )

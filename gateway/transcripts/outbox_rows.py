@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _COLUMNS: Final = (
     "position, turn_id, session_key, channel, chat, source, reply_to, reply, created_at, "
-    "owed_since, attempts, sent_chars, repeated, sending_at, sent_at, dead_at, error, platform_id"
+    "owed_since, attempts, sent_chars, repeated, sending_at, sent_at, dead_at, error, platform_id, "
+    "shown_id"
 )
 
 
@@ -67,6 +68,8 @@ class OutboxRow:
     """Why the last try failed, or why it is dead."""
     platform_id: str
     """The platform's id of what was shown, of pieces the last."""
+    shown_id: str = ""
+    """The platform's id of the message that a noted try edits; empty: of none."""
     plain: bool = False
     """Whether the gateway says it, in plain text, and no agent."""
 
@@ -246,7 +249,8 @@ def is_sound(fields: Mapping[str, object]) -> bool:
 
 def _decoded(row: Sequence[object]) -> OutboxRow:
     position, turn_id, key, channel, chat, source, reply_id, reply, created_at, since = row[:10]
-    attempts, sent_chars, repeated, sending_at, sent_at, dead_at, error, platform_id = row[10:]
+    attempts, sent_chars, repeated, sending_at, sent_at, dead_at, error = row[10:17]
+    platform_id, shown_id = row[17:]
     if not chat:
         raise ValueError("no chat")
 
@@ -272,5 +276,6 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
         dead_at=_maybe_instant(dead_at),
         error=str(error or ""),
         platform_id=str(platform_id or ""),
+        shown_id=str(shown_id or ""),
         plain=said.get("status") in WITHOUT_TURN,
     )

@@ -20,6 +20,7 @@ from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
 from gateway.transcripts.open_turns import UnknownCallError, take_results
+from gateway.turns.again import asked_last, returned_last
 from gateway.turns.approvals import OpenQuestion, Verdict, name_of
 from gateway.turns.brought import NOTHING_BROUGHT, Brought, encode_asked
 from gateway.turns.records import (
@@ -82,10 +83,11 @@ class Acceptance:
             MovedOnError: the session is not as it was decided on; decide again.
             BadRequestError: results are brought that nobody waits for.
         """
-        if self.inbound.message_id:
-            found = before(transaction, self.key, self.inbound.message_id)
-            if found is not None:
-                return found
+        entry = self.view.entry
+        session_id = None if entry is None else entry.session_id
+        found = came_before(transaction, self.key, session_id, self.inbound, self.brought)
+        if found is not None:
+            return found
 
         resolution = self.store.stage_resolution(
             transaction, self.key, self.inbound.source, self.view
@@ -235,6 +237,23 @@ def note_start(stored: Stored, contexts: Contexts) -> None:
             session_id=stored.started,
             previous_session_id=stored.reset.previous_session_id,
         )
+
+
+def came_before(
+    place: Queries,
+    key: SessionKey,
+    session_id: SessionId | None,
+    inbound: Inbound,
+    brought: Brought,
+) -> Reply | Stored | None:
+    """Return what became of a message that came before: by its id, else by what it says."""
+    message_id = inbound.message_id
+    if not message_id and session_id is not None:
+        if brought.results and not inbound.text:
+            message_id = returned_last(place, key, session_id, brought.results)
+        elif brought.again and not brought.results:
+            message_id = asked_last(place, key, session_id, inbound.text)
+    return before(place, key, message_id) if message_id else None
 
 
 def before(place: Queries, key: SessionKey, message_id: str) -> Reply | Stored | None:

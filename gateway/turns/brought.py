@@ -24,6 +24,8 @@ class Brought:
     results: Mapping[str, str] = field(default_factory=dict)
     """What its tools have returned, by call; with nothing else to say, the turn of the calls goes
     on."""
+    again: bool = False
+    """Whether it says that it sends a message once more, which has no id."""
 
 
 NOTHING_BROUGHT: Final = Brought()

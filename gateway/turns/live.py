@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
+from gateway.access.settings import WITHOUT_COMMANDS
+from gateway.agents.base import MessageFinished, ModelCallFinished, NobodyToAskError, TextDelta
 from gateway.clock import Clock
 from gateway.context.cache import LastRequest, verdict
 from gateway.context.estimate import estimate_context_chars, tokens_of_chars
@@ -199,6 +200,10 @@ class LiveTurn:
 
     async def approve(self, call: ToolCall) -> bool:
         """See `Conversation`."""
+        if self._source.platform in WITHOUT_COMMANDS:
+            # A program waits for the answer alone, and what it sends next is no yes.
+            raise NobodyToAskError
+
         approvals, key = self._services.approvals, self._entry.session_key
         return await approvals.approve(key, self._user, call, self.outcome)
 

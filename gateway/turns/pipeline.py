@@ -21,7 +21,7 @@ from gateway.sessions.policy import ResetPolicy, is_active
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import Ending, Origin
-from gateway.turns.acceptance import Acceptance, Answer, before, note_start, take_answer
+from gateway.turns.acceptance import Acceptance, Answer, came_before, note_start, take_answer
 from gateway.turns.brought import NOTHING_BROUGHT, Brought
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
@@ -251,7 +251,7 @@ class Turns:
             self._lanes.reserve(key, user, asking=len(self.approvals))
         except BusyError:
             # What was accepted before is not refused: it costs nothing more.
-            known = await self.known(inbound, key)
+            known = await self.known(inbound, key, brought)
             if known is not None:
                 return known
             self._counts["refused"] += 1
@@ -302,12 +302,18 @@ class Turns:
         finally:
             self._owed.let_go(key)
 
-    async def known(self, inbound: Inbound, key: SessionKey) -> Ticket | None:
+    async def known(
+        self, inbound: Inbound, key: SessionKey, brought: Brought = NOTHING_BROUGHT
+    ) -> Ticket | None:
         """Return the ticket of a message that came before, if it did."""
-        if not inbound.message_id:
+        if not (inbound.message_id or brought.again or brought.results):
             return None
 
-        found = await self._database.read(lambda conn: before(conn, key, inbound.message_id))
+        entry = self._store.get(key)
+        session_id = None if entry is None else entry.session_id
+        found = await self._database.read(
+            lambda conn: came_before(conn, key, session_id, inbound, brought)
+        )
         if isinstance(found, Reply):
             self._counts["duplicate"] += 1
             return Ticket.answered(found, duplicate=True)

@@ -43,6 +43,8 @@ LOOK_S: Final = 3_600.0
 """How often dead letters are looked at, whose time may be over."""
 TELL_S: Final = 60.0
 """How often at most the log tells that a queue is full."""
+BURIED_AT_ONCE: Final = 50
+"""Of a full queue one event in so many is given up at once."""
 FULL: Final = "the queue was full"
 
 
@@ -124,7 +126,8 @@ class Line:
     def make_room(self, transaction: Transaction, added: int, at: datetime) -> int:
         """Bury the oldest events where too many wait, in the writer thread; return how many.
 
-        Counted only where too many may wait: whatever leaves makes the bound too high, no more.
+        Counted only where too many may wait, and buried some at once: a queue that stays full
+        costs next to nothing for each event.
         """
         self._queued_at_most += added
         most = self.settings.max_queued
@@ -134,6 +137,7 @@ class Line:
         number = rows.queued(transaction, self.name)
         surplus = max(0, number - most)
         if surplus:
+            surplus = min(number, surplus + most // BURIED_AT_ONCE)
             keep = self.settings.dead_keep
             rows.bury_oldest(transaction, self.name, surplus, error=FULL, at=at, keep=keep)
         self._queued_at_most = number - surplus
@@ -230,7 +234,7 @@ class Line:
             outcome = await self._outcome(row)
             if outcome is None:
                 self._counts["delivered"] += 1
-                await self._stored(lambda tx: rows.remove(tx, row))
+                await self._stored(lambda tx: self._leave(tx, rows.remove(tx, row)))
             else:
                 await self._note_failed(row, outcome)
         finally:
@@ -273,8 +277,17 @@ class Line:
                 await self._stored(lambda tx: rows.note_failed(tx, row, error=error, due_at=now))
             case GiveUp(error):
                 self._counts["given_up"] += 1
-                await self._stored(lambda tx: rows.bury(tx, row, error=error, at=now, keep=keep))
+                await self._stored(
+                    lambda tx: self._leave(tx, rows.bury(tx, row, error=error, at=now, keep=keep))
+                )
                 get_logger().warning("webhook.dead", **facts, reason=error)
+
+    def _leave(self, transaction: Transaction, number: int) -> None:
+        """Note that so many events wait no more, once that is stored; in the writer thread."""
+        transaction.on_commit(self._note_left, number)
+
+    def _note_left(self, number: int) -> None:
+        self._queued_at_most -= number
 
     async def _stored(self, work: Callable[[Transaction], None]) -> None:
         """Have a note stored, however long the disk is full or busy."""

@@ -21,6 +21,8 @@ _COLUMNS: Final = (
 )
 _QUEUED: Final = "webhook = ? AND dead_at IS NULL"
 _DEAD: Final = "webhook = ? AND dead_at IS NOT NULL"
+_DUE: Final = f"SELECT {_COLUMNS} FROM webhook_events WHERE {_QUEUED}"  # noqa: S608 - a text of ours
+_IN_ORDER: Final = "ORDER BY due_at, position LIMIT ?"
 _OLDEST_QUEUED: Final = (
     f"SELECT position FROM webhook_events WHERE {_QUEUED} ORDER BY position LIMIT ?"  # noqa: S608 - a text of ours
 )
@@ -132,11 +134,11 @@ def due(place: Queries, webhook: str, *, now: datetime, horizon: datetime, limit
         limit: How many at most.
     """
     stamps = (webhook, sortable(now), sortable(horizon))
-    rows = place.execute(
-        f"SELECT {_COLUMNS} FROM webhook_events WHERE {_QUEUED} "  # noqa: S608 - a text of ours
-        "AND (due_at <= ? OR due_at > ?) ORDER BY due_at, position LIMIT ?",
-        (*stamps, limit),
-    ).fetchall()
+    # Two reads: with both conditions in one, all that waits would be looked at.
+    rows = place.execute(f"{_DUE} AND due_at <= ? {_IN_ORDER}", (*stamps[:2], limit)).fetchall()
+    if len(rows) < limit:
+        odd = (webhook, stamps[2], limit - len(rows))
+        rows += place.execute(f"{_DUE} AND due_at > ? {_IN_ORDER}", odd).fetchall()
     later = place.execute(
         f"SELECT min(due_at) FROM webhook_events WHERE {_QUEUED} AND due_at > ? AND due_at <= ?",  # noqa: S608 - a text of ours
         stamps,
@@ -145,12 +147,13 @@ def due(place: Queries, webhook: str, *, now: datetime, horizon: datetime, limit
     return Due(tuple(map(_row, rows)), next_at)
 
 
-def remove(transaction: Transaction, row: EventRow) -> None:
-    """Take out an event that was taken."""
+def remove(transaction: Transaction, row: EventRow) -> int:
+    """Take out an event that was taken; return how many that are."""
     transaction.execute(
         "DELETE FROM webhook_events WHERE position = ? AND event_id = ?",
         (row.position, row.event_id),
     )
+    return transaction.connection.changes()
 
 
 def note_failed(transaction: Transaction, row: EventRow, *, error: str, due_at: datetime) -> None:
@@ -162,14 +165,19 @@ def note_failed(transaction: Transaction, row: EventRow, *, error: str, due_at: 
     )
 
 
-def bury(transaction: Transaction, row: EventRow, *, error: str, at: datetime, keep: int) -> None:
-    """Make a dead letter of an event after one more try, and keep so many of its webhook."""
+def bury(transaction: Transaction, row: EventRow, *, error: str, at: datetime, keep: int) -> int:
+    """Make a dead letter of an event after one more try, and keep so many of its webhook.
+
+    Returns how many do not wait any more.
+    """
     transaction.execute(
         "UPDATE webhook_events SET attempts = attempts + 1, error = ?, dead_at = ? "
         "WHERE position = ? AND event_id = ? AND dead_at IS NULL",
         (error, sortable(at), row.position, row.event_id),
     )
+    buried = transaction.connection.changes()
     keep_newest_dead(transaction, row.webhook, keep)
+    return buried
 
 
 def bury_oldest(

@@ -66,6 +66,8 @@ async def test_a_revoked_token_ends_at_once_and_keeps_its_name(tmp_path: Path) -
             await clients.revoke("a")
         with pytest.raises(ConflictError, match="would find its sessions"):
             await clients.create("a")
+        with pytest.raises(ConflictError, match="ever had this name"):
+            await clients.create("c", again=True)
 
         _, other = await clients.create("a", again=True)
         assert (clients.owner(secret.encode()), clients.owner(other.encode())) == ("", "a")

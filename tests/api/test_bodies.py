@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.api import bodies
 from gateway.api.bodies import parse_object
 from gateway.api.problems import ProblemError
+from gateway.api.settings import HttpSettings
+from gateway.clock import FakeClock
 from gateway.strict_json import MAX_DEPTH, MAX_NODES
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text()
@@ -105,3 +109,27 @@ def test_a_body_made_to_be_slow_is_refused_in_linear_time(body: bytes) -> None:
         [sys.executable, "-c", code], input=body, capture_output=True, check=True, timeout=30
     )
     assert child.stdout.strip() == b"ProblemError"
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_large_bodies_are_parsed_beside_the_loop(
+    monkeypatch: pytest.MonkeyPatch, *, large: bool
+) -> None:
+    threads: list[bool] = []
+    parse = bodies.parse_object
+
+    def parsing(body: bytes, *, max_values: int) -> dict[str, object]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return parse(body, max_values=max_values)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    monkeypatch.setattr(bodies, "parse_object", parsing)
+    text = "x" * (bodies.AT_ONCE_BYTES if large else 10)
+    body = orjson.dumps({"text": text})
+    scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
+    found = await bodies.read_object(scope, receive, HttpSettings(), FakeClock())
+
+    assert found == {"text": text}
+    assert threads == [not large]

@@ -338,3 +338,13 @@ async def test_what_a_channel_refuses_is_a_problem_and_a_receipt_is_text(tmp_pat
     assert (away.status_code, away.headers["retry-after"]) == (503, "10")
     assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (422, "refused")
     assert (told.status_code, told.text) == (200, "1 message is answered first.")
+
+
+async def test_a_rate_that_is_reached_says_when_to_come_again(tmp_path: Path) -> None:
+    async with hooked(tmp_path, {"messages_per_minute": 1}) as api:
+        first = await post(api)
+        second = await post(api, message_id="msg_2")
+
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert int(second.headers["retry-after"]) >= 1
+    assert second.json()["type"].endswith(":busy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -253,7 +254,6 @@ REFUSED: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("claude", {"response_format": {"type": "json_object"}}, "response_format"),
     ("gpt", {"n": 2}, "n"),
     ("gpt", {"logprobs": True}, "logprobs"),
-    ("gpt", {"store": True}, "store"),
     ("gpt", {"functions": []}, "functions"),
     ("gpt", {"no_such_field": 1}, "no_such_field"),
     ("gpt", {"temperature": 3}, "temperature"),
@@ -261,7 +261,6 @@ REFUSED: Final[list[tuple[str, dict[str, Any], str]]] = [
     ("gpt", {"tools": [WEATHER, WEATHER]}, "tools[1].function.name"),
     ("gpt", {"messages": []}, "messages"),
     ("gpt", {"messages": said("a", "b")}, "messages"),
-    ("gpt", {"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages[0].name"),
     (
         "gpt",
         {
@@ -313,6 +312,52 @@ async def test_images_reach_the_model(tmp_path: Path) -> None:
         (request,) = asked.fake.requests
 
     assert request.json["messages"][-1]["content"] == content
+
+
+async def test_what_common_clients_send_along_is_taken(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    image = {"url": "data:image/png;base64,iVBORw0KGgo=", "detail": "high"}
+    messages: Any = [
+        {"role": "user", "content": "weather?", "name": "bob", "refusal": None},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "name": "weather", "content": "sun"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": image}]},
+    ]
+    more = {
+        "safety_identifier": "s",
+        "metadata": {"a": "b"},
+        "store": True,
+        "user": "",
+        "functions": None,
+        "no_such_field": None,
+        "top_logprobs": 0,
+    }
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        await client.chat.completions.create(
+            model="gpt", messages=messages, tools=[WEATHER], extra_body=more
+        )
+        (request,) = asked.fake.requests
+        sessions = (await asked.api.client.get("/v1/sessions")).json()["sessions"]
+
+    sent = request.json["messages"][1:]
+    assert sent[0]["name"] == "bob"
+    assert "name" not in sent[2]
+    assert sent[3]["content"][0]["image_url"] == image
+    assert not request.json.keys() & more.keys()
+    assert sessions == []
+
+
+async def test_a_long_history_in_parts_is_taken(tmp_path: Path) -> None:
+    one = {"role": "user", "content": [{"type": "text", "text": "a" * 40}]}
+    async with (
+        asked_by_sdk(tmp_path, window_tokens=100_000) as asked,
+        await asked.client() as client,
+    ):
+        await client.chat.completions.create(model="gpt", messages=[one] * 2_000)  # type: ignore[list-item]
+        (request,) = asked.fake.requests
+
+    # A system prompt stands before them.
+    assert len(request.json["messages"]) == 2_001
 
 
 async def test_a_history_beyond_the_window_is_refused_before_it_costs(tmp_path: Path) -> None:
@@ -404,6 +449,48 @@ async def test_no_more_calls_run_at_once_than_turns(tmp_path: Path) -> None:
 
     assert (busy.value.status_code, busy.value.code) == (503, "busy")
     assert busy.value.response.headers["retry-after"] == "5"
+
+
+async def test_calls_that_come_at_once_are_counted_one_by_one(tmp_path: Path) -> None:
+    settings = {"max_running": 2}
+    refused: list[int] = []
+    all_but_two = anyio.Event()
+    async with asked_by_sdk(tmp_path, turns=settings) as asked, await asked.client() as client:
+        asked.fake.gate = anyio.Event()
+
+        async def ask() -> None:
+            try:
+                await _ask(client)
+            except openai.InternalServerError as busy:
+                refused.append(busy.status_code)
+                if len(refused) == 18:
+                    all_but_two.set()
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    group.start_soon(ask)
+                await all_but_two.wait()
+                asked.fake.gate.set()
+
+    assert refused == [503] * 18
+    assert len(asked.fake.requests) == 2
+
+
+async def test_what_runs_counts_against_a_budget(tmp_path: Path) -> None:
+    long = said("word " * 400)
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        limits = asked.api.turns.budgets
+        limits.settings = limits.settings.model_copy(update={"user_tokens_per_day": 300})
+        asked.fake.gate = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(client.chat.completions.create, model="gpt", messages=long))
+            await asked.fake.asked.wait()
+            with pytest.raises(openai.RateLimitError) as used_up:
+                await client.chat.completions.create(model="gpt", messages=HELLO)
+            asked.fake.gate.set()
+
+    assert used_up.value.code == "insufficient_quota"
 
 
 async def _ask(client: openai.AsyncOpenAI) -> None:

@@ -11,6 +11,7 @@ import anyio
 import openai
 import pytest
 from pydantic import BaseModel
+from typing_extensions import override
 
 from gateway.clock import SystemClock
 from gateway.model import ToolCall
@@ -238,7 +239,7 @@ async def test_results_of_calls_that_were_not_made_are_refused(tmp_path: Path) -
         found = await transcript(asked)
         answer = await create(client, messages)
         with pytest.raises(openai.BadRequestError, match="no open call"):
-            await create(client, messages)
+            await create(client, with_results(HELLO, first, "sun", "snow"))
 
     assert (refused.value.param, refused.value.type) == (
         "messages[3].tool_call_id",
@@ -306,7 +307,7 @@ async def test_tokens_with_one_session_name_bring_no_results_to_each_other(tmp_p
     assert last.choices[0].message.content == "Sunny."
 
 
-async def test_results_beside_a_running_turn_are_refused(tmp_path: Path) -> None:
+async def test_results_that_come_again_join_the_turn_that_goes_on(tmp_path: Path) -> None:
     async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
         asked.fake.answer(ASKS, "Sunny.")
         messages = with_results(HELLO, await create(client, HELLO), "sun")
@@ -315,11 +316,13 @@ async def test_results_beside_a_running_turn_are_refused(tmp_path: Path) -> None
             group.start_soon(create, client, messages)
             await asked.fake.asked.wait()
             with pytest.raises(openai.BadRequestError, match="another message is being answered"):
-                await create(client, messages)
+                await create(client, [*messages[:-1], messages[-1] | {"content": "rain"}])
+            group.start_soon(create, client, messages)
             asked.fake.gate.set()
         found = await transcript(asked)
 
     assert [text for _, text in found] == ["hello", "", "sun", "Sunny."]
+    assert len(asked.fake.requests) == 2
 
 
 async def test_a_session_that_was_reset_has_no_open_call(tmp_path: Path) -> None:
@@ -426,6 +429,27 @@ async def test_tools_of_both_sides_beside_each_other(tmp_path: Path, model: str)
     # The first choice aside, which one of the wires reads as part of the prompt.
     for before, after in pairwise(blocks[1:]):
         assert after[: len(before)] == before
+
+
+class Asking(TestToolbox):
+    """Tools that each need the user's yes."""
+
+    @override
+    def needs_approval(self, name: str) -> bool:
+        return bool(name)
+
+
+async def test_nobody_is_asked_where_nobody_can_answer(tmp_path: Path) -> None:
+    toolbox = Asking({"box": box})
+    async with asked_by_sdk(tmp_path, toolbox=toolbox) as asked, await asked.client() as client:
+        asked.fake.answer(calling(("box", "{}")), "I may not.")
+        answer = await client.chat.completions.create(model="gpt", messages=HELLO, user="bob")
+        told = asked.fake.requests[-1].json["messages"][-1]
+
+    assert answer.choices[0].message.content == "I may not."
+    assert not toolbox.called
+    assert told["role"] == "tool"
+    assert "nobody can be asked" in told["content"]
 
 
 async def test_names_that_clash_are_refused(tmp_path: Path) -> None:

@@ -234,7 +234,8 @@ REFUSED: Final[list[tuple[dict[str, Any], str]]] = [
         },
         "messages[3]",
     ),
-    ({"user": ""}, "user"),
+    ({"user": "a\ufffd"}, "user"),
+    ({"user": "a\nb"}, "user"),
 ]
 
 

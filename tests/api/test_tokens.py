@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import openai
 import pytest
 
+from gateway.api.streaming import KEEP_ALIVE_S
 from tests.api.openai_clients import HELLO, asked_by_sdk
 from tests.api.running import RunningApi, running_api
 
@@ -76,6 +79,39 @@ async def test_a_revoked_token_ends_with_the_next_request(tmp_path: Path) -> Non
     assert revoked.status_code == 200
     assert refused.value.code == "invalid_api_key"
     assert refused.value.type == "authentication_error"
+
+
+@pytest.mark.parametrize("user", ["", "bob"])
+async def test_a_revoked_token_ends_what_is_streamed(tmp_path: Path, user: str) -> None:
+    async with asked_by_sdk(tmp_path) as asked, await asked.client("alice") as client:
+        asked.fake.gate = anyio.Event()
+        ended: list[str] = []
+
+        async def ask(*, stream: bool) -> None:
+            try:
+                answer: Any = await client.chat.completions.create(
+                    model="gpt", messages=HELLO, user=user, stream=stream
+                )
+                async for _ in answer:
+                    pass
+            except openai.APIError as error:
+                ended.append(error.message)
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(ask, stream=True))
+                await asked.fake.asked.wait()
+                # Begun, for a model that is slow.
+                await asked.api.clock.advance(KEEP_ALIVE_S)
+                group.start_soon(partial(ask, stream=False))
+                await anyio.wait_all_tasks_blocked()
+                await asked.api.client.delete(f"{PATH}/alice")
+                while len(ended) < 2:
+                    await asked.api.clock.advance(1)
+                    await anyio.wait_all_tasks_blocked()
+        asked.fake.gate.set()
+
+    assert all("revoked" in text for text in ended)
 
 
 async def test_wrong_tokens_lock_the_address_out_on_these_routes_too(tmp_path: Path) -> None:

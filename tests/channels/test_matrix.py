@@ -11,7 +11,9 @@ from structlog.testing import capture_logs
 from gateway.channels.base import NotConnectedError, Outbound, SendError
 from gateway.channels.matrix_api import PAGE
 from gateway.errors import StorageBusyError
-from gateway.model import Change, ChatType, SessionSource
+from gateway.model import AgentId, Change, ChatType, SessionSource
+from gateway.sessions.key import session_key
+from gateway.sessions.settings import SessionSettings
 from tests.support import synapse
 from tests.support.matrix import Meeting, channel_of, running
 from tests.support.synapse import Synapse, User
@@ -179,7 +181,9 @@ async def test_a_third_person_makes_a_direct_chat_a_group(tmp_path: Path, server
     assert [one.source.user_name for one in run.received] == ["ann", "bob"]
 
 
-async def test_a_room_that_the_account_marks_as_direct_is(tmp_path: Path, server: Synapse) -> None:
+async def test_a_room_of_three_is_a_group_though_the_account_marks_it_as_direct(
+    tmp_path: Path, server: Synapse
+) -> None:
     met, bob = Meeting.at(server), server.client(server.register("bob"))
     met.ann.ask("POST", f"/rooms/{met.room}/invite", user_id=bob.user.user_id)
     bob.join(met.room)
@@ -188,15 +192,33 @@ async def test_a_room_that_the_account_marks_as_direct_is(tmp_path: Path, server
         met.ann.say(met.room, "a group")
         await run.until(lambda: len(run.received) == 1)
         server.client(met.bot).ask("PUT", path, **{met.ann.user.user_id: [met.room]})
-        met.ann.say(met.room, "of ours")
+        met.ann.say(met.room, "still")
+        await run.until(lambda: len(run.received) == 2)
+
+    assert {one.source.chat_type for one in run.received} == {ChatType.GROUP}
+
+
+async def test_who_takes_anothers_place_in_a_direct_room_is_not_in_that_session(
+    tmp_path: Path, server: Synapse
+) -> None:
+    met, bob = Meeting.at(server), server.client(server.register("bob"))
+    async with running(tmp_path, server.url, met.bot) as run:
+        met.ann.say(met.room, "a secret")
+        await run.until(lambda: len(run.received) == 1)
+        met.ann.ask("POST", f"/rooms/{met.room}/invite", user_id=bob.user.user_id)
+        bob.join(met.room)
+        met.ann.ask("POST", f"/rooms/{met.room}/leave")
+        bob.say(met.room, "what was it?")
         await run.until(lambda: len(run.received) == 2)
         await run.stored()
     async with running(tmp_path, server.url, met.bot) as again:
-        met.ann.say(met.room, "still")
+        bob.say(met.room, "what?")
         await again.until(lambda: again.received)
 
-    kinds = [one.source.chat_type for one in (*run.received, *again.received)]
-    assert kinds == [ChatType.GROUP, ChatType.DM, ChatType.DM]
+    sources = [one.source for one in (*run.received, *again.received)]
+    keys = [session_key(one, AgentId("main"), SessionSettings()) for one in sources]
+    assert [one.chat_type for one in sources] == [ChatType.DM, ChatType.GROUP, ChatType.GROUP]
+    assert keys[0] != keys[1] == keys[2]
 
 
 async def test_a_thread_is_answered_in_it_also_in_a_direct_chat(
@@ -301,6 +323,28 @@ async def test_a_room_that_is_encrypted_before_the_first_start_is_known_as_such(
             await run.channel.send(outbound(met.room))
 
     assert (caught.value.retryable, "encrypted" in str(caught.value)) == (False, True)
+
+
+async def test_a_room_that_was_made_encrypted_is_known_as_such_and_so_is_its_name(
+    tmp_path: Path, server: Synapse
+) -> None:
+    """What a room is was said before the invitation, as by clients that make direct chats."""
+    met = Meeting.at(server)
+    content = {"algorithm": "m.megolm.v1.aes-sha2"}
+    encryption = {"type": "m.room.encryption", "state_key": "", "content": content}
+    async with running(tmp_path, server.url, met.bot) as run:
+        closed = met.ann.create(met.bot, initial_state=[encryption])
+        named = met.ann.create(met.bot, name="Team")
+        for room in (closed, named):
+            server.client(met.bot).join(room)
+            met.ann.say(room, f"in {room}")
+        await run.until(lambda: run.received)
+        with pytest.raises(SendError) as caught:
+            await run.channel.send(outbound(closed))
+
+    assert not caught.value.retryable
+    assert [one.source.chat_name for one in run.received] == ["Team"]
+    assert met.ann.of(closed, met.bot.user_id) == []
 
 
 async def test_invitations_of_those_who_are_listed_are_accepted_and_what_they_said_is_answered(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.channels.base import Outbound
 from gateway.channels.matrix_content import MAX_CONTENT_BYTES, MAX_TEXT_CHARS, edit, message
+from gateway.channels.matrix_inbound import MARK
 from gateway.channels.matrix_markup import render
 from gateway.model import SessionSource
 from tests.support.matrix_html import links_in, read_html
@@ -111,7 +112,12 @@ def test_where_both_have_no_room_the_text_is_shown_as_it_stands() -> None:
     content, edited = message(outbound), edit(outbound, "$1")
 
     assert render(outbound.text) is not None
-    assert content == {"msgtype": "m.text", "body": outbound.text, "m.mentions": {}}
+    assert content == {
+        "msgtype": "m.text",
+        "body": outbound.text,
+        "m.mentions": {},
+        MARK: True,
+    }
     assert edited["m.new_content"] == content
 
 
@@ -126,7 +132,7 @@ def test_a_table_that_would_grow_beyond_measure_is_none() -> None:
 def test_plain_text_and_notices_are_what_they_are() -> None:
     content = message(Outbound(ROOM, "*a*", "d", plain=True), notice=True)
 
-    assert content == {"msgtype": "m.notice", "body": "*a*", "m.mentions": {}}
+    assert content == {"msgtype": "m.notice", "body": "*a*", "m.mentions": {}, MARK: True}
 
 
 def test_an_edit_says_a_little_to_those_who_know_no_edits() -> None:

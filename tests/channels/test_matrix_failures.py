@@ -2,75 +2,46 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import orjson
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from gateway.channels.base import NotConnectedError, Outbound, SendError
-from gateway.channels.matrix_api import DEFAULT_PAUSE_S
+from gateway.channels.matrix_api import DEFAULT_PAUSE_S, MAX_PAUSE_S
 from gateway.channels.matrix_sync import LAZY_S, MAX_MISSED
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
 from gateway.model import ChatType, SessionSource
-from tests.support.matrix import PATIENCE_S, Run, channel_of
-from tests.support.played_matrix import ROOM, PlayedHomeserver, event, said
+from tests.support.matrix import channel_of
+from tests.support.played_matrix import (
+    BOT,
+    BUSY,
+    ROOM,
+    PlayedHomeserver,
+    event,
+    running,
+    said,
+    slept,
+)
 from tests.support.synapse import User
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
     from pathlib import Path
 
-BOT = User("@bot:matrix.test", "", "a-secret-token", "D")
 OUTBOUND = Outbound(SessionSource("matrix", ROOM, account="work"), "a private text", "d-1")
-BUSY = {"errcode": "M_LIMIT_EXCEEDED", "error": "no", "retry_after_ms": 2_500}
-
-
-class Noting(FakeClock):
-    """Waits for nothing, and notes how long it was asked to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slept: list[float] = []
-
-    @override
-    async def sleep(self, duration_s: float) -> None:
-        self.slept.append(duration_s)
-
-
-@asynccontextmanager
-async def running(
-    tmp_path: Path,
-    server: PlayedHomeserver,
-    **settings: Any,  # noqa: ANN401 - of the channel
-) -> AsyncGenerator[Run]:
-    """Run a channel, and wait until it reaches its homeserver, or is lost."""
-    run = channel_of(tmp_path, server.url, BOT, clock=Noting(), **settings)
-    async with server.serving(), anyio.create_task_group() as tasks:
-        tasks.start_soon(run.run)
-        with anyio.fail_after(PATIENCE_S):
-            while not run.reached.is_set() and not run.lost:
-                await run.changed.wait()
-        yield run
-        tasks.cancel_scope.cancel()
-
-
-def slept(run: Run) -> list[float]:
-    assert isinstance(run.clock, Noting)
-    return run.clock.slept
 
 
 async def test_a_homeserver_that_asks_for_a_pause_gets_it(tmp_path: Path) -> None:
     server = PlayedHomeserver(BOT)
-    server.push((429, BUSY), (429, {}), (429, {"retry_after_ms": "soon"}))
+    endless = {"retry_after_ms": 1e15}
+    server.push((429, BUSY), (429, {}), (429, {"retry_after_ms": "soon"}), (429, endless))
     async with running(tmp_path, server) as run:
         pass
 
-    assert slept(run) == [2.5, 3.0, DEFAULT_PAUSE_S]
+    assert slept(run) == [2.5, 3.0, DEFAULT_PAUSE_S, MAX_PAUSE_S]
     assert run.lost == ""
 
 
@@ -193,54 +164,6 @@ async def test_a_gap_that_cannot_be_read_now_is_read_later(tmp_path: Path) -> No
 
     assert run.received == []
     assert again.texts == ["text 1", "text 2"]
-
-
-@pytest.mark.parametrize(
-    ("answers", "reason"),
-    [
-        pytest.param([(403, {"errcode": "M_FORBIDDEN"})], "403 M_FORBIDDEN", id="refused"),
-        pytest.param([(502, b"")], "502", id="another-homeserver-is-away"),
-        pytest.param([(429, BUSY)] * 3, "429 M_LIMIT_EXCEEDED", id="busy"),
-    ],
-)
-async def test_an_invitation_that_cannot_be_accepted_stops_nobody(
-    tmp_path: Path, answers: list[tuple[int, object]], reason: str
-) -> None:
-    server = PlayedHomeserver(BOT)
-    server.answers["join"] = list(answers)
-    with capture_logs() as logs:
-        async with running(tmp_path, server, join=["*"]) as run:
-            server.push(invitation("@ann:matrix.test"), said("s2", event(1)))
-            await run.until(lambda: run.received)
-
-    assert [one["reason"] for one in logs if one["event"] == "matrix.join_failed"] == [reason]
-    assert server.times("join") == len(answers)
-
-
-async def test_an_invitation_that_names_two_inviters_needs_both_to_be_listed(
-    tmp_path: Path,
-) -> None:
-    """Whoever invites chooses what else an invitation says."""
-    server = PlayedHomeserver(BOT)
-    async with running(tmp_path, server, join=["@ann:matrix.test"]) as run:
-        server.push(invitation("@ann:matrix.test", "@eve:elsewhere.test"), said("s2", event(1)))
-        await run.until(lambda: run.received)
-
-    assert server.times("join") == 0
-
-
-def invitation(*inviters: str) -> tuple[int, object]:
-    events = [
-        {
-            "type": "m.room.member",
-            "sender": inviter,
-            "state_key": BOT.user_id,
-            "content": {"membership": "invite"},
-        }
-        for inviter in inviters
-    ]
-    rooms = {"invite": {"!other": {"invite_state": {"events": events}}}}
-    return 200, {"next_batch": "s1", "rooms": rooms}
 
 
 async def test_odd_events_stop_nobody(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from gateway.channels.base import Outbound
+from gateway.channels.fields import MAX_ID_CHARS
+from gateway.channels.matrix_content import edit, message
 from gateway.channels.matrix_inbound import Origin, Where, changed_id, inbound_of, origin_of
 from gateway.channels.matrix_rooms import WELCOME_MS, joining, since_invited
-from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound
+from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound, SessionSource
 
 ANN = "@ann:matrix.test"
-HERE = Where("work", "@gateway:matrix.test", "!room", "plans", direct=True, names={ANN: "Ann\n"})
+HERE = Where("work", "@gateway:matrix.test", "!room", "plans", peer=ANN, names={ANN: "Ann\n"})
 
 
 def event(content: dict[str, Any], **more: object) -> dict[str, Any]:
@@ -129,10 +132,10 @@ def test_a_sticker_is_described() -> None:
 def test_a_thread_of_a_group_is_one() -> None:
     relation = {"rel_type": "m.thread", "event_id": "$root"}
     content = {"msgtype": "m.text", "body": "x", "m.relates_to": relation}
-    source = read(content, replace(HERE, direct=False)).source
+    source = read(content, replace(HERE, peer="")).source
 
     assert (source.chat_type, source.thread_id) == (ChatType.THREAD, "$root")
-    assert read({"msgtype": "m.text", "body": "x"}, replace(HERE, direct=False)).source == replace(
+    assert read({"msgtype": "m.text", "body": "x"}, replace(HERE, peer="")).source == replace(
         source, chat_type=ChatType.GROUP, thread_id=""
     )
 
@@ -232,3 +235,36 @@ def test_without_an_invitation_what_counts_begins_with_the_joining() -> None:
 
 def test_a_new_name_is_no_joining() -> None:
     assert joining((membership("join", 1, "join"),), HERE.user_id) is None
+
+
+def test_what_a_gateway_writes_no_gateway_takes_for_a_message() -> None:
+    outbound = Outbound(SessionSource("matrix", "!room"), "**hi**", "d-1")
+
+    for content in (message(outbound), edit(outbound, "$1")):
+        assert inbound_of(event(content, sender="@bot:elsewhere.test"), HERE, None) is None
+
+
+def test_a_direct_chat_is_that_of_one_person() -> None:
+    content = {"msgtype": "m.text", "body": "x"}
+
+    assert read(content, sender="@bob:matrix.test").source.chat_type is ChatType.GROUP
+
+
+LONG = "x" * MAX_ID_CHARS
+
+
+@pytest.mark.parametrize(
+    ("more", "thread_id"),
+    [
+        pytest.param({"event_id": f"${LONG}"}, "$root", id="long-message"),
+        pytest.param({"event_id": "$\n"}, "$root", id="message-with-a-control"),
+        pytest.param({"sender": f"@{LONG}"}, "$root", id="long-user"),
+        pytest.param({}, f"${LONG}", id="long-thread"),
+        pytest.param({}, "$\x00", id="thread-with-a-control"),
+    ],
+)
+def test_ids_that_are_none_are_refused(more: dict[str, str], thread_id: str) -> None:
+    relation = {"rel_type": "m.thread", "event_id": thread_id}
+    content = {"msgtype": "m.text", "body": "x", "m.relates_to": relation}
+
+    assert inbound_of(event(content, **more), HERE, None) is None

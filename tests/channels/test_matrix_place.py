@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 PLACE = Place(
     "@gateway:matrix.test",
     "s1",
-    {"!b", "!a"},
-    {"!a": Room(2, "plans", encrypted=True), "!b": Room()},
+    {"!a": Room(2, "plans", encrypted=True, peer="@ann:matrix.test"), "!b": Room()},
+    {"!c": "@bob:matrix.test"},
 )
 
 
@@ -42,7 +42,7 @@ def test_where_nothing_was_written_there_is_none(tmp_path: Path) -> None:
     assert read_place(place_path(tmp_path, "work")) is None
 
 
-WRITTEN = {"version": 1, "user_id": "@a:b", "since": "s1", "direct": [], "rooms": {}}
+WRITTEN = {"version": 1, "user_id": "@a:b", "since": "s1", "rooms": {}}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,8 @@ WRITTEN = {"version": 1, "user_id": "@a:b", "since": "s1", "direct": [], "rooms"
         pytest.param(orjson.dumps({**WRITTEN, "since": None}), id="no-place"),
         pytest.param(orjson.dumps({**WRITTEN, "since": ""}), id="blank-place"),
         pytest.param(orjson.dumps({**WRITTEN, "user_id": 7}), id="no-user"),
-        pytest.param(orjson.dumps({**WRITTEN, "direct": [[]]}), id="no-room-id"),
+        pytest.param(orjson.dumps({**WRITTEN, "invitations": {"!a": 7}}), id="no-inviter"),
+        pytest.param(orjson.dumps({**WRITTEN, "invitations": []}), id="no-invitations"),
         pytest.param(orjson.dumps({**WRITTEN, "rooms": []}), id="no-rooms"),
         pytest.param(
             orjson.dumps(
@@ -91,6 +92,14 @@ def test_a_full_disk_leaves_the_place_before(tmp_path: Path) -> None:
             write_place(path, large)
 
         assert read_place(path) == PLACE
+
+
+def test_a_file_of_before_its_later_keys_is_read(tmp_path: Path) -> None:
+    path = place_path(tmp_path, "work")
+    room = {"members": 2, "name": "", "encrypted": False}
+    path.write_bytes(orjson.dumps({**WRITTEN, "direct": ["!a"], "rooms": {"!a": room}}))
+
+    assert read_place(path) == Place("@a:b", "s1", {"!a": Room(2)})
 
 
 async def test_a_backup_and_a_salvage_hold_it(tmp_path: Path) -> None:

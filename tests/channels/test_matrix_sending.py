@@ -11,6 +11,7 @@ import pytest
 from gateway.channels.base import Outbound, Receipt, SendError
 from gateway.channels.matrix import TYPING_S
 from gateway.channels.matrix_content import MAX_TEXT_CHARS
+from gateway.channels.matrix_inbound import MARK
 from gateway.model import SessionSource
 from tests.support import synapse
 from tests.support.matrix import PATIENCE_S, Meeting, channel_of, running
@@ -109,6 +110,7 @@ async def test_what_a_sender_is_told_at_once_is_a_notice(tmp_path: Path, server:
             "msgtype": "m.notice",
             "body": "not *you*",
             "m.mentions": {},
+            MARK: True,
             "m.relates_to": {"m.in_reply_to": {"event_id": said}},
         }
     ]

@@ -17,7 +17,7 @@ from gateway.channels.telegram_polling import RETRY_S
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError, StorageBusyError
 from gateway.model import ChatType, SessionSource
-from tests.support.telegram_api import Failure, TelegramServer, message, user
+from tests.support.telegram_api import TOKEN, Failure, TelegramServer, message, user
 from tests.support.telegram_runs import Run, outbound, running, settings
 
 if TYPE_CHECKING:
@@ -218,10 +218,19 @@ async def test_markup_that_telegram_refuses_is_shown_plain(tmp_path: Path) -> No
     assert [first, run.server.posted[0].text] == [text, f"{text}!"]
 
 
-async def test_a_message_goes_to_its_topic_refers_and_has_no_preview(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "reply_to",
+    [
+        pytest.param(f"{TOKEN.partition(':')[0]}:5", id="as-of-today"),
+        pytest.param("5", id="of-an-older-gateway"),
+    ],
+)
+async def test_a_message_goes_to_its_topic_refers_and_has_no_preview(
+    tmp_path: Path, reply_to: str
+) -> None:
     topic = SessionSource("telegram", "-100", ChatType.THREAD, "main", thread_id="42")
     async with running(tmp_path) as run:
-        await run.channel.send(outbound("see https://a.b", topic, reply_to="5"))
+        await run.channel.send(outbound("see https://a.b", topic, reply_to=reply_to))
         await run.channel.show_typing(topic)
 
     (sent,) = run.server.posted
@@ -232,6 +241,20 @@ async def test_a_message_goes_to_its_topic_refers_and_has_no_preview(tmp_path: P
     }
     assert orjson.loads(sent.fields["link_preview_options"]) == {"is_disabled": True}
     assert run.server.typing == [("-100", "42")]
+
+
+async def test_messages_of_another_bot_are_neither_answered_nor_edited(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        shown_id = await run.channel.send(outbound("ours"))
+        number = shown_id.partition(":")[2]
+        await run.channel.send(outbound("no answer", reply_to=f"999:{number}"))
+        with pytest.raises(SendError) as caught:
+            await run.channel.edit(outbound("theirs"), f"999:{number}")
+
+    assert shown_id == f"{TOKEN.partition(':')[0]}:{run.server.posted[0].message_id}"
+    assert [one.text for one in run.server.posted] == ["ours", "no answer"]
+    assert "reply_parameters" not in run.server.posted[1].fields
+    assert not caught.value.retryable
 
 
 async def test_an_edit_to_what_is_shown_already_is_well(tmp_path: Path) -> None:
@@ -283,7 +306,7 @@ async def test_a_lost_poll_cuts_off_nothing_that_is_being_sent(tmp_path: Path) -
         server.gate.set()
         await run.lost()
 
-    assert sent == [str(server.posted[0].message_id)]
+    assert [one.rpartition(":")[2] for one in sent] == [str(server.posted[0].message_id)]
 
 
 async def test_names_are_cleaned(tmp_path: Path) -> None:

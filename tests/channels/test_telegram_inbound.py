@@ -22,7 +22,7 @@ ANONYMOUS = user(1087968824, "Group", is_bot=True)
 
 def read(update: dict[str, Any]) -> Inbound | None:
     update_of = Update.model_validate({"update_id": 1, **update})
-    return inbound_of(update_of, account="main", bot_name=BOT_NAME)
+    return inbound_of(update_of, account="main", bot_name=BOT_NAME, bot_id="123456")
 
 
 def said(**more: Any) -> Inbound:  # noqa: ANN401 - fields of a message
@@ -35,11 +35,20 @@ def source(chat: str, kind: ChatType = ChatType.DM, **more: str) -> SessionSourc
     return SessionSource("telegram", chat, kind, "main", **more)
 
 
+def test_messages_of_two_bots_never_bear_one_id() -> None:
+    update_of = Update.model_validate({"update_id": 1, "message": message()})
+    found = [
+        inbound_of(update_of, account="main", bot_name=BOT_NAME, bot_id=bot) for bot in ("1", "11")
+    ]
+
+    assert [one and one.message_id for one in found] == ["1:1", "11:1"]
+
+
 def test_a_private_chat_is_direct() -> None:
     inbound = said(sender=user(last_name="Lee"))
 
     assert inbound.source == source("7", user_id="7", user_name="Ann Lee")
-    assert (inbound.text, inbound.message_id, inbound.change) == ("hello", "1", Change.NEW)
+    assert (inbound.text, inbound.message_id, inbound.change) == ("hello", "123456:1", Change.NEW)
     assert inbound.typed
     assert inbound.bot_name == BOT_NAME
 
@@ -111,7 +120,7 @@ def test_an_edit_is_a_change_of_the_message(kind: str) -> None:
     inbound = read({kind: message("now", edit_date=1_700_000_100)})
 
     assert inbound is not None
-    assert (inbound.change, inbound.message_id, inbound.text) == (Change.EDITED, "1", "now")
+    assert (inbound.change, inbound.message_id, inbound.text) == (Change.EDITED, "123456:1", "now")
 
 
 @pytest.mark.parametrize(

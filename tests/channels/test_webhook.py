@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.channels import webhook
 from gateway.channels.base import NotConnectedError, Outbound, Receipt, SendError
 from gateway.channels.hooks import HookAnswer, HookedChannel, HookRequest, JudgesHeads
-from gateway.channels.webhook import NOWHERE, WebhookChannel
+from gateway.channels.webhook import AT_ONCE_BYTES, NOWHERE, WebhookChannel
 from gateway.channels.webhook_settings import WebhookChannelSettings
 from gateway.clock import FakeClock
-from gateway.errors import ConfigurationError, StorageFullError
+from gateway.errors import BusyError, ConfigurationError, StorageFullError
 from gateway.model import AttachmentKind, ChatType, Inbound, SessionSource
 from gateway.settings import SecretSource
+from gateway.signing.signatures import prove
 from tests.support.webhooks import OTHER_SECRET, SECRET, THIRD_SECRET, Reaction, Receiver, signed
 
 if TYPE_CHECKING:
@@ -147,10 +150,10 @@ async def test_each_secret_opens_while_one_takes_the_place_of_another(tmp_path: 
         pytest.param(b'{"chat_id": "a", "chat_id": "b", "text": "x"}', "key twice", id="twice"),
         pytest.param(b'{"a": %b%b}' % (b"[" * 32, b"]" * 32), "nested too deep", id="deep"),
         pytest.param(b'{"a": [%b1]}' % (b"1," * 10_000), "too many values", id="many"),
-        pytest.param(b'{"text": "x"}', "Chat_id: accepted is", id="no-chat"),
-        pytest.param(b'{"chat_id": "a"}', "Text: accepted is", id="no-text"),
+        pytest.param(b'{"text": "x"}', "chat_id: accepted is", id="no-chat"),
+        pytest.param(b'{"chat_id": "a"}', "text: accepted is", id="no-text"),
         pytest.param(b'{"chat_id": "a", "text": "x", "message_id": "m"}', "unknown field", id="id"),
-        pytest.param(b'{"chat_id": "a\\ud800", "text": "x"}', "Chat_id", id="surrogate-in-an-id"),
+        pytest.param(b'{"chat_id": "a\\ud800", "text": "x"}', "chat_id", id="surrogate-in-an-id"),
         pytest.param(b'{"chat_id": "a", "text": "x", "chat_type": "x"}', "one of dm", id="type"),
     ],
 )
@@ -231,6 +234,40 @@ async def test_what_is_refused_is_told_as_such_and_what_waits_too(tmp_path: Path
         waits = await posted(channel, body)
 
     assert (refused, waits) == (HookAnswer(422, "No."), HookAnswer(200, "2 messages first."))
+
+
+async def test_a_bound_that_is_reached_says_when_to_come_again(tmp_path: Path) -> None:
+    channel, body = made(tmp_path), {"chat_id": "ann", "text": "hi"}
+    answers = []
+    for own in (True, False):
+        busy = BusyError("Later.", retry_after_s=7.0, caller_limit=own)
+        receipt = Receipt(accepted=False, text=str(busy), busy=busy)
+        async with running(channel, lambda _, receipt=receipt: receipt):  # type: ignore[misc]
+            answers.append(await posted(channel, body))
+
+    assert answers == [HookAnswer(429, "Later.", 7.0), HookAnswer(503, "Later.", 7.0)]
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_large_bodies_are_proven_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool
+) -> None:
+    threads: list[bool] = []
+
+    def proving(*given: Any) -> None:  # noqa: ANN401
+        threads.append(threading.current_thread() is threading.main_thread())
+        prove(*given)
+
+    monkeypatch.setattr(webhook, "prove", proving)
+    channel = made(tmp_path)
+    text = "x" * (AT_ONCE_BYTES if large else 100)
+    async with running(channel) as received:
+        answer = await posted(channel, {"chat_id": "ann", "text": text})
+        forged = await posted(channel, {"chat_id": "ann", "text": text}, secret=OTHER_SECRET)
+
+    assert (answer.status, forged.status) == (200, 401)
+    assert [one.text for one in received] == [text]
+    assert threads == [not large] * 2
 
 
 async def test_where_no_answers_are_posted_they_go_nowhere(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 
-from gateway.cli.chat import context_text
+from gateway.cli.chat import context_text, waiting
+from gateway.cli.chat_lines import commands, completions
 from tests.cli.processes import gateway, running_gateway, terminal
 from tests.support.long_sessions import STARTED
 
@@ -311,3 +315,71 @@ def test_a_size_is_told_at_a_glance(tokens: int, text: str) -> None:
     assert context_text({"measured": measured}) == f"context: {text}/200k, counted"
     assert not context_text({"measured": {**measured, "source": "unknown"}})
     assert not context_text(None)
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["without-processes", "with-processes"])
+def test_tab_offers_what_can_be_typed(*, processes: bool) -> None:
+    offered = completions("/", commands(processes=processes))
+
+    assert {"/reset ", "/new ", "/context ", "/quit ", "/exit "} <= set(offered)
+    assert ({"/bg ", "/ps "} <= set(offered)) == processes
+    assert completions("/Re", commands(processes=processes)) == ["/reset ", "/resume "]
+
+
+@pytest.mark.parametrize("enabled", ["false", "true"])
+def test_tab_offers_processes_where_the_gateway_has_them(tmp_path: Path, enabled: str) -> None:
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=f"[processes]\nenabled = {enabled}\n"),
+        terminal("chat", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        # What begins a command alone is completed; what begins none stays as it is.
+        screen.type("/b\tX\n")
+        screen.wait_for("/bg X" if enabled == "true" else "/bX")
+
+
+@pytest.mark.parametrize("word", ["/quit", " /EXIT "])
+def test_a_dialogue_can_be_left_with_a_word_and_help_says_so(tmp_path: Path, word: str) -> None:
+    state = tmp_path / "state"
+    with running_gateway(state), terminal("chat", "--state-dir", state) as screen:
+        screen.wait_for("> ")
+        screen.type("/help\n")
+        told = screen.wait_for("Ctrl-D)\n")
+        screen.wait_for("> ")
+        screen.type(f"{word}\n")
+        assert screen.end() == 0
+
+    assert "tells the commands" in told
+    assert "/context - " in told
+    assert "/quit - ends the dialogue" in told
+
+
+def test_that_no_gateway_runs_is_told_before_anything_is_typed(tmp_path: Path) -> None:
+    with terminal("chat", "--state-dir", tmp_path / "state") as screen:
+        shown = screen.rest()
+        assert screen.end() == 69
+
+    assert "start it with: gateway run" in shown
+    assert "> " not in shown
+
+
+@pytest.mark.parametrize(("ahead", "text"), [(1, "1 message is"), (2, "2 messages are")])
+def test_who_waits_is_told_how_long_in_good_english(ahead: int, text: str) -> None:
+    assert waiting(ahead) == f"waiting: {text} answered first"
+
+
+def test_what_becomes_of_a_turn_is_told_where_the_gateway_dies_in_it(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with (
+        running_gateway(state, config=SCRIPT.format(lines='"!hang"')),
+        terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
+    ):
+        screen.wait_for("> ")
+        screen.type("hi\n")
+        wait_until_busy(state)
+        os.kill(orjson.loads((state / "lock").read_bytes())["pid"], signal.SIGKILL)
+        shown = screen.rest()
+        assert screen.end() == 69
+
+    assert "runs again at its next start" in " ".join(shown.split())

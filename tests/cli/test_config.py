@@ -177,3 +177,63 @@ def test_a_default_file_that_links_to_nowhere_is_not_taken_for_no_file(tmp_path:
 
     assert outcome.status == 78
     assert "gateway.toml: is not there" in outcome.stdout
+
+
+def test_every_problem_is_told_in_one_run_and_what_follows_from_another_is_not(
+    tmp_path: Path,
+) -> None:
+    file, short = tmp_path / "gateway.toml", tmp_path / "short"
+    short.write_text("changeme")
+    file.write_text(
+        f"""[http]
+port = 70000
+token = {{ file = "{short}" }}
+[channels.tga]
+kind = "telegramm"
+token = {{ env = "A_TOKEN" }}
+[channels.tgb]
+kind = "telegram"
+token = {{ file = "/no/such" }}
+[channels.tgc]
+token = {{ file = "/no/such" }}
+[[webhooks]]
+name = "ops"
+url = "htp://ops"
+secret = {{ file = "/no/such" }}
+events = ["turn.completed"]
+[[webhooks]]
+name = "more"
+url = "https://ops.example.org"
+secret = {{ file = "/no/such/either" }}
+events = ["turn.completed"]
+[tools.servers.one]
+comand = ["no-such-server"]
+[tools.servers.two]
+command = ["no-such-server"]
+[[routes]]
+platform = "telegram"
+account = "tga"
+agent = "mian"
+[[sessions.identities]]
+name = "ann"
+members = ["telegram/tga/1", "telegram/tgb/1"]
+"""
+    )
+
+    outcome = gateway("check-config", "-c", file)
+
+    assert outcome.status == 78
+    told = [line.split(":")[1:3] for line in outcome.stdout.splitlines()]
+    assert told == [
+        ["2", " http.port"],
+        ["3", " http.token"],
+        ["5", " channels.tga.kind"],
+        ["9", " channels.tgb.token"],
+        ["10", " channels.tgc.kind"],
+        ["14", " webhooks[0].url"],
+        ["20", " webhooks[1].secret"],
+        ["23", " tools.servers.one.comand"],
+        ["25", " tools.servers.two.command"],
+        ["29", " routes[0].agent"],
+    ]
+    assert "changeme" not in outcome.stdout

@@ -23,10 +23,10 @@ command = ["{sys.executable}", "{TINY_SERVER}"]
 FIELDS = ("state", "since", "tools", "calls", "failures", "timeouts", "restarts", "last_error")
 
 
-def rows(outcome: Outcome) -> dict[str, str]:
-    """Return what is printed of tools, by name, in order."""
+def rows(outcome: Outcome, table: str = "tools") -> dict[str, str]:
+    """Return what is printed of a table, by name, in order."""
     pairs = [re.split(r" {2,}", line, maxsplit=1) for line in outcome.stdout.splitlines()]
-    return {pair[0]: pair[1] for pair in pairs if pair[0].startswith("tools")}
+    return {pair[0]: pair[1] for pair in pairs if pair[0].startswith(table)}
 
 
 def test_each_server_has_its_rows_and_json_its_list(tmp_path: Path) -> None:
@@ -51,3 +51,23 @@ def test_without_servers_that_is_said(tmp_path: Path) -> None:
 
     assert told == {"tools": "none"}
     assert (stopped.status, rows(stopped)) == (0, {})
+
+
+def test_broken_channels_come_first_and_instants_are_written_as_elsewhere(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    well, broken = "channels.loopback/one", "channels.loopback/two"
+    config = (
+        '[channels.one]\nkind = "loopback"\n'
+        f'[channels.two]\nkind = "loopback"\npath = "{tmp_path}/no/such/socket"\n'
+    )
+    with running_gateway(state, config=config):
+        told: dict[str, str] = {}
+        for _ in range(20):
+            told = rows(gateway("status", "--state-dir", state), "channels")
+            if told[f"{broken}.state"] == "backing_off":
+                break
+
+    names = [name.rpartition(".")[0] for name in told]
+    assert told[f"{broken}.state"] == "backing_off"
+    assert list(dict.fromkeys(names)) == [broken, well]
+    assert re.fullmatch(r"[-0-9]{10} [:0-9]{8} UTC", told[f"{well}.since"])

@@ -37,6 +37,7 @@ def test_tokens_are_made_listed_and_revoked_without_a_daemon(tmp_path: Path) -> 
     twice = gateway("token", "revoke", "alice", "--state-dir", state)
     taken = gateway("token", "create", "alice", "--state-dir", state)
     again = gateway("token", "create", "alice", "--again", "--state-dir", state)
+    never = gateway("token", "create", "nobody", "--again", "--state-dir", state)
     listed = gateway("token", "list", "--state-dir", state)
     document = gateway("token", "list", "--state-dir", state, "--json").document
 
@@ -48,6 +49,9 @@ def test_tokens_are_made_listed_and_revoked_without_a_daemon(tmp_path: Path) -> 
     assert revoked.stdout == "revoked alice\n"
     assert (twice.status, taken.status, again.status) == (1, 1, 0)
     assert "would find its sessions" in taken.stderr
+    assert "say that it may: --again" in taken.stderr
+    assert (never.status, never.stdout) == (1, "")
+    assert "No token ever had this name" in never.stderr
     head, *rows = listed.stdout.splitlines()
     assert head.split() == ["NAME", "CREATED", "LAST", "USED", "(HOUR)", "REVOKED"]
     assert [row.split()[0] for row in rows] == ["bob", "alice"]

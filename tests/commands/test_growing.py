@@ -17,7 +17,9 @@ from gateway.channels.running import Channels
 from gateway.clock import FakeClock
 from gateway.commands.following import Followers
 from gateway.commands.growing import FIRST_S, PART_TIMEOUT_S, Growing, grow
+from gateway.delivery.planning import LONGEST_WISH_S
 from gateway.delivery.streams import Streams
+from gateway.transcripts import outbox_changes
 from gateway.transcripts.inbox import Origin
 from gateway.transcripts.outbox_rows import OutboxState
 from gateway.turns.ticket import Progress, Question
@@ -207,6 +209,9 @@ class Asked:
         self.streams = Streams(clock)
         self.asked, self.told = anyio.Event(), anyio.Event()
 
+    async def yields(self, _channel: str) -> bool:
+        return False
+
     async def owes(self, _chat: str) -> bool:
         self.asked.set()
         await self.told.wait()
@@ -311,7 +316,7 @@ async def test_a_crash_has_the_reply_sent_anew(tmp_path: Path) -> None:
     assert channel.reads == {"id-1": "One", "id-2": "One two"}
 
 
-async def test_a_crash_amid_the_last_edit_has_the_reply_sent_as_a_repeat(tmp_path: Path) -> None:
+async def test_a_crash_amid_the_last_edit_has_that_made_again(tmp_path: Path) -> None:
     channel = editing()
     async with scene(tmp_path, channel) as chat:
         progress = chat.begin(1, "ann", "One")
@@ -322,7 +327,7 @@ async def test_a_crash_amid_the_last_edit_has_the_reply_sent_as_a_repeat(tmp_pat
     async with scene(tmp_path, channel) as chat:
         await chat.until_sent(1)
 
-    assert channel.reads == {"id-1": "One", "id-2": "(This may be a repeat.)\n\nOne two"}
+    assert channel.reads == {"id-1": "One two"}
 
 
 async def test_of_a_long_answer_the_first_piece_grows_and_the_rest_follows(tmp_path: Path) -> None:
@@ -353,6 +358,53 @@ async def test_nothing_grows_while_an_earlier_reply_waits(tmp_path: Path) -> Non
 
     assert early == {}
     assert list(channel.reads.values()) == ["first", "second, whole"]
+
+
+async def test_answers_grow_no_further_while_a_busy_platform_owes_replies(tmp_path: Path) -> None:
+    channel = editing()
+    async with scene(tmp_path, channel) as chat:
+        progress = chat.begin(1, "ann", "One")
+        await chat.pass_s(FIRST_S)
+        channel.plays = [busy(20)]
+        await chat.bench.owe(1, "bob")
+        await chat.settle()
+        progress.add_text(" two")
+        await chat.pass_s(18)
+        while_owed = dict(channel.reads)
+        await chat.pass_s(6)
+
+    assert while_owed == {"id-1": "One"}
+    assert channel.reads == {"id-1": "One two", "id-2": "bob 1"}
+    assert [one.text for one in channel.asked] == ["One", "bob 1", "bob 1", "One two"]
+
+
+@pytest.mark.parametrize("wish_s", [3_700.0, 1e300])
+async def test_a_pause_without_measure_ends_nothing_and_asks_the_storage_for_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish_s: float
+) -> None:
+    put_off: list[object] = []
+    noted = outbox_changes.put_off
+
+    def counted(*args: Any, **more: Any) -> None:  # noqa: ANN401 - whatever it takes
+        put_off.append(args)
+        noted(*args, **more)
+
+    monkeypatch.setattr(outbox_changes, "put_off", counted)
+    channel = editing()
+    async with scene(tmp_path, channel) as chat:
+        progress = chat.begin(1, "ann", "One")
+        await chat.pass_s(FIRST_S + EVERY_S)
+        channel.plays = [busy(wish_s)]
+        progress.add_text(" two")
+        await chat.pass_s(EVERY_S)
+        await chat.reply(1, "One two three", progress)
+        await chat.pass_s(EVERY_S)
+        await chat.bench.clock.advance(LONGEST_WISH_S)
+        await chat.until_sent(1)
+
+    assert len(put_off) == 1
+    assert len(channel.reads) == 1
+    assert channel.reads["id-1"].endswith("One two three")
 
 
 async def test_a_platform_that_is_away_gets_the_answer_once_it_is_there(tmp_path: Path) -> None:

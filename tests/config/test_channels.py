@@ -16,6 +16,8 @@ TWO = '[channels.main]\nkind = "loopback"\n[channels.work]\nkind = "loopback"\n'
 """Lines 1 to 4."""
 BOT = '[channels.bot]\nkind = "telegram"\ntoken = { env = "A_TOKEN" }\n'
 """Three lines."""
+HOST = "[http]\nallowed_hosts = ['x.org']\n"
+"""Two lines."""
 
 
 def problems_of(tmp_path: Path, text: str) -> list[str]:
@@ -79,6 +81,12 @@ def doubts_of(tmp_path: Path, text: str) -> list[str]:
             "is one of: main, work",
             id="access-account",
         ),
+        pytest.param(
+            BOT + 'webhook = { url = "https://x.org:444/hooks/bot", secret = { env = "S" } }',
+            "4: channels.bot.webhook.url: has port 444, accepted are those that Telegram calls: "
+            "443, 80, 88 and 8443",
+            id="webhook-port",
+        ),
     ],
 )
 def test_what_can_never_work_is_refused_with_its_place(
@@ -112,10 +120,16 @@ def test_what_can_never_work_is_refused_with_its_place(
             id="processes",
         ),
         pytest.param(
-            BOT + 'webhook = { url = "https://x.org/bots/bot", secret = { env = "S" } }',
-            "4: channels.bot.webhook.url: does not end in /hooks/bot: what stands in front has to "
+            HOST + BOT + 'webhook = { url = "https://x.org/bots/bot", secret = { env = "S" } }',
+            "6: channels.bot.webhook.url: does not end in /hooks/bot: what stands in front has to "
             "lead there",
             id="webhook",
+        ),
+        pytest.param(
+            BOT + 'webhook = { url = "https://X.org/hooks/bot", secret = { env = "S" } }',
+            '4: channels.bot.webhook.url: the host "x.org" is not in http.allowed_hosts: every '
+            "call is answered 421, unless the front sends another host",
+            id="webhook-host",
         ),
     ],
 )
@@ -127,7 +141,8 @@ def test_what_may_be_meant_is_a_warning_with_its_place(
 
 def test_what_names_channels_there_are_is_neither(tmp_path: Path) -> None:
     text = (
-        BOT
+        HOST
+        + BOT
         + 'webhook = { url = "https://x.org/hooks/bot", secret = { env = "S" } }\n'
         + TWO
         + '[[routes]]\nplatform = "loopback"\naccount = "work"\nagent = "main"\n'
@@ -140,6 +155,29 @@ def test_what_names_channels_there_are_is_neither(tmp_path: Path) -> None:
     )
 
     assert doubts_of(tmp_path, text) == []
+
+
+@pytest.mark.parametrize("channel", ["kind = 'telegramm'", "", "kind = 5", "kind = ['telegram']"])
+def test_where_a_table_is_of_no_platform_nothing_else_says_which_channels_there_are(
+    tmp_path: Path, channel: str
+) -> None:
+    text = (
+        f"[channels.a]\n{channel}\n[channels.b]\nkind = 'loopback'\n"
+        "[[routes]]\nplatform = 'telegram'\naccount = 'a'\nagent = 'main'\n"
+        "[[sessions.identities]]\nname = 'ann'\nmembers = ['telegram/a/1', 'loopback/b/1']\n"
+    )
+
+    (problem,) = problems_of(tmp_path, text)
+    assert "channels.a" in problem
+
+
+def test_a_server_of_ones_own_calls_any_port(tmp_path: Path) -> None:
+    text = BOT + (
+        'base_url = "https://bots.example.org"\n'
+        'webhook = { url = "https://x.org:444/hooks/bot", secret = { env = "S" } }\n'
+    )
+
+    assert doubts_of(tmp_path, HOST.replace("x.org", "x.org:444") + text) == []
 
 
 def test_the_same_rules_hold_of_values_from_a_program() -> None:

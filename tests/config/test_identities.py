@@ -34,6 +34,12 @@ def test_a_person_has_members(tmp_path: Path) -> None:
     ("tables", "problem"),
     [
         pytest.param(
+            ['name = "a"\nmembers = ["openai/alice/alice"]'],
+            "7: sessions.identities[0].members[0]: is a token of the API: its clients name their "
+            "sessions, which stay in their own token's name space; accepted are users of channels",
+            id="token",
+        ),
+        pytest.param(
             ['name = "a"\nmembers = ["loopback/main/1", "loopback/main/1"]'],
             "7: sessions.identities[0].members[1]: is named twice, accepted is each member in one "
             "place",

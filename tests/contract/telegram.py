@@ -15,7 +15,7 @@ from gateway.clock import FakeClock, SystemClock
 from gateway.model import Change, ChatType, SessionSource
 from gateway.settings import SecretSource
 from tests.contract.base import Ability, People, Shown, Written
-from tests.support.telegram_api import Failure, Posted, TelegramServer
+from tests.support.telegram_api import TOKEN, Failure, Posted, TelegramServer
 from tests.support.telegram_api import message as telegram_message
 from tests.support.telegram_api import user as telegram_user
 
@@ -162,12 +162,12 @@ class _TelegramPeople(TelegramServer):
         reply = orjson.loads(posted.fields.get("reply_parameters", "{}"))
         place = self._place(posted.chat, posted.topic)
         answers = self._name(str(reply.get("message_id", "")))
-        shown = Shown(place, posted.text, str(posted.message_id), answers, [posted.text])
+        shown = Shown(place, posted.text, _name_of(posted), answers, [posted.text])
         self._people.shown.append(shown)
 
     @override
     def on_edited(self, posted: Posted) -> None:
-        wanted = str(posted.message_id)
+        wanted = _name_of(posted)
         next(one for one in self._people.shown if one.shown_id == wanted).edit(posted.text)
 
     @override
@@ -184,6 +184,10 @@ class _TelegramPeople(TelegramServer):
 
     def _name(self, number: str) -> str:
         return next((name for name, one in self._numbers.items() if str(one) == number), "")
+
+
+def _name_of(posted: Posted) -> str:
+    return f"{TOKEN.partition(':')[0]}:{posted.message_id}"
 
 
 class _Brisk(FakeClock):

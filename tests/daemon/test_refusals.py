@@ -177,3 +177,25 @@ async def test_a_token_of_ones_own_that_is_short_or_open_to_everyone_is_refused_
     assert "http.token: is too short" in short
     assert b"a-canary" not in ended.output
     assert not (tmp_path / "state").exists()
+
+
+async def test_the_token_that_was_made_is_no_other_secret(tmp_path: Path) -> None:
+    """It opens the whole API: what a platform sends along must not."""
+    state = tmp_path / "state"
+    async with running_daemon(state):
+        pass
+    copy = tmp_path / "secret"
+    copy.write_text((state / "token").read_text())
+    copy.chmod(0o600)
+    config = (
+        '[channels.bot]\nkind = "telegram"\ntoken = { file = "%s" }\n'
+        '[channels.bot.webhook]\nurl = "https://c.example.org/hooks/bot"\n'
+        'secret = { file = "%s" }\n'
+    )
+    bot = tmp_path / "bot"
+    bot.write_text("123456:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+    bot.chmod(0o600)
+    ended = await run_to_end(state, config % (bot, copy))
+
+    assert ended.code == 78
+    assert b"channels.bot.webhook.secret: is the same secret as the token" in ended.output

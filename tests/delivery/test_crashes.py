@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -16,16 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from gateway.channels.base import NotConnectedError
+from gateway.channels.base import NotConnectedError, Outbound
 from gateway.clock import FakeClock
 from gateway.delivery.planning import REPEAT
 from gateway.durable.database import Database
 from gateway.transcripts import outbox_rows
+from gateway.transcripts.outbox import chat_of
 from gateway.transcripts.outbox_rows import OutboxState
-from tests.support.channels import DeliveryBench, PlayedChannel, busy, delivering, owe, refusal
-
-if TYPE_CHECKING:
-    from gateway.channels.base import Outbound
+from tests.support.channels import (
+    DeliveryBench,
+    PlayedChannel,
+    busy,
+    delivering,
+    owe,
+    place,
+    refusal,
+)
 
 ROOT = Path(__file__).parents[2]
 TTL_S = 600.0
@@ -110,6 +116,65 @@ async def test_a_pause_that_a_platform_asked_for_outlives_the_gateway(tmp_path: 
         assert (early, channel.texts()) == (1, ["ann 1"])
 
 
+@pytest.mark.parametrize("idempotent", [False, True], ids=["plain", "idempotent"])
+async def test_an_edit_that_the_platform_took_is_made_again_after_a_crash(
+    tmp_path: Path, *, idempotent: bool
+) -> None:
+    path, clock = tmp_path / "gateway.db", FakeClock()
+    channel = PlayedChannel(idempotent=idempotent, edits=True)
+
+    async def shown_and_killed(outbound: Outbound) -> None:
+        channel.reads["id-1"] = outbound.text
+        await channel.hang(outbound)
+
+    async with delivering(path, channel, clock=clock) as bench:
+        await _grown(bench, channel)
+        channel.plays = [shown_and_killed]
+        await bench.owe(1, text="One two")
+        await bench.hung()
+    for _ in range(2):
+        async with delivering(path, channel, clock=clock) as bench:
+            await bench.settle()
+
+            assert channel.reads == {"id-1": "One two"}
+            assert await bench.ids(OutboxState.SENT) == ["ann-t1"]
+
+
+async def test_an_edit_in_doubt_that_cannot_be_made_again_is_followed_by_an_open_repeat(
+    tmp_path: Path,
+) -> None:
+    path, clock, channel = tmp_path / "gateway.db", FakeClock(), PlayedChannel(edits=True)
+    async with delivering(path, channel, clock=clock) as bench:
+        await _grown(bench, channel)
+        channel.plays = [channel.hang, refusal()]
+        await bench.owe(1, text="One two")
+        await bench.hung()
+    async with delivering(path, channel, clock=clock) as bench:
+        await bench.settle()
+
+    assert channel.reads == {"id-1": "One", "id-2": f"{REPEAT}One two"}
+
+
+async def test_a_channel_that_edits_no_more_after_a_crash_repeats_openly(tmp_path: Path) -> None:
+    path, clock, channel = tmp_path / "gateway.db", FakeClock(), PlayedChannel(edits=True)
+    async with delivering(path, channel, clock=clock) as bench:
+        await _grown(bench, channel)
+        channel.plays = [channel.hang]
+        await bench.owe(1, text="One two")
+        await bench.hung()
+    channel.edits = False
+    async with delivering(path, channel, clock=clock) as bench:
+        await bench.settle()
+
+    assert channel.reads == {"id-1": "One", "id-2": f"{REPEAT}One two"}
+
+
+async def _grown(bench: DeliveryBench, channel: PlayedChannel) -> None:
+    """Let a part of the first reply be shown."""
+    stream = bench.delivery.streams.open("ann-t1", chat_of(place()))
+    stream.shown_id = await channel.send(Outbound(place(), "One", "a-part"))
+
+
 async def test_a_queue_that_is_lost_is_made_anew(tmp_path: Path) -> None:
     path, clock = tmp_path / "gateway.db", FakeClock()
     async with Database.open(path, clock) as database:
@@ -162,7 +227,7 @@ class Platform(PlayedChannel):
         outcomes: dict[str, Any] = {
             "fine": None,
             "busy": busy(),
-            "wait": busy(50),
+            "wait": self.wait,
             "refused": refusal(),
             "doubtful": self.doubtful,
             "doubtful_shown": self.doubtful_shown,
@@ -191,6 +256,10 @@ class Platform(PlayedChannel):
     async def crash_shown(self, outbound: Outbound) -> None:
         self.show(outbound)
         await self.crash(outbound)
+
+    async def wait(self, outbound: Outbound) -> None:
+        self.uncounted[outbound.delivery_id] += 1
+        raise busy(50)
 
     async def away(self, outbound: Outbound) -> None:
         self.uncounted[outbound.delivery_id] += 1

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from gateway.channels.base import NotConnectedError, SendError
 from gateway.clock import FakeClock
-from gateway.delivery.planning import KEPT_DAYS, LONGEST_WISH_S, REPEAT
+from gateway.delivery.planning import KEPT_DAYS, LONGEST_WISH_S, REPEAT, REPEAT_AFTER_S
 from gateway.durable.database import Database
 from gateway.errors import ConflictError, NotFoundError, StorageFullError
 from gateway.transcripts.outbox_rows import OutboxState
@@ -74,7 +74,10 @@ async def test_no_two_chats_need_to_try_at_the_same_time(tmp_path: Path) -> None
     [
         pytest.param(40.0, 40.0, id="longer-than-ours"),
         pytest.param(1.0, 3.0, id="shorter-than-ours"),
-        pytest.param(1e9, LONGEST_WISH_S, id="beyond-the-cap"),
+        pytest.param(0.0, 3.0, id="none"),
+        pytest.param(-1e300, 3.0, id="of-less-than-no-length"),
+        pytest.param(float("nan"), 3.0, id="no-number"),
+        pytest.param(1e300, LONGEST_WISH_S, id="beyond-the-cap"),
     ],
 )
 async def test_what_a_platform_asks_for_is_kept_to(
@@ -89,6 +92,19 @@ async def test_what_a_platform_asks_for_is_kept_to(
         await bench.later(0.01)
 
         assert (early, len(channel.asked)) == (1, 2)
+
+
+async def test_a_pause_that_a_platform_names_uses_up_no_try(tmp_path: Path) -> None:
+    channel = PlayedChannel(plays=[busy(5)] * 40)
+    async with delivering(tmp_path / "gateway.db", channel, max_attempts=2) as bench:
+        await bench.owe(1)
+        await bench.settle()
+        for _ in range(40):
+            await bench.later(5)
+        row = await bench.row("ann-t1")
+
+        assert (row.state, row.attempts) == (OutboxState.SENT, 1)
+        assert (len(channel.asked), channel.texts()) == (41, ["ann 1"])
 
 
 async def test_later_replies_of_a_chat_wait_for_one_that_is_tried_again(tmp_path: Path) -> None:
@@ -152,7 +168,7 @@ async def test_a_platform_that_does_not_answer_may_have_shown_it(tmp_path: Path)
         await bench.later(20)
         row = await bench.row("ann-t1")
         assert (row.state, row.error) == (OutboxState.OWED, "no answer within 20 seconds")
-        await bench.later(3)
+        await bench.later(REPEAT_AFTER_S)
 
         assert channel.texts() == ["ann 1", f"{REPEAT}ann 1"]
         assert [one.repeat for one in channel.shown] == [False, True]
@@ -167,7 +183,9 @@ async def test_what_may_have_been_sent_is_sent_once_more_and_never_a_third_time(
         await bench.owe(1)
         await bench.owe(2)
         await bench.settle()
-        await bench.later(3)
+        await bench.later(REPEAT_AFTER_S - 0.01)
+        assert channel.texts() == ["ann 1"]
+        await bench.later(0.01)
 
         assert channel.texts() == ["ann 1", f"{REPEAT}ann 1", "ann 2"]
         row = await bench.row("ann-t1")
@@ -211,7 +229,7 @@ async def test_a_fault_of_a_channel_ends_nothing_else(tmp_path: Path) -> None:
         with capture_logs() as logs:
             await bench.owe(1)
             await bench.settle()
-        await bench.later(3)
+        await bench.later(REPEAT_AFTER_S)
 
         assert "outbox.channel_crashed" in [line["event"] for line in logs]
         assert channel.texts() == [f"{REPEAT}ann 1"]

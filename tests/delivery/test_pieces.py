@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.pieces import Piece, cut
+from gateway.delivery.pieces import _LONG_CHARS, Piece, cut
 from gateway.delivery.planning import NOTE_CHARS, REPEAT
 
 TEXTS = st.text(st.sampled_from("ab. \n\u0301😀"), max_size=300)
@@ -166,6 +167,26 @@ def test_a_cut_in_a_line_of_marks_is_made_before_it() -> None:
     text = "word\n```python " + "title " * 8 + "\ncode\n```"
 
     assert pieces(text, 60)[0] == "word\n"
+
+
+@given(text=MARKED, max_chars=st.integers(20, 80))
+def test_a_long_text_is_cut_as_a_short_one(text: str, max_chars: int) -> None:
+    beyond = "\n" + "word " * 4_000
+
+    assert len(beyond) > _LONG_CHARS
+    for one in cuts(text, max_chars)[:-2]:
+        # What is far behind a cut has no say in it.
+        if one.end + max_chars < len(text):
+            assert cut(text + beyond, one.start, max_chars) == one
+
+
+@pytest.mark.parametrize("line", ["```\n", "~~~a\n", "```py\nx = 1\n```\n", "word word.\n", " "])
+def test_the_pieces_of_a_long_text_cost_no_more_each_than_of_a_short_one(line: str) -> None:
+    text = line * (200_000 // len(line))
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+    assert len(cuts(text, 1_920)) > 100
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - began < 2.0
 
 
 def test_all_notes_together_fit_the_room_that_is_kept_for_them() -> None:

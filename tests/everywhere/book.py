@@ -11,6 +11,8 @@ from gateway.delivery.planning import REPEAT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MOST_TIMES: Final = 2
+"""How often one answer may be shown where nobody can know: once more, marked."""
 WAITS: Final = " answered first; yours is kept and comes next."
 
 
@@ -63,6 +65,9 @@ class Book:
             twice = [text for text, count in Counter(plain).items() if count > 1]
             if twice:
                 yield f"{chat}: shown twice, unmarked: {twice}"
+            often = Counter(text.removeprefix(REPEAT) for text in shown)
+            if any(count > MOST_TIMES for count in often.values()):
+                yield f"{chat}: shown more than twice: {often}"
             answers = list(dict.fromkeys(text.removeprefix(REPEAT) for text in shown))
             if answers != self.accepted[chat]:
                 yield f"{chat}: accepted {self.accepted[chat]}, answered {answers}"

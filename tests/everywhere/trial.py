@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.everywhere.side import Side
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+FIRST_KILL_S: Final = 0.3
 QUIET_S: Final = 120.0
 """How long what is owed may take to come once nobody writes any more."""
 
@@ -147,6 +148,9 @@ class Trial:
     async def _trouble(self) -> None:
         """Kill and restart, for about half of the time."""
         step = self._seconds / 12
+        # Channels have just begun: the first of all starts may be cut off too.
+        await self._clock.sleep(FIRST_KILL_S)
+        await self._again(kill=True)
         await self._clock.sleep(step)
         await self._again(kill=True)
         for side in self._sides:
@@ -188,7 +192,7 @@ class Trial:
         for side in self._sides:
             for user in range(self._users):
                 key = side.key_of(user)
-                said = await self._here().said(key)
+                said = await self._said(key)
                 texts = side.book.accepted[side.chat_of(user)]
                 wanted = [(role, text) for text in texts for role in ("user", "assistant")]
                 if said != wanted:
@@ -199,6 +203,17 @@ class Trial:
             self.report.violations.append(
                 f"{status['store']['entries']} sessions instead of {expected}"
             )
+
+    async def _said(self, key: str) -> list[tuple[str, str]]:
+        """Return what a session holds; nothing where there is none."""
+        answer = await self._here().client.get(f"/v1/sessions/{key}")
+        return await self._here().said(key) if answer.is_success else []
+
+
+def grown_bytes(memory: Sequence[int]) -> int:
+    """Return by how much memory has grown from the middle third of its samples to the last."""
+    third = len(memory) // 3
+    return max(memory[2 * third :]) - max(memory[third : 2 * third])
 
 
 def resident_bytes(pid: int) -> int:

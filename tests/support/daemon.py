@@ -171,6 +171,7 @@ async def started_daemon(
     umask: int = 0o022,
     tracer: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    port: int = 0,
 ) -> AsyncGenerator[Started]:
     """Start a daemon; leaving ends it, by force if need be.
 
@@ -181,10 +182,11 @@ async def started_daemon(
         umask: What it inherits.
         tracer: A command that runs the daemon as its child.
         pass_fds: Descriptors that it inherits.
+        port: Where it listens; 0: on one that is free.
     """
     log = Log()
     process = await _start(
-        state_dir, config, env or {}, umask, tracer=tracer, pass_fds=tuple(pass_fds)
+        state_dir, config, env or {}, umask, port, tracer=tracer, pass_fds=tuple(pass_fds)
     )
     async with anyio.create_task_group() as group, process:
         group.start_soon(_collect, process.stdout, log)

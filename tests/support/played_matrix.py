@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import orjson
 from aiohttp import web
+from typing_extensions import override
+
+from gateway.clock import FakeClock
+from tests.support.matrix import PATIENCE_S, Run, channel_of
+from tests.support.synapse import User
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
-    from tests.support.synapse import User
-
+BOT: Final = User("@bot:matrix.test", "", "a-secret-token", "D")
+BUSY: Final = {"errcode": "M_LIMIT_EXCEEDED", "error": "no", "retry_after_ms": 2_500}
 ROOM: Final = "!room"
 ANN: Final = "@ann:matrix.test"
 Played = tuple[int, object]
@@ -43,6 +49,21 @@ def said(
     return 200, {"next_batch": place, "rooms": {"join": {room: part}}}
 
 
+def invitation(*inviters: str) -> Played:
+    """Return a sync that tells of an invitation to the room `!other`."""
+    events = [
+        {
+            "type": "m.room.member",
+            "sender": inviter,
+            "state_key": BOT.user_id,
+            "content": {"membership": "invite"},
+        }
+        for inviter in inviters
+    ]
+    rooms = {"invite": {"!other": {"invite_state": {"events": events}}}}
+    return 200, {"next_batch": "s1", "rooms": rooms}
+
+
 class PlayedHomeserver:
     """Says what it is told to, and else that nothing has happened."""
 
@@ -56,6 +77,8 @@ class PlayedHomeserver:
         self.asked: list[tuple[str, dict[str, str]]] = []
         """Those words and what was asked with them, in order."""
         self.headers: list[str] = []
+        self.hangs: set[str] = set()
+        """Words that are never answered."""
         self._user = user
         self._changed = anyio.Event()
 
@@ -96,6 +119,8 @@ class PlayedHomeserver:
         self.asked.append((word, dict(request.query)))
         self.headers.append(request.headers.get("Authorization", ""))
         self._note()
+        if word in self.hangs:
+            await anyio.sleep_forever()
         while not self.answers[word]:
             if word == "whoami":
                 return web.json_response({"user_id": self._user.user_id})
@@ -113,3 +138,37 @@ class PlayedHomeserver:
         return web.Response(
             status=status, body=orjson.dumps(body), content_type="application/json", headers=headers
         )
+
+
+class Noting(FakeClock):
+    """Waits for nothing, and notes how long it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    @override
+    async def sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path,
+    server: PlayedHomeserver,
+    **settings: Any,  # noqa: ANN401 - of the channel
+) -> AsyncGenerator[Run]:
+    """Run a channel, and wait until it reaches its homeserver, or is lost."""
+    run = channel_of(tmp_path, server.url, BOT, clock=Noting(), **settings)
+    async with server.serving(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run.run)
+        with anyio.fail_after(PATIENCE_S):
+            while not run.reached.is_set() and not run.lost:
+                await run.changed.wait()
+        yield run
+        tasks.cancel_scope.cancel()
+
+
+def slept(run: Run) -> list[float]:
+    assert isinstance(run.clock, Noting)
+    return run.clock.slept

@@ -127,8 +127,10 @@ def acknowledges_first() -> None:
 def marks_first() -> None:
     """A reply is marked as sent, and then sent."""
 
-    def wrong(transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime) -> None:
-        del repeat
+    def wrong(
+        transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+    ) -> None:
+        del repeat, shown_id
         chars = len(row.text)
         outbox_changes.note_sent(transaction, row, chars=chars, platform_id="", at=at)
 
@@ -139,8 +141,10 @@ def marks_first() -> None:
 def forgets_tries() -> None:
     """That a reply is about to be sent is not noted."""
 
-    def wrong(transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime) -> None:
-        del transaction, row, repeat, at
+    def wrong(
+        transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+    ) -> None:
+        del transaction, row, repeat, at, shown_id
 
     outbox_changes.note_sending = wrong
     after_the_send()

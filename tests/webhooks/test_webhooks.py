@@ -11,6 +11,7 @@ import pytest
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError, ConflictError, NotFoundError
 from gateway.model import SessionKey
+from gateway.webhooks import rows
 from gateway.webhooks.line import MAX_PARALLEL, Line, WebhookState
 from gateway.webhooks.rows import instant
 from gateway.webhooks.settings import EventKind
@@ -21,7 +22,8 @@ from tests.webhooks.test_planning import SCHEDULE_S
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.durable.batch import Transaction
+    from gateway.durable.batch import Queries, Transaction
+    from gateway.durable.connection import Connection
     from tests.support.webhooks import Post
     from tests.webhooks.running import Bench
 
@@ -350,3 +352,84 @@ def test_a_secret_that_is_none_refuses_to_start(tmp_path: Path, secret: str) -> 
 
     with pytest.raises(ConfigurationError, match="webhooks: ops: secret"):
         Line(table, None, FakeClock(), lambda: 0.0)  # type: ignore[arg-type]
+
+
+async def test_a_full_queue_is_counted_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = settings_of(tmp_path, Receiver().url, max_queued=500, dead_keep=10)
+    counted: list[int] = []
+    count = rows.queued
+
+    def counting(place: Queries, webhook: str) -> int:
+        counted.append(count(place, webhook))
+        return counted[-1]
+
+    async with webhooks_on(tmp_path / "s", table, runs=False) as bench:
+        await bench.tell(*range(500))
+        monkeypatch.setattr(rows, "queued", counting)
+        await bench.tell(*range(500, 600))
+        waiting, dead = await bench.rows(), await bench.dead()
+
+    # Ten and the one too many at once.
+    assert len(counted) <= 10
+    assert 490 <= len(waiting) <= 500
+    assert len(dead) == 10
+    assert waiting[-1].body.endswith('"number":599}}')
+
+
+async def test_what_leaves_a_queue_needs_no_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = Receiver()
+    table = settings_of(tmp_path, receiver.url, max_queued=5)
+    counted: list[str] = []
+    count = rows.queued
+
+    def counting(place: Queries, webhook: str) -> int:
+        counted.append(webhook)
+        return count(place, webhook)
+
+    monkeypatch.setattr(rows, "queued", counting)
+    async with receiver.serving(), webhooks_on(tmp_path / "s", table) as bench:
+        for number in range(40):
+            await bench.tell(number)
+            await bench.until(lambda queued, _: not queued)
+
+    # What waited at the start, and no more: there are never more than a few.
+    assert len(counted) == 1
+    assert len(receiver.posts) == 40
+
+
+async def test_looking_for_what_is_due_does_not_look_at_all_that_waits(tmp_path: Path) -> None:
+    table = settings_of(tmp_path, Receiver().url)
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    async with webhooks_on(tmp_path / "s", table, runs=False) as bench:
+        await bench.tell(*range(1_000))
+        now = bench.clock.now()
+
+        def look(place: Connection) -> rows.Due:
+            place.set_progress_handler(step, 1)
+            try:
+                return rows.due(
+                    place,
+                    "ops",
+                    now=now - timedelta(hours=1),
+                    horizon=now + timedelta(days=3),
+                    limit=8,
+                )
+            finally:
+                place.set_progress_handler(None)
+
+        found = await bench.state.database.read(look)
+
+    assert found.rows == ()
+    assert found.next_at is not None
+    # A look at each would take several steps for each.
+    assert 0 < steps < 1_000

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PLATFORM: Final = "openai"
 SESSION_HEADER: Final = "x-session-key"
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
+_RETRIES: Final = b"x-stainless-retry-count"
+"""In it OpenAI's SDKs say how often they have sent a request before."""
 _FIELDS: Final = {
     "named_tool": "tool_choice",
     "parallel_calls": "parallel_tool_calls",
@@ -66,7 +68,13 @@ def session_name(scope: Scope, request: ChatRequest) -> str:
         ProblemError: the name is none.
     """
     named = _header(scope, SESSION_HEADER)
-    return unicodedata.normalize("NFC", request.user or "" if named is None else named)
+    if named is None:
+        named = request.user or ""
+        if not _is_fit(named):
+            text = "holds control characters, lone surrogates or U+FFFD, accepted is text without"
+            raise refused(f"user: {text}.", "user")
+
+    return unicodedata.normalize("NFC", named)
 
 
 def message_of(
@@ -98,14 +106,16 @@ def message_of(
             raise refused(f"{param}: the agent has a tool of this name.", param)
 
     told = said_last(request.messages)
+    message_id = _header(scope, IDEMPOTENCY_HEADER) or ""
+    again = not message_id and header_of(scope, _RETRIES).strip("0 ").isdigit()
     inbound = Inbound(
         source=asker.source(session),
         text=told.text,
-        message_id=_header(scope, IDEMPOTENCY_HEADER) or "",
+        message_id=message_id,
         agent=AgentId(request.model),
         typed=False,
     )
-    return inbound, Brought(Asked(told.instructions, tuple(tools), wishes), told.results)
+    return inbound, Brought(Asked(told.instructions, tuple(tools), wishes), told.results, again)
 
 
 def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> DirectRequest:
@@ -214,6 +224,11 @@ def _field(wish: str, request: ChatRequest) -> str:
     return _FIELDS.get(wish, wish)
 
 
+def _is_fit(name: str) -> bool:
+    # U+FFFD is what the reader of the body has made of a lone surrogate: two names could be one.
+    return not any(char == "\ufffd" or unicodedata.category(char) in {"Cc", "Cs"} for char in name)
+
+
 def _header(scope: Scope, name: str) -> str | None:
     """Return a header as text; None where it is not there.
 
@@ -228,10 +243,8 @@ def _header(scope: Scope, name: str) -> str | None:
         text = header_of(scope, name.encode()).encode("latin-1").decode().strip()
     except UnicodeDecodeError:
         text = ""
-    fit = 0 < len(text) <= MAX_SESSION_CHARS and not any(
-        unicodedata.category(char) in {"Cc", "Cs"} for char in text
-    )
-    if len(values) > 1 or not fit:
+    fit = 0 < len(text) <= MAX_SESSION_CHARS
+    if len(values) > 1 or not (fit and _is_fit(text)):
         raise refused(
             f"The header {name} takes 1 to {MAX_SESSION_CHARS} characters of UTF-8 without control "
             "characters, once.",

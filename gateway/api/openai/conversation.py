@@ -43,10 +43,12 @@ def conversation(messages: Sequence[AnyMessage], turn_id: TurnId) -> list[Messag
 
         match message:
             case SystemMessage():
-                made.append(Message(Role.SYSTEM, _text(message.content), turn_id=turn_id))
+                text, name = _text(message.content), _name(message)
+                made.append(Message(Role.SYSTEM, text, turn_id=turn_id, name=name))
             case UserMessage():
                 text, images = _text(message.content), _images(message, where)
-                made.append(Message(Role.USER, text, turn_id=turn_id, images=images))
+                name = _name(message)
+                made.append(Message(Role.USER, text, turn_id=turn_id, images=images, name=name))
             case AssistantMessage():
                 answer = _answer(message, where, turn_id)
                 waiting = {call.call_id: call.name for call in answer.tool_calls}
@@ -126,6 +128,10 @@ def _text(parts: Sequence[TextPart | ImagePart | RefusalPart]) -> str:
     return clean_text("\n".join(texts))
 
 
+def _name(message: SystemMessage | UserMessage | AssistantMessage) -> str:
+    return clean_text(message.name or "")
+
+
 def _image_parts(message: UserMessage) -> list[tuple[int, ImagePart]]:
     return [
         (place, part)
@@ -146,7 +152,7 @@ def _images(message: UserMessage, where: str) -> tuple[Image, ...]:
                 "nothing is fetched from other addresses.",
                 param,
             )
-        images.append(Image(found[1], found[2]))
+        images.append(Image(found[1], found[2], part.image_url.detail or ""))
     return tuple(images)
 
 
@@ -161,7 +167,8 @@ def _answer(message: AssistantMessage, where: str, turn_id: TurnId) -> Message:
     if len({call.call_id for call in calls}) < len(calls):
         raise refused(f"{where}.tool_calls: two calls have one id.", f"{where}.tool_calls")
 
-    return Message(Role.ASSISTANT, "\n".join(filter(None, texts)), calls, turn_id=turn_id)
+    text = "\n".join(filter(None, texts))
+    return Message(Role.ASSISTANT, text, calls, turn_id=turn_id, name=_name(message))
 
 
 def _result(message: ToolMessage, where: str, waiting: dict[str, str], turn_id: TurnId) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -17,11 +18,13 @@ ROOT: Final = "/v1/"
 MODELS: Final = "/v1/models"
 COMPLETIONS: Final = "/v1/chat/completions"
 CONTEXT_TOO_LONG: Final = "context_length_exceeded"
-NOT_AGAIN: Final = {"x-should-retry": "false"}
+SHOULD_RETRY: Final = "x-should-retry"
+NOT_AGAIN: Final = {SHOULD_RETRY: "false"}
 """Keeps the SDK from sending a message again that was taken."""
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES: Final = {"bad-request": None, "token": "invalid_api_key"}
 _SERVER_ERRORS: Final = 500
+_TAKEN: Final = "The message was taken, and is answered in its session."
 
 
 def is_openai(path: str) -> bool:
@@ -85,6 +88,35 @@ def agent_problem(failure: str, text: str, after_s: float = RETRY_AFTER_S) -> Pr
             return Problem(502, "agent_unavailable", "Not available", text)
         case _:
             return Problem(502, "agent_failed", "Failed", text, headers=NOT_AGAIN)
+
+
+def of_taken(problem: Problem, *, keyed: bool) -> Problem:
+    """Return what a client is told whose message is in a session, but not answered here.
+
+    Args:
+        problem: Why.
+        keyed: Whether it came with an Idempotency-Key: sent again it is the same message then.
+    """
+    if problem.headers.get(SHOULD_RETRY):
+        return problem
+    if keyed:
+        detail = f"{_TAKEN} Send it again with the same Idempotency-Key to read its answer."
+        return replace(problem, detail=detail)
+
+    detail = f"{_TAKEN} Do not send it again: it would be said twice."
+    headers = {name: text for name, text in problem.headers.items() if name != "Retry-After"}
+    return replace(problem, detail=detail, headers=headers | NOT_AGAIN)
+
+
+def stopped() -> Problem:
+    """Return what a client is told whose call the gateway ended as it stopped."""
+    text = "The gateway stops. Please try again in a moment."
+    return later(503, "unavailable", "Not available", text, after_s=RETRY_AFTER_S)
+
+
+def revoked() -> Problem:
+    """Return what a client is told whose token ended while it was answered."""
+    return Problem(401, "token", "Unauthorized", "This token was revoked.", headers=NOT_AGAIN)
 
 
 def too_late(deadline_s: float) -> Problem:

@@ -22,13 +22,22 @@ from gateway.api.guard import CLIENT
 from gateway.api.openai.answers import Completed, Frame
 from gateway.api.openai.asking import Asker, message_of, session_name
 from gateway.api.openai.conversation import place_of_result
-from gateway.api.openai.errors import COMPLETIONS, MODELS, error_event, refused
-from gateway.api.openai.sessions import completed_turn
+from gateway.api.openai.errors import (
+    COMPLETIONS,
+    MODELS,
+    error_event,
+    of_taken,
+    refused,
+    revoked,
+    stopped,
+)
+from gateway.api.openai.sessions import SessionCalls, completed_turn
 from gateway.api.openai.stateless import StatelessCalls
-from gateway.api.openai.wire import read_request
-from gateway.api.problems import stopping
+from gateway.api.openai.wire import MAX_VALUES, read_request
+from gateway.api.problems import ProblemError, problem_of, unexpected
 from gateway.api.streaming import KEEP_ALIVE_S, EventStream
 from gateway.errors import GatewayError
+from gateway.log import get_logger
 from gateway.model import AgentId
 from gateway.transcripts.open_turns import UnknownCallError
 from gateway.turns.ticket import Progress, Question, Reply, Told
@@ -40,7 +49,11 @@ if TYPE_CHECKING:
 
     from gateway.api.context import ApiContext
     from gateway.api.openai.wire import ChatRequest
+    from gateway.api.problems import Problem
+    from gateway.model import TurnId
 
+LOOK_S: Final = 4.0
+"""How often it is looked whether the token of an answer under way still opens the API."""
 _OWNER: Final = "session-gateway"
 
 
@@ -87,7 +100,13 @@ class _Answering:
 
     progress: Progress[Reply] | Progress[Completed]
     run: Callable[[], Coroutine[object, object, None]] | None = None
-    """Makes it; None where that is done elsewhere."""
+    """Makes it; None where that is done elsewhere, in a session."""
+    keyed: bool = False
+    """Whether the message came with a key."""
+
+    def told(self, problem: Problem) -> Problem:
+        """Return what the client is told of a failure."""
+        return of_taken(problem, keyed=self.keyed) if self.run is None else problem
 
     async def completed(self) -> Completed:
         """Wait for the end and return the answer.
@@ -95,8 +114,15 @@ class _Answering:
         Raises:
             ProblemError: there is none.
         """
-        found = await self.progress.reply()
-        return completed_turn(found) if isinstance(found, Reply) else found
+        try:
+            found = await self.progress.reply()
+            return completed_turn(found) if isinstance(found, Reply) else found
+        except GatewayError as error:
+            problem = problem_of(error)
+            if problem is None:
+                get_logger().error("api.request_failed", exc_info=error)
+                problem = unexpected()
+            raise ProblemError(self.told(problem)) from error
 
     async def begun(self) -> bool:
         """Wait until there is text of an agent's, or the end; tell whether it is the end."""
@@ -114,11 +140,14 @@ class Completions:
         """Have requests answered by the context's agents."""
         self._context = context
         self._calls = StatelessCalls(context)
+        self._sessions = SessionCalls(context.door)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         context = self._context
-        fields = await read_object(scope, receive, context.settings, context.clock)
+        fields = await read_object(
+            scope, receive, context.settings, context.clock, max_values=MAX_VALUES
+        )
         request = read_request(fields)
         asker = Asker(scope["state"][CLIENT])
         if asker.token:
@@ -126,18 +155,38 @@ class Completions:
         if AgentId(request.model) not in context.turns.answering.agents:
             raise _no_model()
 
-        answering, turn_id = await self._answering(scope, request, asker)
+        turn_id = context.turns.new_turn_id()
+        try:
+            await self._answer(scope, request, asker, turn_id, receive, send)
+        finally:
+            self._calls.end(turn_id)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        request: ChatRequest,
+        asker: Asker,
+        turn_id: TurnId,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Answer a request; `turn_id` is that of a call without a session."""
+        answering, told_id = await self._answering(scope, request, asker, turn_id)
         options = request.stream_options
         counts = bool(options is not None and options.include_usage)
-        frame = Frame(turn_id, request.model, context.clock.now(), with_usage=counts)
+        frame = Frame(told_id, request.model, self._context.clock.now(), with_usage=counts)
         if request.stream:
-            answer = partial(self._stream, answering, frame, receive, send)
+            answer = partial(self._stream, answering, frame, asker, receive, send)
         else:
-            answer = partial(_whole, answering, frame, send)
-        await _beside(answering, receive, answer)
+            answer = partial(self._while_open, asker, partial(_whole, answering, frame, send))
+        try:
+            await _beside(answering, receive, answer)
+        except anyio.get_cancelled_exc_class():
+            # The server stops, and nothing runs above this task: it may end with an answer.
+            raise ProblemError(answering.told(stopped())) from None
 
     async def _answering(
-        self, scope: Scope, request: ChatRequest, asker: Asker
+        self, scope: Scope, request: ChatRequest, asker: Asker, turn_id: TurnId
     ) -> tuple[_Answering, str]:
         context, name = self._context, session_name(scope, request)
         if name:
@@ -145,18 +194,22 @@ class Completions:
             takes = agent.takes() if isinstance(agent, Direct) else None
             inbound, brought = message_of(scope, request, asker, name, takes)
             try:
-                ticket = await context.door.submit(inbound, brought)
+                ticket = await self._sessions.submit(inbound, brought)
             except UnknownCallError as error:
                 param = place_of_result(request.messages, error.call_id)
                 raise refused(f"{param}: {error}", param) from error
-            return _Answering(ticket.progress), ticket.turn_id
+            return _Answering(ticket.progress, keyed=bool(inbound.message_id)), ticket.turn_id
 
-        turn_id = context.turns.new_turn_id()
         call = await self._calls.prepare(request, asker, turn_id)
         return _Answering(call.progress, call.run), turn_id
 
     async def _stream(
-        self, answering: _Answering, frame: Frame, receive: Receive, send: Send
+        self,
+        answering: _Answering,
+        frame: Frame,
+        asker: Asker,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Stream an answer; what fails before it begins is an error with a status of its own.
 
@@ -169,7 +222,43 @@ class Completions:
         if ended:
             await answering.completed()
         stream = EventStream(self._context.clock, receive, send, error_event=error_event)
-        await stream.run(partial(_write, answering, frame, stream), stopped=stopping())
+        write = partial(self._while_open, asker, partial(_write, answering, frame, stream))
+        await stream.run(write, stopped=answering.told(stopped()))
+
+    async def _while_open(
+        self, asker: Asker, answer: Callable[[], Coroutine[object, object, None]]
+    ) -> None:
+        """Answer as long as the client's token opens the API.
+
+        Raises:
+            ProblemError: it was revoked.
+        """
+        if not asker.token:
+            await answer()
+            return
+
+        tokens, ended = self._context.tokens, False
+        digest = tokens.digest_of(asker.token)
+
+        async def watch() -> None:
+            nonlocal ended
+            while tokens.digest_of(asker.token) == digest:
+                await self._context.clock.sleep(LOOK_S)
+            ended = True
+            group.cancel_scope.cancel()
+
+        failed: GatewayError | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            try:
+                await answer()
+            except GatewayError as error:
+                failed = error
+            group.cancel_scope.cancel()
+        if ended:
+            raise ProblemError(revoked())
+        if failed is not None:
+            raise failed
 
 
 async def _whole(answering: _Answering, frame: Frame, send: Send) -> None:

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from gateway.api.openai.answers import Completed
 from gateway.api.openai.errors import NOT_AGAIN, agent_problem
 from gateway.api.problems import Problem, ProblemError
+from gateway.errors import GatewayError
 from gateway.turns.records import PAUSED
 
 if TYPE_CHECKING:
-    from gateway.turns.ticket import Reply
+    from gateway.commands.door import Door
+    from gateway.model import Inbound
+    from gateway.turns.brought import Brought
+    from gateway.turns.ticket import Reply, Ticket
+
+MAX_REFUSED: Final = 1_024
+"""Refused messages that are remembered."""
+
+
+class SessionCalls:
+    """Hands messages to sessions.
+
+    An SDK that lost an answer sends its message again, without an id. It is then taken for the last
+    one of the session if it says the same, unless it was refused when it came first.
+    """
+
+    def __init__(self, door: Door) -> None:
+        """Hand messages to a door."""
+        self._door = door
+        self._refused: OrderedDict[bytes, None] = OrderedDict()
+
+    async def submit(self, inbound: Inbound, brought: Brought) -> Ticket:
+        """Return the ticket of a message; see `Door.submit`."""
+        told = "\0".join((inbound.source.account, inbound.source.chat_id, inbound.text))
+        mark = hashlib.sha256(told.encode(errors="replace")).digest()
+        known_new = brought.again and mark in self._refused
+        if known_new:
+            brought = replace(brought, again=False)
+        try:
+            ticket = await self._door.submit(inbound, brought)
+        except GatewayError:
+            if not brought.again and not inbound.message_id:
+                self._refused[mark] = None
+                if len(self._refused) > MAX_REFUSED:
+                    self._refused.popitem(last=False)
+            raise
+        self._refused.pop(mark, None)
+        return ticket
 
 
 def completed_turn(reply: Reply) -> Completed:

@@ -104,10 +104,11 @@ class StatelessCalls:
     def __init__(self, context: ApiContext) -> None:
         """Answer with the context's agents."""
         self._context = context
-        self._running = 0
+        self._running: dict[TurnId, tuple[str, int]] = {}
+        """Of each call its user and the tokens that it sends, roughly."""
 
     async def prepare(self, request: ChatRequest, asker: Asker, turn_id: TurnId) -> StatelessCall:
-        """Return a call that may run, counted as one that does until it has.
+        """Return a call that may run; it counts as one that does until `end`.
 
         Raises:
             ProblemError: it asks for what there is not, or does not fit.
@@ -130,7 +131,7 @@ class StatelessCalls:
         agent = context.turns.answering.agents[AgentId(request.model)]
         asked = direct_request(request, asker, turn_id)
         _check(agent, asked, request)
-        if self._running >= context.turn_settings().max_running:
+        if len(self._running) >= context.turn_settings().max_running:
             raise BusyError(
                 "The gateway answers too many calls. Please try again in a moment.",
                 retry_after_s=BUSY_S,
@@ -139,19 +140,24 @@ class StatelessCalls:
 
         # Each call is a session of its own: of the rates, only that of the user counts.
         context.turns.spend(Inbound(source, ""), SessionKey(turn_id))
-        refusal = await context.turns.budgets.check(SessionId(""), user_of(source), Usage())
-        if refusal is not None:
-            raise ProblemError(agent_problem(AgentFailure.BUDGET.value, refusal))
+        user = user_of(source)
+        under_way = sum(tokens for whose, tokens in self._running.values() if whose == user)
+        self._running[turn_id] = (user, _tokens(asked))
+        try:
+            # What runs is used, though its provider has not counted it yet.
+            extra = Usage(input_tokens=under_way)
+            refusal = await context.turns.budgets.check(SessionId(""), user, extra)
+            if refusal is not None:
+                raise ProblemError(agent_problem(AgentFailure.BUDGET.value, refusal))  # noqa: TRY301 - the place is given back below
+        except BaseException:
+            self.end(turn_id)
+            raise
 
-        return StatelessCall(self, context, AgentId(request.model), asked, source, turn_id)
+        return StatelessCall(context, AgentId(request.model), asked, source, turn_id)
 
-    def begin(self) -> None:
-        """Count a call that runs."""
-        self._running += 1
-
-    def end(self) -> None:
-        """Count it no more."""
-        self._running -= 1
+    def end(self, turn_id: TurnId) -> None:
+        """Count a call no more; harmless where it was not."""
+        self._running.pop(turn_id, None)
 
 
 class StatelessCall:
@@ -159,7 +165,6 @@ class StatelessCall:
 
     def __init__(
         self,
-        calls: StatelessCalls,
         context: ApiContext,
         agent: AgentId,
         asked: DirectRequest,
@@ -167,7 +172,6 @@ class StatelessCall:
         turn_id: TurnId,
     ) -> None:
         """Take what is to be answered, and by whom."""
-        self._calls = calls
         self._context = context
         self._first = agent
         self._asked = asked
@@ -184,7 +188,6 @@ class StatelessCall:
         """
         clock, deadline_s = self._context.clock, self._context.turn_settings().turn_deadline_s
         began, status = clock.monotonic(), "cancelled"
-        self._calls.begin()
         try:
             with clock.move_on_after(deadline_s) as scope:
                 await self._answer()
@@ -213,7 +216,6 @@ class StatelessCall:
             else:
                 self.progress.finish(completed)
         finally:
-            self._calls.end()
             with clock.move_on_after(COUNT_S) as last:
                 last.shield = True
                 await self._count()
@@ -325,6 +327,10 @@ def _heeds(agent: Agent, asked: DirectRequest) -> bool:
 
 def _fits(agent: Agent, asked: DirectRequest) -> bool:
     facts = agent.facts()
+    return _tokens(asked) <= facts.window_tokens - facts.reserve_tokens
+
+
+def _tokens(asked: DirectRequest) -> int:
     chars = estimate_context_chars(asked.messages)
     chars += sum(len(orjson.dumps(tool.schema)) + len(tool.description) for tool in asked.tools)
-    return tokens_of_chars(chars) <= facts.window_tokens - facts.reserve_tokens
+    return tokens_of_chars(chars)

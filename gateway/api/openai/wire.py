@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from gateway.api.openai.errors import refused
 
 MAX_MESSAGES: Final = 2_000
+MAX_VALUES: Final = 50_000
+"""How many values a request may hold: a long history of messages in parts has many."""
 MAX_TOOLS: Final = 128
 MAX_SESSION_CHARS: Final = 512
 """The longest name of a session, as of other ids."""
@@ -26,6 +35,16 @@ _TOP_KEYS: Final = 64
 
 class _Object(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a client sends
+        """Leave out fields that are not known and ask for nothing."""
+        if not isinstance(value, dict):
+            return value
+
+        known = cls.model_fields
+        return {key: one for key, one in value.items() if one is not None or key in known}
 
 
 def _parts(value: object) -> object:
@@ -49,7 +68,7 @@ class TextPart(_Object):
 
 class _ImageUrl(_Object):
     url: str
-    detail: Literal["auto"] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(_Object):
@@ -74,6 +93,8 @@ Said = Annotated[
     list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]], BeforeValidator(_parts)
 ]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Speaker = Annotated[str, Field(max_length=64)]
+"""Who says a message, for models whose wire has that."""
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -101,6 +122,7 @@ class SystemMessage(_Object):
 
     role: Literal["system", "developer"]
     content: Texts
+    name: Speaker | None = None
 
 
 class UserMessage(_Object):
@@ -108,6 +130,7 @@ class UserMessage(_Object):
 
     role: Literal["user"]
     content: Shown
+    name: Speaker | None = None
 
 
 class AssistantMessage(_Object):
@@ -122,6 +145,7 @@ class AssistantMessage(_Object):
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
+    name: Speaker | None = None
 
 
 class ToolMessage(_Object):
@@ -130,6 +154,8 @@ class ToolMessage(_Object):
     role: Literal["tool"]
     content: Texts
     tool_call_id: CallId
+    name: str | None = None
+    """Of the tool, as old clients send it; the call tells it."""
 
 
 AnyMessage = Annotated[
@@ -185,7 +211,7 @@ class ChatRequest(_Object):
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    user: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_CHARS)] | None = None
+    user: Annotated[str, Field(max_length=MAX_SESSION_CHARS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[ToolChoice, BeforeValidator(_choice)] | None = None
     parallel_tool_calls: bool | None = None
@@ -207,12 +233,15 @@ class ChatRequest(_Object):
     reasoning_effort: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     response_format: _ResponseFormat | None = None
     prompt_cache_key: Annotated[str, Field(max_length=MAX_SESSION_CHARS)] | None = None
+    # What follows is for what OpenAI keeps of a request: taken, and given to nobody.
+    safety_identifier: Annotated[str, Field(max_length=MAX_SESSION_CHARS)] | None = None
+    metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = None
+    store: bool | None = None
     # What follows is taken only where it asks for what is done anyway.
     n: Literal[1] | None = None
-    store: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
     logprobs: Literal[False] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    metadata: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     modalities: list[Literal["text"]] | None = None
     service_tier: Literal["auto", "default"] | None = None
 
