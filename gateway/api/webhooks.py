@@ -65,7 +65,7 @@ class WebhookRoutes:
         )
 
     async def retry(self, request: Request) -> Response:
-        """Have events posted again: some by their ids, or the dead letters of a webhook."""
+        """Have events posted again: some by their ids, or all of a webhook."""
         query_form(request).finish()
         context = self._context
         form = await read_form(request.scope, request.receive, context.settings, context.clock)
@@ -75,7 +75,7 @@ class WebhookRoutes:
             raise BadRequestError("Accepted is one of ids and webhook.")
 
         if webhook:
-            retried = await self._webhooks.retry_dead(webhook)
+            retried = await self._webhooks.retry_all(webhook)
         else:
             retried = await self._webhooks.retry(ids)
         return json_response({"retried": retried})

@@ -62,7 +62,7 @@ def retry(
     *,
     name: Annotated[
         str | None,
-        typer.Option("--all", metavar="NAME", help="All dead letters of a webhook instead."),
+        typer.Option("--all", metavar="NAME", help="All events of a webhook instead."),
     ] = None,
     config: ConfigOption = None,
     state_dir: StateDirOption = None,

@@ -232,6 +232,15 @@ def revive(transaction: Transaction, row: EventRow, *, at: datetime) -> None:
     )
 
 
+def hasten(transaction: Transaction, webhook: str, *, at: datetime) -> int:
+    """Have what waits for a webhook posted at once, with all its tries; return how many."""
+    transaction.execute(
+        "UPDATE webhook_events SET attempts = 0, due_at = ? WHERE webhook = ? AND dead_at IS NULL",
+        (sortable(at), webhook),
+    )
+    return transaction.connection.changes()
+
+
 def find(place: Queries, event_id: str) -> EventRow | None:
     """Return an event."""
     rows = place.execute(

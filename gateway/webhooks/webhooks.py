@@ -155,8 +155,8 @@ class Webhooks:
 
         return self._revived(await self._database.write(work))
 
-    async def retry_dead(self, webhook: str) -> int:
-        """Have the dead letters of a webhook posted, as far as its queue has room; see `retry`.
+    async def retry_all(self, webhook: str) -> int:
+        """Have all events of a webhook posted; dead letters as far as its queue has room; see `retry`.
 
         Raises:
             NotFoundError: there is no such webhook.
@@ -165,14 +165,18 @@ class Webhooks:
         if line is None:
             raise NotFoundError("There is no webhook of this name.")
 
-        def work(transaction: Transaction) -> list[EventRow]:
-            room = line.settings.max_queued - rows.queued(transaction, webhook)
+        def work(transaction: Transaction) -> tuple[list[EventRow], int]:
+            waiting = rows.hasten(transaction, webhook, at=self._clock.now())
+            room = line.settings.max_queued - waiting
             state = rows.EventState.DEAD
             events = rows.page(transaction, state, webhook=webhook, limit=max(0, room))
             self._revive(transaction, events)
-            return events
+            if not events:
+                transaction.on_commit(self._call_loop, line.wake)
+            return events, waiting
 
-        return self._revived(await self._database.write(work))
+        revived, waiting = await self._database.write(work)
+        return self._revived(revived) + waiting
 
     def _revive(self, transaction: Transaction, events: Sequence[EventRow]) -> None:
         at = self._clock.now()

@@ -54,7 +54,7 @@ def test_dead_letters_are_listed_and_posted_again_without_a_daemon(tmp_path: Pat
     assert [line[0] for line in lines[3:]] == [one["id"] for one in dead]
     assert len(waiting["events"]) == 1
     assert one.stdout == "1 event will be posted again\n"
-    assert rest.document == {"retried": 1}
+    assert rest.document == {"retried": 3}
     assert "no such events" in none.stderr
     assert (unknown.status, neither.status) == (1, 2)
     assert "taken meanwhile" in unknown.stderr

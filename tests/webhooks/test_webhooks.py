@@ -145,13 +145,13 @@ async def test_a_dead_letter_is_sent_again_when_asked_for_with_all_its_tries(
         with anyio.fail_after(10):
             while await bench.rows():
                 await bench.clock.advance(1)
-        assert await bench.webhooks.retry_dead("ops") == 2
+        assert await bench.webhooks.retry_all("ops") == 2
         await bench.until(lambda queued, dead: not queued and not dead)
         for ids in (["none"], [second.event_id]):
             with pytest.raises(NotFoundError):
                 await bench.webhooks.retry(ids)
         with pytest.raises(NotFoundError):
-            await bench.webhooks.retry_dead("none")
+            await bench.webhooks.retry_all("none")
 
     assert row.attempts == 1
     assert sorted(numbers(receiver)) == [1, 1, 2, 3]
@@ -234,6 +234,21 @@ async def test_a_broken_endpoint_makes_nobody_else_wait(tmp_path: Path) -> None:
     assert told.last_error
 
 
+async def test_what_waits_for_its_next_try_is_posted_at_once_where_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    receiver, clock = Receiver(), FakeClock()
+    receiver.reactions = [BROKEN]
+    table = settings_of(tmp_path, receiver.url)
+    async with receiver.serving(), webhooks_on(tmp_path / "s", table, clock=clock) as bench:
+        await bench.tell(1)
+        await fails(bench, receiver, 1)
+        assert await bench.webhooks.retry_all("ops") == 1
+        await bench.until(lambda queued, dead: not queued and not dead)
+
+    assert numbers(receiver) == [1, 1]
+
+
 async def test_where_too_many_wait_the_oldest_are_dead_letters(tmp_path: Path) -> None:
     table = settings_of(tmp_path, Receiver().url, max_queued=5, dead_keep=3)
     async with webhooks_on(tmp_path / "s", table, runs=False) as bench:
@@ -243,7 +258,8 @@ async def test_where_too_many_wait_the_oldest_are_dead_letters(tmp_path: Path) -
         queued, dead = await bench.rows(), await bench.dead()
         with pytest.raises(ConflictError, match="full"):
             await bench.webhooks.retry([dead[0].event_id])
-        assert await bench.webhooks.retry_dead("ops") == 0
+        assert await bench.webhooks.retry_all("ops") == 5
+        assert await bench.dead() == dead
 
     assert some == (5, ["the queue was full"] * 2)
     assert [row.body.partition('"number":')[2] for row in queued] == [
@@ -294,7 +310,7 @@ async def test_what_waits_for_a_webhook_that_is_not_configured_is_dead(tmp_path:
         with pytest.raises(ConflictError, match="not configured"):
             await bench.webhooks.retry([dead[0].event_id])
     async with receiver.serving(), webhooks_on(tmp_path / "s", table, clock=clock) as bench:
-        await bench.webhooks.retry_dead("ops")
+        await bench.webhooks.retry_all("ops")
         await bench.until(lambda queued, dead: not queued and not dead)
 
     assert [row.error for row in dead] == ["the webhook is not configured any more"] * 2
