@@ -156,7 +156,9 @@ class Webhooks:
         return self._revived(await self._database.write(work))
 
     async def retry_all(self, webhook: str) -> int:
-        """Have all events of a webhook posted; dead letters as far as its queue has room; see `retry`.
+        """Have all events of a webhook posted, dead letters as far as its queue has room.
+
+        See `retry`.
 
         Raises:
             NotFoundError: there is no such webhook.
