@@ -2,7 +2,7 @@
 
 Decides alone: who may write the summary asks for it, puts it into the context and stores it. Whole
 turns are summarised, so that no call is parted from its result, the summary before among them; the
-transcript keeps every word. A summary that is empty or too long is refused, and changes nothing.
+transcript keeps every word.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.context.estimate import estimate_context_chars
 from gateway.context.projection import NOTE_CHARS, project, trimmed
-from gateway.context.settings import CompactionSettings
-from gateway.model import Message, Projection, ProjectionMode, Role, TurnId, clean_text
+from gateway.context.summary import FRAME_CHARS, CompactionPlan
+from gateway.model import Message, Projection, ProjectionMode, Role, TurnId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from gateway.context.counted import CountedContext
+    from gateway.context.settings import CompactionSettings
 
 _INSTRUCTION: Final = """\
 Write a summary of this conversation so far. It will take the conversation's place: whoever goes \
@@ -39,30 +40,8 @@ none of the conversation's questions, and call no tool.
 Answer with the summary alone, in at most {chars} characters."""
 _ASKED_SHARE: Final = 0.75
 """So much of the longest summary is asked for: models count characters badly."""
-_BEFORE: Final = (
-    "[Summary of the earlier conversation. The gateway put it here in place of messages that are "
-    "too old to be sent; the user has not just said this.]\n\n"
-)
-_AFTER: Final = "\n\n[End of the summary. The conversation goes on from here.]"
-_FRAME_CHARS: Final = len(_BEFORE) + len(_AFTER)
 _LEAST_PART_CHARS: Final = 1_000
 """A request with less room for what is to be summarised is not worth sending."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompactionPlan:
-    """The turns that a summary takes the place of; nothing is done yet."""
-
-    messages: int
-    """How many messages these are, from the first on; a summary in front is not counted."""
-    turns: int
-    """0 where the summary in front is made shorter alone."""
-    last_turn: TurnId
-    """The newest turn that the new summary covers."""
-    replaced_chars: int
-    """What leaves the context, the summary before included."""
-    settings: CompactionSettings
-    """What to ask for and to check by: the summary is shorter where the room is small."""
 
 
 def plan_compaction(
@@ -84,7 +63,7 @@ def plan_compaction(
             return None
 
         # A summary takes half of what is filled at most.
-        longest = min(settings.summary_chars, int(settings.fill_ratio * room / 2) - _FRAME_CHARS)
+        longest = min(settings.summary_chars, int(settings.fill_ratio * room / 2) - FRAME_CHARS)
         if longest <= 0:
             return None
 
@@ -92,7 +71,7 @@ def plan_compaction(
     turns = list(_turns(counted))
     covered = turns[: _count(turns, settings, room)]
     replaced_chars = sum(counted.sizes[: counted.begins]) + sum(turn.chars for turn in covered)
-    if replaced_chars <= _FRAME_CHARS or (room is None and not covered):
+    if replaced_chars <= FRAME_CHARS or (room is None and not covered):
         return None
 
     last_turn = covered[-1].turn_id if covered else counted.messages[0].turn_id
@@ -120,7 +99,7 @@ def _count(turns: Sequence[_Turn], settings: CompactionSettings, room: int | Non
     if room is None:
         return unkept
 
-    after = settings.summary_chars + _FRAME_CHARS + sum(turn.chars for turn in turns)
+    after = settings.summary_chars + FRAME_CHARS + sum(turn.chars for turn in turns)
     for count, turn in enumerate(turns):
         if after <= (settings.fill_ratio * room if count < unkept else room):
             return count
@@ -131,45 +110,6 @@ def _count(turns: Sequence[_Turn], settings: CompactionSettings, room: int | Non
 def instruction(settings: CompactionSettings) -> str:
     """Return what an agent is asked after the messages that it is to summarise."""
     return _INSTRUCTION.format(chars=int(_ASKED_SHARE * settings.summary_chars))
-
-
-def summary_message(text: str, turn_id: TurnId) -> Message:
-    """Return what stands in a context in place of turns.
-
-    Args:
-        text: The summary.
-        turn_id: The newest turn that it covers.
-    """
-    return Message(Role.USER, f"{_BEFORE}{text}{_AFTER}", turn_id=turn_id)
-
-
-def check_summary(text: str, replaced_chars: int, settings: CompactionSettings) -> str:
-    """Return a summary as it is kept.
-
-    Args:
-        text: What the agent answered.
-        replaced_chars: The characters that leave for it.
-        settings: How long it may be.
-
-    Raises:
-        ValueError: It cannot be used; the message is a predicate, such as `is empty`.
-    """
-    clean = clean_text(text).strip()
-    if not clean:
-        raise ValueError("is empty")
-
-    if len(clean) > settings.summary_chars:
-        raise ValueError(
-            f"has {len(clean)} characters, accepted are at most {settings.summary_chars}"
-        )
-
-    if len(clean) + _FRAME_CHARS >= replaced_chars:
-        raise ValueError(
-            f"has {len(clean) + _FRAME_CHARS} characters with its frame, accepted are fewer than "
-            f"the {replaced_chars} that it replaces"
-        )
-
-    return clean
 
 
 def parts(counted: CountedContext, plan: CompactionPlan, room: int) -> list[tuple[Message, ...]]:
@@ -189,7 +129,7 @@ def parts(counted: CountedContext, plan: CompactionPlan, room: int) -> list[tupl
         ValueError: There is not enough room; the message is a predicate.
     """
     room -= len(instruction(plan.settings))
-    lead_chars = plan.settings.summary_chars + _FRAME_CHARS
+    lead_chars = plan.settings.summary_chars + FRAME_CHARS
     missing = lead_chars + _LEAST_PART_CHARS - room
     if missing > 0:
         raise ValueError(f"has no room: a request for it takes {missing} characters more")

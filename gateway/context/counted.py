@@ -10,15 +10,15 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.context.compaction import summary_message
 from gateway.context.estimate import message_chars
 from gateway.context.projection import project, tool_item
+from gateway.context.summary import summary_message
 from gateway.model import ProjectionMode, Role
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from gateway.context.compaction import CompactionPlan
+    from gateway.context.summary import CompactionPlan
     from gateway.model import Message, Projection, TurnId
 
 SILENT: Final = "NO_REPLY"
@@ -48,7 +48,7 @@ class CountedContext:
             projections: What was made of tool results that will be added, by item.
             left_out_turns: Turns before the first message that are not sent.
             after_answer: What the agent said last in them.
-            summary: What stands in front; see `gateway.context.compaction.summary_message`.
+            summary: What stands in front; see `gateway.context.summary.summary_message`.
             summarised_turns: How many turns it covers.
         """
         self.messages: list[Message] = []

@@ -9,14 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.context.compaction import (
-    check_summary,
-    instruction,
-    parts,
-    plan_compaction,
-    summary_message,
-)
+from gateway.context.compaction import instruction, parts, plan_compaction
 from gateway.context.estimate import estimate_context_chars, tokens_of_chars
+from gateway.context.summary import check_summary, summary_message
 from gateway.errors import AgentError
 from gateway.model import CallPurpose, Message, ModelCall, Role, Summary
 from gateway.turns.preparing import cache_key, room_alone
@@ -26,8 +21,8 @@ if TYPE_CHECKING:
 
     from gateway.agents.base import Agent, Completion
     from gateway.clock import Clock
-    from gateway.context.compaction import CompactionPlan
     from gateway.context.settings import CompactionSettings
+    from gateway.context.summary import CompactionPlan
     from gateway.turns.memory import SessionContext
     from gateway.turns.preparing import Asking, Live
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.context.compaction import summary_message
 from gateway.context.counted import CountedContext
 from gateway.context.estimate import CHARS_PER_TOKEN_ESTIMATE
 from gateway.context.mending import mended
+from gateway.context.summary import summary_message
 from gateway.context.window import Overflow, overflow, too_many_images
 from gateway.model import Projection, ProjectionMode, TurnId
 from gateway.transcripts import accounts, projections, summaries

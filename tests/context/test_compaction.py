@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.compaction import (
-    CompactionPlan,
-    check_summary,
-    instruction,
-    parts,
-    plan_compaction,
-    summary_message,
-)
+from gateway.context.compaction import instruction, parts, plan_compaction
 from gateway.context.counted import CountedContext
 from gateway.context.estimate import estimate_context_chars, message_chars
 from gateway.context.settings import CompactionSettings
+from gateway.context.summary import CompactionPlan, check_summary, summary_message
 from gateway.context.window import overflow
 from gateway.model import Message, Role, TurnId
 from tests.context.conversations import (

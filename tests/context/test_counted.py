@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.compaction import CompactionPlan, summary_message
 from gateway.context.counted import SILENT, CountedContext
 from gateway.context.estimate import estimate_context_chars, message_chars
 from gateway.context.projection import project, tool_item
 from gateway.context.settings import CompactionSettings
+from gateway.context.summary import CompactionPlan, summary_message
 from gateway.model import Message, Projection, ProjectionMode, Role, TurnId
 from tests.context.conversations import (
     CONVERSATIONS,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.agents import anthropic_wire, openai_wire
-from gateway.context.compaction import summary_message
 from gateway.context.mending import GONE, Mend, mended, sent
+from gateway.context.summary import summary_message
 from gateway.model import Message, Role, TurnId
 from tests.context.conversations import PICTURE, calls, notice, result, says, user
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.context.compaction import summary_message
 from gateway.context.counted import CountedContext
+from gateway.context.summary import summary_message
 from gateway.context.window import FILL, Overflow, overflow, room_chars, too_many_images
 from gateway.model import Message, Role
 from tests.context.conversations import CONVERSATIONS, context_of, result, says, tool_turn, user

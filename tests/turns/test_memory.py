@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from gateway.context.compaction import CompactionPlan, summary_message
 from gateway.context.projection import tool_item
 from gateway.context.settings import CompactionSettings
+from gateway.context.summary import CompactionPlan, summary_message
 from gateway.context.window import overflow
 from gateway.model import (
     AgentId,
