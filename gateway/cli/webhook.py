@@ -113,12 +113,14 @@ def _show(screen: Screen, listed: dict[str, Any]) -> None:
         return
 
     screen.line("")
+    waits = listed["events"][0]["due_at"] is not None
     screen.table(
-        ["ID", "WEBHOOK", "TYPE", "HAPPENED", "TRIES", "WHY"],
+        ["ID", "WEBHOOK", "TYPE", "HAPPENED", "TRIES", *(["NEXT TRY"] if waits else []), "WHY"],
         [
             [
                 *(one["id"], one["webhook"], one["type"], local_time(one["created_at"])),
-                *(str(one["attempts"]), one["error"] or "-"),
+                *(str(one["attempts"]), *([local_time(one["due_at"])] if waits else [])),
+                one["error"] or "-",
             ]
             for one in listed["events"]
         ],

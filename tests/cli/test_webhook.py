@@ -39,6 +39,7 @@ def test_dead_letters_are_listed_and_posted_again_without_a_daemon(tmp_path: Pat
     where = prepared(tmp_path)
 
     listed = gateway("webhook", "list", *where)
+    waits = gateway("webhook", "list", "--queued", *where)
     waiting = gateway("webhook", "list", "--queued", "--json", *where).document
     dead = gateway("webhook", "list", "--webhook", "ops", "--json", *where).document["events"]
     one = gateway("webhook", "retry", dead[0]["id"], *where)
@@ -53,6 +54,12 @@ def test_dead_letters_are_listed_and_posted_again_without_a_daemon(tmp_path: Pat
     assert lines[2][:3] == ["ID", "WEBHOOK", "TYPE"]
     assert [line[0] for line in lines[3:]] == [one["id"] for one in dead]
     assert len(waiting["events"]) == 1
+    heads, row = waits.stdout.splitlines()[-2:]
+    assert heads.split()[-3:] == ["NEXT", "TRY", "WHY"]
+    assert (
+        row[heads.index("NEXT") : heads.index("WHY")]
+        == row[heads.index("HAPPENED") : heads.index("TRIES")]
+    )  # It was not tried yet, so it is due since it happened.
     assert one.stdout == "1 event will be posted again\n"
     assert rest.document == {"retried": 3}
     assert "no such events" in none.stderr
