@@ -53,6 +53,7 @@ def _manager(sessions: int, budgets: PruningBudgets) -> PruningManager:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sessions", "budgets"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from gateway.pruning import (
     AgeCondition,
     ArchiveAction,
@@ -37,6 +39,7 @@ RULES: Final = (
 )
 
 
+@pytest.mark.alone
 async def test_with_20_000_stored_items_the_loop_is_never_held_up_for_10_ms(
     tmp_path: Path,
 ) -> None:
