@@ -146,6 +146,9 @@ class Inbound:
     """What came beside the text. Whose turn it is gets a line of each after it."""
     change: Change = Change.NEW
     """A change never begins a turn: it is told of a message that waits, and of no other."""
+    named: bool = True
+    """Whether it is meant for us: False for what names nobody of ours in a group where only that
+    is answered which does."""
 
 
 @dataclass(frozen=True, slots=True)

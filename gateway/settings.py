@@ -6,6 +6,7 @@ Each part of the gateway owns its settings class; `gateway.config` only puts the
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Self
@@ -17,10 +18,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PLACEHOLDER_SECRETS: Final = frozenset(
-    {"undefined", "changeme", "change-me", "null", "none", "secret", "your-api-key", "xxx"}
+_PLACEHOLDER_WORDS: Final = (
+    "api bot change enter example goes here insert key me my none null password placeholder please "
+    "put random replace secret the this token undefined webhook with x your"
 )
-"""Values that stand in examples and broken templates; none is ever accepted as a secret."""
+# A word once taken is not taken otherwise: the time goes by the length alone.
+_PLACEHOLDER: Final = re.compile(
+    rf"[\W_]*+(?>(?>{_PLACEHOLDER_WORDS.replace(' ', '|')})[\W_]*+)++", re.IGNORECASE
+)
 
 
 class Settings(BaseModel):
@@ -74,6 +79,14 @@ PathSetting = Annotated[Path, BeforeValidator(_path)]
 """A path, written as a string in TOML."""
 
 
+def is_placeholder(secret: str) -> bool:
+    """Return whether a value is made of what stands in examples and broken templates alone.
+
+    Such are `changeme`, `undefined`, `xxx` and `your-secret-goes-here`.
+    """
+    return _PLACEHOLDER.fullmatch(secret) is not None
+
+
 class SecretError(ValueError):
     """A secret cannot be had or is a placeholder; the message never shows its value."""
 
@@ -109,7 +122,7 @@ class SecretSource(Settings):
             raise SecretError(f"{place} is not there or cannot be read")
 
         secret = value.strip()
-        if not secret or secret.lower() in PLACEHOLDER_SECRETS:
+        if not secret or is_placeholder(secret):
             raise SecretError(f"{place} is blank or holds a placeholder, not a secret")
 
         return secret

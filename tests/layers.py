@@ -67,7 +67,14 @@ SDKS: Final = {
     "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
     "nio": {
         f"gateway.channels.{name}"
-        for name in ("matrix", "matrix_api", "matrix_joining", "matrix_sync")
+        for name in (
+            "matrix",
+            "matrix_api",
+            "matrix_behind",
+            "matrix_gap",
+            "matrix_joining",
+            "matrix_sync",
+        )
     },
     "openai": {"gateway.agents.openai"},
 }

@@ -26,7 +26,6 @@ PIN: Final = re.compile(r"[\w.-]+==[^\s;]+[^\n]*\\\n    --hash=sha256:[0-9a-f]{6
 LOADED_BY_NAME: Final = {
     "httptools": "uvicorn's parser of HTTP",
     "tzdata": "zoneinfo reads it where the system has no time zones",
-    "uvloop": "anyio makes the event loop of it",
 }
 """Declared distributions that the code need not import, and who loads them."""
 

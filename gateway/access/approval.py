@@ -33,6 +33,9 @@ class Answer(StrEnum):
     """Nothing, for they were told a short time ago."""
     FULL = "full"
     """Nothing, for too many wait already."""
+    LOCKED = "locked"
+    """That it is not possible now: wrong codes have locked the account, and a code would end before
+    the lock does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,13 @@ class Wrong:
     """Among how many requests it was looked for."""
 
 
-def answer_to(user: User, pending: Collection[Request], now: datetime) -> Answer:
-    """Return what somebody is told who asks, given all requests there are. Pure."""
+def answer_to(
+    user: User, pending: Collection[Request], locks: Collection[Lock], now: datetime
+) -> Answer:
+    """Return what somebody is told who asks, given all requests and locks there are. Pure."""
+    if any(lock.place == user[:2] and lock.holds(now) for lock in locks):
+        return Answer.LOCKED
+
     living = [one for one in pending if one.place == user[:2] and one.lives(now)]
     for one in living:
         if one.user == user:
@@ -73,7 +81,7 @@ def ask(transaction: Transaction, request: Request, code: str) -> Asked:
     """Store a request whose time begins now, unless another answer is due."""
     now = request.asked_at
     pending = records.requests(transaction)
-    answer = answer_to(request.user, pending, now)
+    answer = answer_to(request.user, pending, records.locks(transaction).values(), now)
     match answer:
         case Answer.CODE:
             discard(transaction, now)

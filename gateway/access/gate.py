@@ -32,7 +32,8 @@ REFUSED: Final = "You are not among those who may talk here."
 LOGGED_EVERY_S: Final = 3_600.0
 """How often a stranger gets a line in the log."""
 REFUSED_EVERY_S: Final = 600.0
-"""How often a stranger is told that they are refused; who waits for an answer gets it each time."""
+"""How often a stranger is told that they are refused, or cannot be paired now; who is refused and
+waits for an answer gets it each time."""
 MAX_REMEMBERED: Final = 4_096
 """Strangers remembered for that; from further ones, nothing is told and nothing logged."""
 
@@ -56,7 +57,8 @@ class AccessStatistics:
     """Of admins, and of others who may talk."""
     strangers: Mapping[str, int]
     """Of strangers, by what became of them: `ignored`, `refused`, and of those who are to be paired
-    `code`, `again`, `quiet`, `full` or `not_stored`."""
+    `code`, `again`, `quiet`, `full`, `locked` or `not_stored`; of anybody in a group, `not_named`:
+    meant for nobody of ours."""
 
 
 class Access:
@@ -105,6 +107,10 @@ class Access:
             )
         return Admission(standing, text)
 
+    def pass_over(self) -> None:
+        """Count a message that is meant for nobody of ours: whose it is makes no difference."""
+        self._strangers["not_named"] += 1
+
     def statistics(self) -> AccessStatistics:
         """Return what became of messages since the start."""
         return AccessStatistics(self._admitted, dict(self._strangers))
@@ -124,6 +130,9 @@ class Access:
                     asked = await self.pairing.ask(source)
                 except PASSING:
                     return "not_stored", None
+                now = self._clock.monotonic()
+                if asked.answer is Answer.LOCKED and not self._refused.allows(user_of(source), now):
+                    return asked.answer.value, None
                 return asked.answer.value, _text(asked)
 
 
@@ -158,5 +167,7 @@ def _text(asked: Asked) -> str | None:
             f"You have been given a code that waits to be approved until {until}. If you do not "
             "have it any more, write again after that."
         )
+    if asked.answer is Answer.LOCKED:
+        return "You are not known here yet, and nobody can be paired now. Write again in an hour."
 
     return None

@@ -34,7 +34,7 @@ class Listing:
     pending: Sequence[Request]
     paired: Sequence[PairedUser]
     locks: Sequence[Lock]
-    """The accounts on which nothing is approved at present."""
+    """The accounts on which nothing is approved."""
 
 
 @dataclass(slots=True)
@@ -61,9 +61,10 @@ class Pairing:
         """Begin with nobody; use `load`."""
         self._database = database
         self._clock = clock
-        # Both are changed by the database's writer thread alone, in the order of its commits.
+        # All are changed by the database's writer thread alone, in the order of its commits.
         self._paired: set[User] = set()
         self._pending: Sequence[Request] = ()
+        self._locks: Sequence[Lock] = ()
         self._counts = PairingStatistics()
 
     @classmethod
@@ -75,16 +76,16 @@ class Pairing:
         """
         made = cls(database, clock)
 
-        def query(connection: Connection) -> tuple[list[PairedUser], list[Request]]:
+        def query(connection: Connection) -> Listing:
             try:
-                records.locks(connection)
-                return records.paired_users(connection), records.requests(connection)
+                return _all(connection)
             except ValueError as exc:
                 reason = "the pairing is damaged; `gateway store check` says more"
                 raise DamagedDataError(Path(connection.filename), reason) from exc
 
-        paired, made._pending = await database.read(query)
-        made._paired = {one.user for one in paired}
+        found = await database.read(query)
+        made._pending, made._locks = found.pending, found.locks
+        made._paired = {one.user for one in found.paired}
         return made
 
     def is_paired(self, source: SessionSource) -> bool:
@@ -103,8 +104,8 @@ class Pairing:
             StorageFullError, StorageBusyError: nothing was stored; the stranger has no code.
         """
         user, now = user_of(source), self._clock.now()
-        answer = answer_to(user, self._pending, now)
-        if answer in {Answer.QUIET, Answer.FULL}:
+        answer = answer_to(user, self._pending, self._locks, now)
+        if answer in {Answer.QUIET, Answer.FULL, Answer.LOCKED}:
             return Asked(answer)
 
         code = records.new_code()
@@ -112,7 +113,7 @@ class Pairing:
 
         def work(transaction: Transaction) -> Asked:
             asked = approval.ask(transaction, request, code)
-            self._show_pending(transaction)
+            self._show(transaction)
             return asked
 
         asked = await self._database.write(work)
@@ -142,7 +143,7 @@ class Pairing:
             found = approval.approve(transaction, plain, platform, account, now)
             if isinstance(found, PairedUser):
                 transaction.on_commit(self._paired.add, found.user)
-            self._show_pending(transaction)
+            self._show(transaction)
             return found
 
         found = await self._database.write(work)
@@ -160,7 +161,7 @@ class Pairing:
                 failures=lock.failures,
                 locked_until=lock.locked_until,
             )
-        locked = " ".join(map(_said, found.held))
+        locked = _said(found.held) if found.held else ""
         if found.held and not found.tried:
             raise ConflictError(locked)
 
@@ -204,10 +205,11 @@ class Pairing:
         now = self._clock.now()
 
         def query(connection: Connection) -> Listing:
+            found = _all(connection)
             return Listing(
-                [one for one in records.requests(connection) if one.lives(now)],
-                records.paired_users(connection),
-                [lock for lock in records.locks(connection).values() if lock.holds(now)],
+                [one for one in found.pending if one.lives(now)],
+                found.paired,
+                [lock for lock in found.locks if lock.holds(now)],
             )
 
         return await self._database.read(query)
@@ -218,7 +220,7 @@ class Pairing:
 
         def work(transaction: Transaction) -> int:
             ended = approval.discard(transaction, now)
-            self._show_pending(transaction)
+            self._show(transaction)
             return ended
 
         return await self._database.write(work)
@@ -227,12 +229,13 @@ class Pairing:
         """Return what happened since the start."""
         return replace(self._counts, paired=len(self._paired), pending=len(self._pending))
 
-    def _show_pending(self, transaction: Transaction) -> None:
-        """Let memory have the requests as they are now, once this is durable."""
-        transaction.on_commit(self._set_pending, tuple(records.requests(transaction)))
+    def _show(self, transaction: Transaction) -> None:
+        """Let memory have the requests and locks as they are now, once this is durable."""
+        pending, locks = records.requests(transaction), records.locks(transaction)
+        transaction.on_commit(self._set, tuple(pending), tuple(locks.values()))
 
-    def _set_pending(self, pending: Sequence[Request]) -> None:
-        self._pending = pending
+    def _set(self, pending: Sequence[Request], locks: Sequence[Lock]) -> None:
+        self._pending, self._locks = pending, locks
 
 
 def user_of(source: SessionSource) -> User:
@@ -240,10 +243,24 @@ def user_of(source: SessionSource) -> User:
     return source.platform, source.account, usable_id(source.user_id)
 
 
-def _said(lock: Lock) -> str:
-    where = f"{lock.platform}/{lock.account}" if lock.account else lock.platform
-    until = f"{lock.locked_until:%Y-%m-%d %H:%M} UTC"
-    return f"{MAX_FAILURES} codes in a row were wrong: none is taken on {where} until {until}."
+def _all(connection: Connection) -> Listing:
+    """Return everything, what has ended included.
+
+    Raises:
+        ValueError: a stored instant is none.
+    """
+    pending, paired = records.requests(connection), records.paired_users(connection)
+    return Listing(pending, paired, list(records.locks(connection).values()))
+
+
+def _said(locks: Sequence[Lock]) -> str:
+    """Return one sentence on all locks."""
+    places: dict[str, list[str]] = {}
+    for lock in locks:
+        where = f"{lock.platform}/{lock.account}" if lock.account else lock.platform
+        places.setdefault(f"{lock.locked_until:%Y-%m-%d %H:%M} UTC", []).append(where)
+    none = ", ".join(f"on {', '.join(where)} until {until}" for until, where in places.items())
+    return f"{MAX_FAILURES} codes in a row were wrong: none is taken {none}."
 
 
 def _named(user: User) -> dict[str, str]:

@@ -63,8 +63,8 @@ class ClientTokens:
         self._clock = clock
         # Replaced by the database's writer thread alone, in the order of its commits.
         self._living: dict[str, ClientToken] = {}
-        self._noted: dict[str, datetime] = {}
-        """By name, the hour that is noted of its use already."""
+        self._noted: dict[str, tuple[bytes, datetime]] = {}
+        """By name, the token and the hour that are noted of its use already."""
 
     @classmethod
     async def load(cls, database: Database, clock: Clock) -> ClientTokens:
@@ -85,22 +85,22 @@ class ClientTokens:
         made._show(await database.read(query))
         return made
 
-    def owner(self, secret: bytes) -> str:
-        """Return the name of the token whose secret this is; empty where it is none's.
+    def owner(self, secret: bytes) -> ClientToken | None:
+        """Return the living token whose secret this is; None where it is none's.
 
-        It takes a time that says nothing of any secret: all are compared.
+        It takes a time that says nothing of any secret: the hashes of all are compared.
         """
         digest = hashlib.sha256(secret).digest()
-        found = ""
+        found = None
         for token in self._living.values():
             if hmac.compare_digest(token.digest, digest):
-                found = token.name
+                found = token
         return found
 
-    def digest_of(self, name: str) -> bytes:
-        """Return what a living token is known by; empty where there is none of this name."""
-        token = self._living.get(name)
-        return b"" if token is None else token.digest
+    def is_open(self, token: ClientToken) -> bool:
+        """Return whether a token opens the API still: it, not a later one of its name."""
+        living = self._living.get(token.name)
+        return living is not None and living.digest == token.digest
 
     async def create(self, name: str, *, again: bool = False) -> tuple[ClientToken, str]:
         """Make a token; return it with its secret, which is known nowhere else.
@@ -171,27 +171,28 @@ class ClientTokens:
         """Return all tokens, revoked ones included, in the order they were made."""
         return await self._database.read(_all)
 
-    async def note_used(self, name: str) -> None:
+    async def note_used(self, token: ClientToken) -> None:
         """Note that a token is used, once an hour at most.
 
         A disk that takes nothing now costs the note, not the request.
         """
         hour = self._clock.now().replace(minute=0, second=0, microsecond=0)
-        if self._noted.get(name) == hour:
+        noted = (token.digest, hour)
+        if self._noted.get(token.name) == noted:
             return
 
         def work(transaction: Transaction) -> None:
             transaction.execute(
-                "UPDATE api_tokens SET last_used_at = ? WHERE name = ? AND revoked_at IS NULL",
-                (_stamp(hour), name),
+                "UPDATE api_tokens SET last_used_at = ? WHERE name = ? AND hash = ?",
+                (_stamp(hour), token.name, token.digest.hex()),
             )
 
         # At once, so that requests at the same time do not all write.
-        self._noted[name] = hour
+        self._noted[token.name] = noted
         try:
             await self._database.write(work)
         except PASSING:
-            get_logger().debug("client_token.use_not_noted", name=name)
+            get_logger().debug("client_token.use_not_noted", name=token.name)
 
     def _show(self, tokens: list[ClientToken]) -> None:
         self._living = {one.name: one for one in tokens if one.revoked_at is None}

@@ -108,7 +108,10 @@ def _build_vendor(
         return _build_with_sdk(agent_id, settings, clock)
     except ImportError as exc:
         name = settings.kind
-        problem = f"the {name} SDK cannot be imported ({exc}); pip install session-gateway[{name}]"
+        problem = (
+            f"the {name} SDK cannot be imported ({exc}); pip install '.[{name}]' in the checkout "
+            "of session-gateway brings it"
+        )
         raise ConfigurationError([f"agents.{agent_id}.kind: {problem}"]) from exc
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
@@ -12,10 +11,14 @@ from gateway.api.problems import Problem, ProblemError, bad_request
 from gateway.strict_json import MAX_NODES, StrictJsonError, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope
 
     from gateway.api.settings import HttpSettings
     from gateway.clock import Clock
+
+T = TypeVar("T")
 
 WHOLE: Final = "gateway.whole"
 """Set in a request's state once all of its body has arrived."""
@@ -35,24 +38,39 @@ async def read_form(scope: Scope, receive: Receive, settings: HttpSettings, cloc
 
 
 async def read_object(
+    scope: Scope, receive: Receive, settings: HttpSettings, clock: Clock
+) -> dict[str, object]:
+    """Return the request's JSON object as it is; see `read_form`."""
+    return await read_as(scope, receive, settings, clock, lambda fields: fields)
+
+
+async def read_as(
     scope: Scope,
     receive: Receive,
     settings: HttpSettings,
     clock: Clock,
+    read: Callable[[dict[str, object]], T],
     *,
     max_values: int = MAX_NODES,
-) -> dict[str, object]:
-    """Return the request's JSON object as it is, of at most so many values; see `read_form`."""
+) -> T:
+    """Return what `read` makes of the request's JSON object of at most so many values.
+
+    Of a large body that is done in a thread.
+
+    Raises:
+        ProblemError: see `read_form`; or `read` raises it.
+    """
     most, timeout_s = settings.max_body_bytes, settings.request_timeout_s
     body = await read_body(scope, receive, clock, most=most, timeout_s=timeout_s)
     if not body:
-        return {}
+        return read({})
 
     _check_type(scope)
-    if len(body) > AT_ONCE_BYTES:
-        return await anyio.to_thread.run_sync(partial(parse_object, body, max_values=max_values))
 
-    return parse_object(body, max_values=max_values)
+    def work() -> T:
+        return read(parse_object(body, max_values=max_values))
+
+    return await anyio.to_thread.run_sync(work) if len(body) > AT_ONCE_BYTES else work()
 
 
 def header_of(scope: Scope, name: bytes) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from gateway.api.problems import bad_request
 from gateway.model import clean_text
+from gateway.strict_json import MAX_QUOTED_CHARS, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,6 @@ MAX_ID_CHARS: Final = 512
 """The longest id of a chat, a user, a thread or a message."""
 MAX_PROBLEMS: Final = 16
 """How many faults of one request are told."""
-MAX_QUOTED_CHARS: Final = 64
 
 
 class Form:
@@ -188,7 +188,7 @@ class Form:
         self._problems.append(f"{name}: is {_describe(value)}, accepted is {accepted}")
 
     def _unknown(self, name: str) -> str:
-        shown = _quoted(name)
+        shown = quoted(name)
         near = difflib.get_close_matches(name[:MAX_QUOTED_CHARS], self._known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"accepted: {', '.join(self._known)}"
         return f"{shown}: no such {self._what}; {hint}"
@@ -234,15 +234,10 @@ def _is_unfit(char: str) -> bool:
 
 def _describe(value: object) -> str:
     if isinstance(value, str):
-        return _quoted(value) if value else "empty"
+        return quoted(value) if value else "empty"
 
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
 
     words = {None: "missing", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
-
-
-def _quoted(text: str) -> str:
-    cut = text[:MAX_QUOTED_CHARS]
-    return repr(cut) + ("..." if len(text) > len(cut) else "")

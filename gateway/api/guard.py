@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from gateway.access.tokens import ClientToken
     from gateway.api.settings import HttpSettings
     from gateway.clock import Clock
 
@@ -45,13 +46,11 @@ PUBLIC_PATHS: Final = frozenset({"/livez", "/readyz"})
 HOOKS: Final = "/hooks/"
 """What the paths begin with whose channels prove their requests themselves."""
 CLIENT: Final = "gateway.client"
-"""Where a scope's `state` names the client token that a request came with; empty: our own."""
+"""Where a scope's `state` holds the client's token that a request came with; None: our own."""
 
 _SINGLE: Final = frozenset(
     {b"host", b"origin", b"authorization", b"content-length", b"content-type"}
 )
-LOOPBACK: Final = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-"""Addresses of clients on this machine."""
 _HTTP_PORT: Final = 80
 
 
@@ -64,7 +63,7 @@ class Guard:
         settings: HttpSettings,
         token: str,
         clock: Clock,
-        owner: Callable[[bytes], str] = lambda _: "",
+        owner: Callable[[bytes], ClientToken | None] = lambda _: None,
     ) -> None:
         """Guard an app with a bearer token.
 
@@ -73,8 +72,8 @@ class Guard:
             settings: Which hosts and how large bodies.
             token: Opens everything.
             clock: Both clocks.
-            owner: Names the client that has another token, which opens the OpenAI-compatible routes
-                alone; empty: nobody has it. Asked for each request.
+            owner: Returns the client's token that has another secret, which opens the
+                OpenAI-compatible routes alone; None: nobody has it. Asked for each request.
         """
         self._app = app
         self._settings = settings
@@ -132,16 +131,12 @@ class Guard:
             return
 
         client = scope["client"]
-        name = self._check_token(
-            headers.get(b"authorization", b""),
-            client[0] if client else "",
-            from_page=origin is not None,
-        )
-        if name and not is_openai(scope["path"]):
+        token = self._check_token(headers.get(b"authorization", b""), client[0] if client else "")
+        if token is not None and not is_openai(scope["path"]):
             detail = "This token opens /v1/models and /v1/chat/completions alone."
             raise ProblemError(Problem(403, "forbidden", "Forbidden", detail))
 
-        scope.setdefault("state", {})[CLIENT] = name
+        scope.setdefault("state", {})[CLIENT] = token
         length = headers.get(b"content-length")
         check_length(None if length is None else length.decode(), self._settings.max_body_bytes)
 
@@ -180,29 +175,29 @@ class Guard:
             detail = "Pages of other origins may not use this gateway."
             raise ProblemError(Problem(403, "origin", "Forbidden", detail))
 
-    def _check_token(self, authorization: bytes, address: str, *, from_page: bool) -> str:
+    def _check_token(self, authorization: bytes, address: str) -> ClientToken | None:
         """Compare in constant time, and lock out who keeps failing.
 
-        Returns the name of the client's token; empty for the gateway's own.
+        Returns the client's token; None for the gateway's own.
 
-        On loopback the right token always opens, except to pages: a broken local script, or
-        strangers behind a proxy on this machine, must not lock the operator out.
+        The right token always opens: behind a front all clients have one address, where a stranger,
+        or one whose token is revoked, must not lock out the others.
         """
-        now = self._clock.monotonic()
-        locked_s = self._lockout.remaining_s(address, now)
         scheme, _, token = authorization.partition(b" ")
         ours = hmac.compare_digest(_digest(token.strip()), self._token)
-        name = "" if ours else self._owner(token.strip())
-        if scheme.lower() == b"bearer" and (ours or name):
-            if not locked_s or (address in LOOPBACK and not from_page):
-                return name
-        elif not locked_s:
-            if self._lockout.note_failure(address, now):
-                get_logger().warning("api.client_locked_out", client=address, lockout_s=LOCKOUT_S)
-            raise ProblemError(_unauthorized(present=bool(authorization)))
+        client = None if ours else self._owner(token.strip())
+        if scheme.lower() == b"bearer" and (ours or client is not None):
+            return client
 
-        detail = "Too many requests with a wrong token came from this address."
-        raise ProblemError(later(429, "locked-out", "Locked out", detail, after_s=locked_s))
+        now = self._clock.monotonic()
+        locked_s = self._lockout.remaining_s(address, now)
+        if locked_s:
+            detail = "Too many requests with a wrong token came from this address."
+            raise ProblemError(later(429, "locked-out", "Locked out", detail, after_s=locked_s))
+
+        if self._lockout.note_failure(address, now):
+            get_logger().warning("api.client_locked_out", client=address, lockout_s=LOCKOUT_S)
+        raise ProblemError(_unauthorized(present=bool(authorization)))
 
 
 def _read_head(scope: Scope) -> dict[bytes, bytes]:

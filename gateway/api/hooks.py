@@ -1,7 +1,7 @@
 """`POST /hooks/NAME`: requests of platforms, handed to the channels they are for.
 
 No bearer token opens these: each channel proves its requests itself. What is done before that is
-cheap: whose address failed too often, what the head says, a body within its own bound and deadline.
+cheap: what the head says, a body within its own bound and deadline.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.api.bodies import check_length, header_of, read_body
-from gateway.api.guard import HOOKS, LOOPBACK
+from gateway.api.guard import HOOKS
 from gateway.api.lockout import Lockout
 from gateway.api.problems import RETRY_AFTER_S, Problem, ProblemError, later
 from gateway.channels.hooks import HookAnswer, HookRequest, JudgesHeads
@@ -59,12 +59,6 @@ class Hooks:
         """Hand a request over, and answer with what the channel makes of it."""
         scope, context = request.scope, self._context
         channel = _named(context.hooks(), request.path_params["name"])
-        place = self._place(scope, channel.account)
-        # Strangers behind a front on this machine must not lock the platform out: what is proven
-        # always comes in from there, as with the bearer token.
-        if _address(scope) not in LOOPBACK:
-            self._check_lockout(place)
-
         headers = _headers(scope)
         answer = channel.refusal(headers) if isinstance(channel, JudgesHeads) else None
         if answer is None:
@@ -78,28 +72,28 @@ class Hooks:
             )
             answer = await channel.call(HookRequest(headers, body))
         if answer.status == _UNPROVEN:
-            self._note_failure(place, scope, channel.account)
+            self._note_failure(_address(scope), channel.account)
         return _response(answer)
 
-    def _place(self, scope: Scope, account: str) -> str:
-        # One hook that is set up wrong, or attacked, must not close the others.
-        return f"{_address(scope)} {account}"
+    def _note_failure(self, address: str, account: str) -> None:
+        """Count what nothing proves; what is proven always comes in, as with the bearer token.
 
-    def _check_lockout(self, place: str) -> None:
-        locked_s = self._lockout.remaining_s(place, self._context.clock.monotonic())
+        Behind a front all have one address, where a stranger must not lock the platform out.
+
+        Raises:
+            ProblemError: too many of them came from this address.
+        """
+        # One hook that is set up wrong, or attacked, must not close the others.
+        place, now = f"{address} {account}", self._context.clock.monotonic()
+        locked_s = self._lockout.remaining_s(place, now)
         if locked_s:
             raise ProblemError(
                 later(429, "locked-out", "Locked out", _LOCKED_OUT, after_s=locked_s)
             )
 
-    def _note_failure(self, place: str, scope: Scope, account: str) -> None:
-        self._check_lockout(place)
-        if self._lockout.note_failure(place, self._context.clock.monotonic()):
+        if self._lockout.note_failure(place, now):
             get_logger().warning(
-                "hook.client_locked_out",
-                account=account,
-                client=_address(scope),
-                lockout_s=LOCKOUT_S,
+                "hook.client_locked_out", account=account, client=address, lockout_s=LOCKOUT_S
             )
 
 

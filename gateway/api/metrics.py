@@ -91,7 +91,9 @@ class StatisticsCollector:
         access = self._context.door.access.statistics()
         yield _counter("admitted", "Messages of people who may talk.", access.admitted)
         strangers = CounterMetricFamily(
-            "gateway_strangers", "Messages of others, by what became of them.", labels=["result"]
+            "gateway_strangers",
+            "Messages that were not taken: of others, or in groups to nobody here.",
+            labels=["result"],
         )
         for result, number in sorted(access.strangers.items()):
             strangers.add_metric([result], number)

@@ -97,6 +97,7 @@ def _shown(row: OutboxRow) -> dict[str, object]:
     return {
         "id": row.delivery_id,
         "state": row.state,
+        "status": row.status or None,
         "session_key": row.session_key,
         "platform": target.platform,
         "account": target.account,
@@ -109,7 +110,7 @@ def _shown(row: OutboxRow) -> dict[str, object]:
         "created_at": row.created_at,
         "owed_since": row.owed_since,
         "attempts": row.attempts,
-        "may_have_been_sent": row.sending_at is not None or row.repeated,
+        "may_have_been_sent": row.sending_at is not None or row.repeated > 0,
         "sent_at": row.sent_at,
         "dead_at": row.dead_at,
         "error": row.error or None,

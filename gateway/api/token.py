@@ -17,7 +17,7 @@ from gateway.durable.disk import SYSTEM_DISK, Disk
 from gateway.durable.files import write_whole
 from gateway.errors import ConfigurationError, UnsafeStateDirectoryError
 from gateway.log import get_logger
-from gateway.settings import PLACEHOLDER_SECRETS
+from gateway.settings import is_placeholder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,8 +51,10 @@ def bearer_token(settings: HttpSettings, state_dir: Path, disk: Disk = SYSTEM_DI
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError([f"{path}: cannot be read as a token ({exc})"]) from exc
 
-    if len(token) < MIN_TOKEN_CHARS or token.lower() in PLACEHOLDER_SECRETS:
-        problem = f"{path}: too short, accepted are {MIN_TOKEN_CHARS} characters or more"
+    if len(token) < MIN_TOKEN_CHARS or is_placeholder(token):
+        problem = (
+            f"{path}: too short or a placeholder, accepted are {MIN_TOKEN_CHARS} characters or more"
+        )
         raise ConfigurationError([f"{problem}; remove it and a new one is made"])
 
     return token

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from gateway.errors import BusyError, ExitCode, GatewayError
 from gateway.model import SessionSource
@@ -20,10 +20,19 @@ if TYPE_CHECKING:
     from gateway.model import Inbound
 
 
+LONGEST_WISH_S: Final = 3_600.0
+"""For how long a platform that asks for it is left alone at most."""
+
+
 class ChannelError(GatewayError):
     """The connection to the platform is lost, or cannot be had."""
 
     exit_code = ExitCode.UNAVAILABLE
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float | None = None) -> None:
+        """Take why, for the operator, and how long the platform asks to be left alone, in s."""
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
 
 
 class SendError(GatewayError):
@@ -75,7 +84,8 @@ class Outbound:
     """The platform's id of the message that it answers; empty: of none. Where that one is gone,
     the text is shown all the same."""
     repeat: bool = False
-    """Whether it may have been sent before; unless the channel is idempotent, the text says so."""
+    """Whether it may have been shown before; the text says so, unless the channel is idempotent and
+    it was a message, no edit."""
     plain: bool = False
     """Whether the text is shown as it stands, no mark in it rendered: questions about tools must
     read as they are."""
@@ -184,5 +194,18 @@ class Channel(Protocol):
 
         Raises:
             SendError: it could not be shown; that harms nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A channel whose platform can be asked whether it is there, without showing anything."""
+
+    async def probe(self) -> None:
+        """Ask; called before what may have been shown is sent once more, the last time.
+
+        Raises:
+            SendError: it is not there, or not well.
         """
         ...

@@ -1,7 +1,7 @@
 """The lines of the loopback channel: one JSON object each, in both directions. Pure.
 
-A line that is wrong is answered with what is wrong and what is accepted; what a client wrote is
-never quoted.
+A line that is wrong is answered with what is wrong and what is accepted; no value that a client
+wrote is quoted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gateway.channels.fields import (
     shown_of,
 )
 from gateway.model import Inbound
+from gateway.strict_json import StrictJsonError, parse, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,9 +76,9 @@ def read_line(line: bytes, *, platform: str, account: str) -> Line:
         FieldError: it says nothing that is known here.
     """
     try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise FieldError("not JSON in UTF-8; accepted is one JSON object a line") from None
+        fields = parse(line, what="the line")
+    except StrictJsonError as error:
+        raise FieldError(f"{error}; accepted is one JSON object a line") from None
     if not isinstance(fields, dict):
         raise FieldError("not an object; accepted is one JSON object a line")
 
@@ -86,9 +87,10 @@ def read_line(line: bytes, *, platform: str, account: str) -> Line:
         raise FieldError(f"of no known kind; accepted is an object with one of {', '.join(_KINDS)}")
 
     reader = Reader(fields)
-    if any(name not in _FIELDS[kind] for name in fields):
-        # The name itself may be what somebody wrote.
-        raise FieldError(f"an unknown field; accepted beside {kind}: {', '.join(_FIELDS[kind])}")
+    unknown = next((name for name in fields if name not in _FIELDS[kind]), None)
+    if unknown is not None:
+        accepted = ", ".join(_FIELDS[kind])
+        raise FieldError(f"{quoted(unknown)}: no such field; accepted beside {kind}: {accepted}")
     match kind:
         case "serve":
             return Serve(reader.flag("serve", required=True))

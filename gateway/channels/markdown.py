@@ -11,6 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Final
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, table
 from markdown_it.tree import SyntaxTreeNode
 
 from gateway.log import get_logger
@@ -29,11 +30,50 @@ seconds; what could have more cells is no table."""
 _MAX_BRACKETS: Final = 500
 """The parser looks for the end of a link from each bracket on, which many make a second of; in what
 has more there are no links."""
+_MAX_REFUSED: Final = 5
+"""So many tables that would lose words are read to their ends; from then on there are none."""
+_REFUSED: Final = "tables_refused"
+_BAR: Final = re.compile(r"(?<!\\)\|")
 _LANGUAGE: Final = re.compile(r"[A-Za-z0-9_+#.-]{1,32}")
+
+
+def _table_that_shows_all(state: StateBlock, start: int, end: int, silent: bool) -> bool:  # noqa: FBT001 - as the parser calls it
+    """Take a table, as a rule of the parser does; one that would lose words is none, but text.
+
+    The parser drops what a row has beyond the columns of the head, and splits code at a bar.
+    """
+    refused = state.env.get(_REFUSED, 0)
+    before = len(state.tokens)
+    if refused >= _MAX_REFUSED or not table(state, start, end, silent):
+        return False
+    if silent:
+        return True
+
+    columns = sum(token.type == "th_open" for token in state.tokens[before:])
+    rows = range(start + 2, state.line)
+    if not any(_has_more_cells(_line(state, row), columns) for row in rows):
+        return True
+
+    del state.tokens[before:]
+    state.line = start
+    state.env[_REFUSED] = refused + 1
+    return False
+
+
+def _line(state: StateBlock, number: int) -> str:
+    return state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]]
+
+
+def _has_more_cells(row: str, columns: int) -> bool:
+    """Return whether there are words in a row beyond so many columns."""
+    cells = _BAR.split(row.strip())
+    rest = cells[columns + (not cells[0]) :]
+    return any(cell.strip() for cell in rest)
 
 
 def _parser(*rules: str) -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False, "maxNesting": _MAX_DEPTH})
+    made.block.ruler.at("table", _table_that_shows_all, {"alt": ["paragraph", "reference"]})
     return made.enable(["strikethrough", *rules]).disable("reference")
 
 

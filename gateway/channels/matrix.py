@@ -6,7 +6,6 @@ once (Synapse: for a day). Encrypted rooms cannot be read: nothing is answered t
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,7 @@ from gateway.log import get_logger
 from gateway.secret_values import secret_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from anyio.abc import TaskGroup
@@ -40,8 +39,11 @@ TYPING_S: Final = 10.0
 RETRY_S: Final = 1.0
 """How long a message waits that could not be stored."""
 _HELD: Final[dict[tuple[Path, str], str]] = {}
-"""Which account reads for a user now, by the state directory and the user: of two that did each
-message would be two turns."""
+"""Which account reads for a user as long as the process lives, by the state directory and the
+user: of two that did, even one after the other, each message would be two turns."""
+_ASKING: Final[dict[tuple[Path, str], anyio.Lock]] = {}
+"""By the state directory and the homeserver: accounts ask who they are in the order in which they
+are run, so that of two of a user the first one of the configuration has it after each start."""
 
 
 class MatrixChannel:
@@ -69,7 +71,7 @@ class MatrixChannel:
         self._state_dir = state_dir
         self._reader = Reader(account, settings, path, clock, self._server)
         self._user_id = ""
-        self._receipts = Receipts(PLATFORM, account, partial(self._send, notice=True))
+        self._receipts = Receipts(PLATFORM, account, clock, partial(self._send, notice=True))
         self._typing: dict[str, float] = {}
         """By room, until when it is seen that we write, monotonic."""
 
@@ -91,15 +93,13 @@ class MatrixChannel:
     async def run(self, receive: Receive, *, ready: Callable[[], None]) -> None:
         """Take messages until cancelled; see `Channel.run`."""
         failed: ChannelError | None = None
-        await self._reader.load()
         async with self._server.connected(), anyio.create_task_group() as tasks:
             try:
-                with lost():
-                    who = await self._server.whoami()
-                self._user_id = _user_id(who)
+                self._user_id = await self._identify()
+                await self._reader.load()
                 hand_over = partial(self._hand_over, receive, tasks)
-                with self._holding(self._user_id):
-                    await self._reader.run(self._user_id, hand_over, ready, tasks)
+                self._receipts.resume(tasks)
+                await self._reader.run(self._user_id, hand_over, ready, tasks)
             except ChannelError as error:
                 failed = error
             tasks.cancel_scope.cancel()
@@ -163,24 +163,24 @@ class MatrixChannel:
 
         return target.chat_id
 
-    @contextmanager
-    def _holding(self, user_id: str) -> Generator[None]:
-        """Read for a user, for whom no other account does.
+    async def _identify(self) -> str:
+        """Return whose token it is: somebody for whom no other account reads.
 
         Raises:
-            ChannelError: another one does.
+            ChannelError: another one does, or the homeserver does not say who it is.
         """
-        held = (self._state_dir, user_id)
-        other = _HELD.setdefault(held, self.account)
+        asking = _ASKING.setdefault((self._state_dir, self._settings.homeserver), anyio.Lock())
+        async with asking:
+            with lost():
+                user_id = _user_id(await self._server.whoami())
+            other = _HELD.setdefault((self._state_dir, user_id), self.account)
         if other != self.account:
             raise ChannelError(
                 f"its token is of the same user as that of channels.{other}; accepted is one table "
                 "of a user"
             )
-        try:
-            yield
-        finally:
-            _HELD.pop(held, None)
+
+        return user_id
 
     async def _hand_over(self, receive: Receive, tasks: TaskGroup, inbound: Inbound) -> None:
         """Hand over a message, as often as it takes until it is stored or refused."""

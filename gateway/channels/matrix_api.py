@@ -20,6 +20,8 @@ from nio.api import Api, MessageDirection
 from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
+from gateway.channels.causes import cause_of
+from gateway.channels.matrix_json import read_json
 from gateway.errors import GatewayError
 from gateway.model import clean_name
 
@@ -34,7 +36,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 DEFAULT_PAUSE_S: Final = 5.0
 """How long a homeserver is left alone that does not say for how long."""
 MAX_PAUSE_S: Final = 300.0
-"""No homeserver is left alone for longer, whatever it asks for."""
+"""No homeserver is left alone for longer by who asks it what happens, whatever it asks for."""
+MAX_ASKED_S: Final = 3_600.0
+"""Nor by who writes there."""
+FIRST_PAUSE_S: Final = 5.0
 PAGE: Final = 50
 """So many events of a room are told at once."""
 _OK: Final = range(200, 300)
@@ -93,18 +98,22 @@ class RefusedError(GatewayError):
     @property
     def pause_s(self) -> float:
         """How long to leave it alone, in seconds."""
-        return min(
-            DEFAULT_PAUSE_S if self.retry_after_s is None else self.retry_after_s, MAX_PAUSE_S
-        )
+        return min(self.asked_s, MAX_PAUSE_S)
+
+    @property
+    def asked_s(self) -> float:
+        """How long it asks to be left alone, in seconds, an hour at most."""
+        asked_s = DEFAULT_PAUSE_S if self.retry_after_s is None else self.retry_after_s
+        return min(asked_s, MAX_ASKED_S)
 
 
 class NoAnswerError(GatewayError):
     """No answer came that can be read."""
 
     def __init__(self, cause: str, *, sent: bool) -> None:
-        """Take the name of what went wrong, and whether the request may have been done."""
+        """Take what went wrong, and whether the request may have been done."""
         self.sent = sent
-        super().__init__(f"no answer that can be read ({cause})")
+        super().__init__(f"no answer that can be read ({cause})" if sent else cause)
 
 
 class Homeserver:
@@ -144,6 +153,17 @@ class Homeserver:
     async def whoami(self) -> dict[str, Any]:
         """Return `user_id` and, of most homeservers, `device_id` of the token."""
         return await self._ask(Api.whoami(""))
+
+    async def name_of(self, user_id: str) -> str:
+        """Return what a user calls themselves; empty: nothing."""
+        method, path = Api.profile_get_displayname(user_id)
+        try:
+            name = (await self._ask((method, path))).get("displayname")
+        except RefusedError as error:
+            if error.is_passing or error.is_fault:
+                raise
+            return ""
+        return name if isinstance(name, str) else ""
 
     async def sync(self, since: str | None, wait_s: int) -> dict[str, Any]:
         """Return what happened since a place, at once or within some seconds; None: what there is.
@@ -216,11 +236,11 @@ class Homeserver:
                 ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S),
             )
             async with response:
-                return _answer(response, await response.read())
+                return _answer(response, await read_json(await response.read()))
         except _NOT_SENT as error:
-            raise NoAnswerError(type(error).__name__, sent=False) from None
+            raise NoAnswerError(cause_of(error), sent=False) from None
         except (ClientError, TimeoutError, OSError) as error:
-            raise NoAnswerError(type(error).__name__, sent=True) from None
+            raise NoAnswerError(cause_of(error), sent=True) from None
         finally:
             self._calls -= 1
             self._call_ended.set()
@@ -233,11 +253,7 @@ def _without_token(path: str) -> str:
     return f"{plain}?{urlencode(kept, quote_via=quote)}" if kept else plain
 
 
-def _answer(response: ClientResponse, body: bytes) -> dict[str, Any]:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        said = None
+def _answer(response: ClientResponse, said: object) -> dict[str, Any]:
     if response.status in _OK:
         if not isinstance(said, dict):
             raise NoAnswerError("it is no JSON object", sent=True)
@@ -258,6 +274,16 @@ def _pause_s(response: ClientResponse, pause_ms: object) -> float | None:
     return float(header) if header.isascii() and header.isdigit() else None
 
 
+def pause_before_s(tried: int, asked_s: float = 0.0) -> float:
+    """Return how long to wait before what has failed is tried again, in seconds.
+
+    Args:
+        tried: How often it has failed in a row, at least 1.
+        asked_s: How long the homeserver asks to be left alone.
+    """
+    return max(asked_s, min(FIRST_PAUSE_S * (1 << min(tried - 1, 16)), MAX_PAUSE_S))
+
+
 @contextmanager
 def lost() -> Generator[None]:
     """Tell failures as those of a channel that is lost."""
@@ -273,7 +299,8 @@ def as_lost(error: RefusedError | NoAnswerError) -> ChannelError:
         return ChannelError(f"the homeserver cannot be reached: {error}")
 
     return ChannelError(
-        f"{_REFUSES if error.is_of_the_token else 'the homeserver fails'} ({error})"
+        f"{_REFUSES if error.is_of_the_token else 'the homeserver fails'} ({error})",
+        retry_after_s=error.retry_after_s,
     )
 
 
@@ -286,8 +313,8 @@ def unsent() -> Generator[None]:
         if error.is_of_the_token:
             raise NotConnectedError(f"{_REFUSES} ({error})") from None
         if error.is_busy:
-            pause_s = error.pause_s
-            raise SendError("too many requests", retryable=True, retry_after_s=pause_s) from None
+            asked_s = error.asked_s
+            raise SendError("too many requests", retryable=True, retry_after_s=asked_s) from None
 
         # Of a front that failed nobody knows whether all came through.
         text = f"the homeserver does not take it ({error})"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.channels.fields import FieldError, Reader
@@ -49,10 +49,12 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who wrote a message, and in which thread."""
+    """Who wrote a message, in which thread, and in what kind of room."""
 
     sender: str
     thread_id: str = ""
+    direct: bool | None = None
+    """Whether the room was a direct chat then; None: as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ class Where:
     """Our own."""
     room_id: str
     room_name: str
-    peer: str
-    """Whose direct chat it is; empty: nobody's."""
+    direct: bool
+    """Whether it was a direct chat then."""
     names: Mapping[str, str]
     """What people call themselves there, by their ids."""
 
@@ -138,7 +140,9 @@ def _message(event: Event, where: Where, origin: Origin | None) -> Inbound | Non
     content, changed, own = part(event, "content"), changed_id(event), origin_of(event)
     if changed:
         content = part(content, "m.new_content")
-    thread_id = (origin.thread_id if origin else "") if changed else own.thread_id
+    if changed:
+        # It is of the message that it was, whatever has become of the room.
+        own = replace(origin or Origin(""), sender=own.sender)
     kind = "m.sticker" if event.get("type") == "m.sticker" else _text(content.get("msgtype"))
     text, attachments = _said(content, kind)
     message_id = changed or _text(event.get("event_id"))
@@ -148,7 +152,7 @@ def _message(event: Event, where: Where, origin: Origin | None) -> Inbound | Non
     if not changed and "m.in_reply_to" in _relation(event):
         text = _QUOTED.sub("", text, count=1) if _QUOTED.match(text) else text
     return Inbound(
-        source=_source(where, Origin(own.sender, thread_id)),
+        source=_source(where, own),
         text=text,
         message_id=message_id,
         typed=kind == "m.text",
@@ -188,13 +192,14 @@ def _attachment(kind: AttachmentKind, content: Event, name: str) -> Attachment:
 
 
 def _source(where: Where, origin: Origin) -> SessionSource:
+    direct = where.direct if origin.direct is None else origin.direct
     kind = ChatType.THREAD if origin.thread_id else ChatType.GROUP
     return SessionSource(
         platform=PLATFORM,
         account=where.account,
         chat_id=where.room_id,
         # A thread of a direct chat is direct still: who may talk there goes by that.
-        chat_type=ChatType.DM if where.peer and origin.sender == where.peer else kind,
+        chat_type=ChatType.DM if direct else kind,
         thread_id=origin.thread_id,
         user_id=origin.sender,
         user_name=clean_name(where.names.get(origin.sender) or origin.sender),

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.channels.matrix_api import MAX_PAUSE_S, NoAnswerError, RefusedError
+from gateway.channels.matrix_api import NoAnswerError, RefusedError, pause_before_s
+from gateway.model import clean_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 TRIES: Final = 40
 """So often a room is tried that cannot be joined now, over some three hours."""
-FIRST_PAUSE_S: Final = 5.0
 AT_ONCE: Final = 4
 """So many rooms are joined at the same time."""
 
@@ -31,12 +31,14 @@ class Joining:
         server: Homeserver,
         clock: Clock,
         invitations: dict[str, str],
+        accepts: Callable[[str], bool],
         tell: Callable[..., None],
     ) -> None:
-        """Take the list, with who has invited us, and what logs an event of a room."""
+        """Take the list, with who has invited us, who may do so, and what logs of a room."""
         self._server = server
         self._clock = clock
         self._invitations = invitations
+        self._accepts = accepts
         self._tell = tell
         self._at_work: set[str] = set()
         self._limit = anyio.Semaphore(AT_ONCE)
@@ -52,6 +54,11 @@ class Joining:
         tried = 0
         try:
             while room_id in self._invitations:
+                # Of who was listed once, in a file of before the settings were changed.
+                if not all(map(self._accepts, self._invitations[room_id].split(" "))):
+                    self._end(room_id, "matrix.invite_ignored")
+                    return
+
                 failure, pause_s = await self._try(room_id)
                 tried += 1
                 if not failure:
@@ -59,8 +66,7 @@ class Joining:
                 elif pause_s is None or tried == TRIES:
                     self._end(room_id, "matrix.join_failed", reason=failure)
                 else:
-                    longer_s = FIRST_PAUSE_S * (1 << min(tried - 1, 16))
-                    await self._clock.sleep(max(pause_s, min(longer_s, MAX_PAUSE_S)))
+                    await self._clock.sleep(pause_before_s(tried, pause_s))
         finally:
             self._at_work.discard(room_id)
 
@@ -78,4 +84,4 @@ class Joining:
 
     def _end(self, room_id: str, event: str, **facts: str) -> None:
         inviter = self._invitations.pop(room_id, "")
-        self._tell(event, room_id, inviter=inviter, **facts)
+        self._tell(event, room_id, inviter=clean_name(inviter), **facts)

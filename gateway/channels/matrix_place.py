@@ -6,7 +6,7 @@ with the place: read again from there, an event is taken for what it was taken f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PLACES: Final = "*.matrix.json"
 """The files of all accounts; no name of an account is hidden."""
 _VERSION: Final = 1
-_TWO: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +31,9 @@ class Room:
     """How many are in it, we among them; None: nobody has said."""
     name: str = ""
     encrypted: bool = False
-    peer: str = ""
-    """Who wrote first while two were in it: it is a direct chat of that user alone."""
-
-    def peer_now(self) -> str:
-        """Return whose direct chat it is now; empty: nobody's."""
-        return self.peer if self.members == _TWO else ""
-
-    def with_writer(self, user_id: str) -> Room:
-        """Return the room after somebody else than we has written in it."""
-        is_first = self.members == _TWO and not self.peer
-        return replace(self, peer=user_id) if is_first else self
+    unread_since: str | None = None
+    """Where that begins which is still to be read of it, as the homeserver names the place; empty:
+    when we came. None: it is read as far as all rooms are."""
 
 
 @dataclass(slots=True)
@@ -113,12 +104,15 @@ def _place(said: dict[str, Any]) -> Place:
         members, name, encrypted = one["members"], one["name"], one["encrypted"]
         if not (members is None or type(members) is int) or type(encrypted) is not bool:
             raise TypeError("no room")
-        rooms[room_id] = Room(members, _text(name), encrypted, _text(one.get("peer", "")))
+        # Files of before this key have all rooms read alike.
+        unread = one.get("unread_since")
+        unread_since = None if unread is None else _text(unread)
+        rooms[room_id] = Room(members, _text(name), encrypted, unread_since)
     user_id, since = _text(said["user_id"]), _text(said["since"])
     if not user_id or not since:
         raise ValueError("no place")
 
-    # Files of before the keys `peer` and `invitations` have neither.
+    # Files of before this key have none.
     invitations = {room_id: _text(one) for room_id, one in said.get("invitations", {}).items()}
     return Place(user_id, since, rooms, invitations)
 

@@ -17,6 +17,10 @@ WELCOME_MS: Final = 600_000
 make a room with the first message."""
 _JOIN: Final = "join"
 _INVITE: Final = "invite"
+_LEFT: Final = ("leave", "ban")
+_ENOUGH: Final = 50
+"""So many events in a row from before what is answered, and nothing older is looked for: a single
+one may bear a false time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,51 @@ def since_invited(events: tuple[Event, ...], user_id: str, joined: int) -> tuple
     earliest = _at_ms(events[joined]) - WELCOME_MS
     welcome = tuple(one for one in events[start:joined] if _at_ms(one) >= earliest)
     return (*welcome, *events[joined:])
+
+
+def reaches_back(events: tuple[Event, ...], user_id: str) -> bool:
+    """Return whether events hold all that is for a user who came into a room by one of them."""
+    joined = joining(events, user_id)
+    if joined is None:
+        return False
+    if any(_membership(one, user_id) == _INVITE for one in events[:joined]):
+        return True
+
+    earliest, oldest = _at_ms(events[joined]) - WELCOME_MS, events[: min(joined, _ENOUGH)]
+    return bool(oldest) and all(_at_ms(one) < earliest for one in oldest)
+
+
+def counts(events: tuple[Event, ...], user_id: str, last: int | None) -> list[int | None]:
+    """Return how many were in a room when each event happened, it included.
+
+    Args:
+        events: In order.
+        user_id: Our own: we count as one of them also before we came.
+        last: How many were in it after the last one; None: nobody knows, of none of them.
+    """
+    found: list[int | None] = []
+    for event, was_in in zip(reversed(events), reversed(_before(events)), strict=True):
+        found.append(last)
+        if last is not None and moves_people(event) and event.get("state_key") != user_id:
+            is_in = part(event, "content").get("membership") == _JOIN
+            last = max(0, last - (is_in - was_in))
+    return found[::-1]
+
+
+def _before(events: tuple[Event, ...]) -> list[bool]:
+    """Return of each event about a member whether that one was in the room before."""
+    members: dict[str, bool] = {}
+    found = []
+    for event in events:
+        now = part(event, "content").get("membership")
+        who = str(event.get("state_key")) if moves_people(event) else ""
+        before = part(part(event, "unsigned"), "prev_content").get("membership")
+        # Who leaves was in it, and who comes was not, where nobody says otherwise.
+        known = members.get(who, now in _LEFT)
+        found.append(before == _JOIN if isinstance(before, str) else known)
+        if who:
+            members[who] = now == _JOIN
+    return found
 
 
 def inviters(said: Event, user_id: str) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -53,12 +54,21 @@ class MatrixSettings(Settings):
     five seconds of a user, edits among them, unless it is told otherwise."""
     typing: bool = True
     """Whether people see that an answer is being made."""
+    answer_in_groups: Literal["all", "named"] = "named"
+    """What is answered in rooms of several people, in threads as well: `named`, what names the user
+    or answers a message of it, and commands; `all`, everything."""
 
     @field_validator("homeserver")
     @classmethod
     def _guards_the_token(cls, url: str) -> str:
         fault = "would send the token in the clear"
-        return check_guarded_url(url, such_as=EXAMPLE_URL, fault=fault).rstrip("/")
+        check_guarded_url(url, such_as=EXAMPLE_URL, fault=fault)
+        if "_matrix" in urlsplit(url).path.split("/"):
+            raise ValueError(
+                f"names the paths of the API, accepted is what stands before them: {EXAMPLE_URL}"
+            )
+
+        return url.rstrip("/")
 
     @field_validator("join")
     @classmethod

@@ -7,13 +7,19 @@ again, each with its own id. Rooms are read one after the other, of each what ha
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from gateway.channels.base import ChannelError
-from gateway.channels.matrix_api import RefusedError, lost
+from gateway.channels.matrix_api import NoAnswerError, RefusedError, lost
+from gateway.channels.matrix_behind import Behind, Piece
+from gateway.channels.matrix_gap import Gap
 from gateway.channels.matrix_inbound import (
     MESSAGES,
     Origin,
@@ -24,23 +30,19 @@ from gateway.channels.matrix_inbound import (
     origin_of,
 )
 from gateway.channels.matrix_joining import Joining
+from gateway.channels.matrix_naming import Called, answered_id, heard
 from gateway.channels.matrix_place import Place, Room, read_place, write_place
 from gateway.channels.matrix_rooms import (
     Part,
     after,
-    events_in,
     inviters,
-    joining,
-    moves_people,
     parts_in,
     read_part,
-    since_invited,
 )
 from gateway.log import get_logger
-from gateway.model import Change, clean_name
+from gateway.model import clean_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from pathlib import Path
     from typing import NoReturn
 
@@ -52,14 +54,17 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.model import Inbound
 
-MAX_MISSED: Final = 1_000
-"""So many events of a room are fetched at most after an absence; what is older is passed over."""
 MAX_REMEMBERED: Final = 4_096
-"""Messages whose sender and thread are known, for changes of them."""
+"""Messages whose sender and thread are known, for changes of them and answers to them."""
 MAX_OPEN: Final = 1_000
 """So many rooms at most are to be joined at a time; further invitations are left open."""
+_TWO: Final = 2
 LAZY_S: Final = 30.0
 """So often at most the place is stored while there is nothing to hand over."""
+
+
+HandOver = Callable[["Inbound"], Awaitable[None]]
+"""Returns once a message is stored or refused."""
 
 
 class Reader:
@@ -77,6 +82,9 @@ class Reader:
         self._place = Place("", "")
         self._stored = Place("", "")
         self._stored_at = 0.0
+        self._taking = anyio.Lock()
+        self._behind: Behind
+        self._called = Called("")
         self._origins: OrderedDict[str, Origin] = OrderedDict()
         self._told: OrderedDict[tuple[str, str], None] = OrderedDict()
         """What was said of a room, once."""
@@ -105,7 +113,7 @@ class Reader:
     async def run(
         self,
         user_id: str,
-        hand_over: Callable[[Inbound], Awaitable[None]],
+        hand_over: HandOver,
         ready: Callable[[], None],
         tasks: TaskGroup,
     ) -> NoReturn:
@@ -120,18 +128,34 @@ class Reader:
         Raises:
             ChannelError: it cannot be read on; what is not stored comes again.
         """
+        with lost():
+            self._called = Called(user_id, await self._server.name_of(user_id))
         if self._place.user_id != user_id:
             await self._begin(user_id)
-        joins = Joining(self._server, self._clock, self._place.invitations, self._tell_once)
+        self._behind = Behind(
+            self._account,
+            self._place,
+            self._server,
+            self._clock,
+            take=partial(self._take_piece, hand_over),
+            store=self._store_between,
+        )
+        joins = Joining(
+            self._server,
+            self._clock,
+            self._place.invitations,
+            self._settings.accepts,
+            self._tell_once,
+        )
         # First of all: what they bring is told by the next sync at the earliest.
         joins.begin(tasks)
+        self._behind.resume(tasks)
         answer = await self._sync(self._place.since, 0)
-        ready()
+        await self._take(answer, hand_over, tasks, ready)
         while True:
-            handed = await self._take(answer, hand_over)
             joins.begin(tasks)
-            await self._store(handed=handed)
             answer = await self._sync(self._place.since, self._settings.poll_timeout_s)
+            await self._take(answer, hand_over, tasks)
 
     async def _begin(self, user_id: str) -> None:
         """Mark the place for a start: what was written before is not answered.
@@ -170,20 +194,46 @@ class Reader:
             await self._clock.sleep(pause_s)
 
     async def _take(
-        self, answer: dict[str, Any], hand_over: Callable[[Inbound], Awaitable[None]]
-    ) -> bool:
-        """Go through what happened; return whether anything was handed over."""
-        since = _next(answer)
-        self._take_invites(answer)
-        handed = False
-        for room_id, said in parts_in(answer, "join"):
-            self._place.invitations.pop(room_id, None)
-            handed |= await self._take_room(room_id, read_part(said), hand_over)
+        self,
+        answer: dict[str, Any],
+        hand_over: HandOver,
+        tasks: TaskGroup,
+        noted: Callable[[], None] | None = None,
+    ) -> None:
+        """Go through what happened, and store the place after it.
+
+        Args:
+            answer: What the homeserver tells.
+            hand_over: Takes messages.
+            tasks: Rooms that are behind are read in tasks of it.
+            noted: Called once it is known what the rooms are.
+        """
+        async with self._taking:
+            since, pieces = _next(answer), await self._note(answer)
+            if noted is not None:
+                noted()
+            handed = False
+            for piece in pieces:
+                # Of hundreds of rooms there may be nothing that waits for anything.
+                await anyio.lowlevel.checkpoint()
+                handed |= await self._take_room(piece, since, hand_over, tasks)
+            self._place.since = since
+            await self._store(handed=handed)
+
+    async def _note(self, answer: dict[str, Any]) -> list[Piece]:
+        """Note what the rooms are now, and return what is to be taken of them."""
         for room_id, _ in parts_in(answer, "leave"):
+            self._behind.drop(room_id)
             self._place.rooms.pop(room_id, None)
             self._place.invitations.pop(room_id, None)
-        self._place.since = since
-        return handed
+        # Whoever was removed and invited again is told of both at once.
+        self._take_invites(answer)
+        pieces = []
+        for room_id, said in parts_in(answer, "join"):
+            await anyio.lowlevel.checkpoint()
+            self._place.invitations.pop(room_id, None)
+            pieces.append(self._note_room(room_id, read_part(said)))
+        return pieces
 
     async def _store(self, *, handed: bool) -> None:
         """Store the place, unless that can wait: nothing but its name has changed."""
@@ -198,87 +248,106 @@ class Reader:
         await anyio.to_thread.run_sync(write_place, self._path, place)
         self._stored, self._stored_at = place, now
 
-    async def _take_room(
-        self, room_id: str, read: Part, hand_over: Callable[[Inbound], Awaitable[None]]
-    ) -> bool:
-        """Hand over what was said in a room, in order; return whether there was anything."""
+    async def _store_between(self) -> None:
+        """Store the place once it is one: amid a sync rooms are further than their place says."""
+        async with self._taking:
+            await self._store(handed=True)
+
+    def _note_room(self, room_id: str, read: Part) -> Piece:
+        """Note what a room is now, and return what is to be taken of it."""
         rooms = self._place.rooms
-        is_new = room_id not in rooms
-        rooms.setdefault(room_id, Room())
-        names = dict(names_in(iter(read.state)))
-        events, joined = read.events, joining(read.events, self._place.user_id)
-        if read.gap_from and joined is None:
-            missed, more = await self._missed(room_id, read.gap_from)
-            names = dict(names_in(iter(more))) | names
-            events = (*missed, *events)
-            joined = joining(events, self._place.user_id)
-        before = events
-        if joined is not None:
-            events = since_invited(events, self._place.user_id, joined)
-        # What the room is was often said before we were invited: its name, that it is encrypted.
-        for event in (*read.state, *before):
-            rooms[room_id] = after(rooms[room_id], event)
-        if is_new or joined is not None:
-            self._count(room_id, read.members)
-        handed = False
-        for event in events:
-            names.update(names_in(iter((event,))))
-            rooms[room_id] = after(rooms[room_id], event)
-            if moves_people(event):
-                # Until somebody came or left they were as many as before.
-                self._count(room_id, read.members)
-            handed |= await self._take_event(room_id, event, names, hand_over)
-        self._count(room_id, read.members)
+        gap = Gap(room_id, read.gap_from, self._place.since if room_id in rooms else "")
+        gap.told, room = read.events, rooms.get(room_id, Room())
+        # That was often said before we were invited: its name, that it is encrypted.
+        for event in (*read.state, *read.events):
+            room = after(room, event)
+        members = room.members if read.members is None else read.members
+        rooms[room_id] = replace(room, members=members)
+        return Piece(gap, members, dict(names_in(iter(read.state))))
+
+    async def _take_room(
+        self, piece: Piece, upto: str, hand_over: HandOver, tasks: TaskGroup
+    ) -> bool:
+        """Take what was said in a room, or have it wait; return whether anything was handed over.
+
+        It waits where something before it is to be read first: no other room waits for that.
+        """
+        if piece.gap.room_id in self._behind or piece.gap.is_open(self._place.user_id):
+            self._behind.add(tasks, piece, upto)
+            return False
+
+        piece.unfold(self._place.user_id)
+        try:
+            return await self._take_piece(hand_over, piece)
+        except (RefusedError, NoAnswerError):
+            self._behind.add(tasks, piece, upto)
+        return True
+
+    async def _take_piece(self, hand_over: HandOver, piece: Piece) -> bool:
+        """Take the events of a piece, and drop each; return whether anything was handed over.
+
+        Raises:
+            RefusedError: what is left can be taken later.
+            NoAnswerError: so it can.
+        """
+        room_id, handed = piece.gap.room_id, False
+        while piece.events:
+            event, members = piece.events[0]
+            piece.names.update(names_in(iter((event,))))
+            name = self._place.rooms.get(room_id, Room()).name
+            direct = members == _TWO
+            where = Where(self._account, self._place.user_id, room_id, name, direct, piece.names)
+            handed |= await self._take_event(event, where, hand_over)
+            piece.events.popleft()
         return handed
 
-    def _count(self, room_id: str, members: int | None) -> None:
-        """Note how many are in a room; None: as many as before."""
-        room = self._place.rooms[room_id]
-        if members is not None and members != room.members:
-            self._place.rooms[room_id] = replace(room, members=members)
-
-    async def _take_event(
-        self,
-        room_id: str,
-        event: Event,
-        names: dict[str, str],
-        hand_over: Callable[[Inbound], Awaitable[None]],
-    ) -> bool:
-        room, user_id = self._place.rooms[room_id], self._place.user_id
-        if event.get("type") == "m.room.encrypted" or room.encrypted:
+    async def _take_event(self, event: Event, where: Where, hand_over: HandOver) -> bool:
+        room_id = where.room_id
+        if event.get("type") == "m.room.encrypted" or self.is_encrypted(room_id):
             said = event.get("type") in {"m.room.encrypted", *MESSAGES}
-            if said and event.get("sender") != user_id:
+            if said and event.get("sender") != where.user_id:
                 self._tell_once("matrix.room_encrypted", room_id)
             return False
 
-        sender = event.get("sender")
-        if event.get("type") in MESSAGES and isinstance(sender, str) and sender != user_id:
-            room = self._place.rooms[room_id] = room.with_writer(sender)
-        where = Where(self._account, user_id, room_id, room.name, room.peer_now(), names)
         changed = changed_id(event)
         origin = await self._origin(room_id, changed, event) if changed else None
         inbound = inbound_of(event, where, origin)
+        event_id = event.get("event_id")
+        if event.get("type") in MESSAGES and isinstance(event_id, str) and not changed:
+            self._remember(event_id, replace(origin_of(event), direct=where.direct))
         if inbound is None:
             return False
 
-        if inbound.change is Change.NEW:
-            self._remember(inbound.message_id, origin_of(event))
+        inbound = await self._heard(inbound, event)
         await hand_over(inbound)
-        return True
+        # What is meant for nobody of ours leaves nothing that a second time would change.
+        return inbound.named
+
+    async def _heard(self, inbound: Inbound, event: Event) -> Inbound:
+        """Return a message with whether it is meant for us."""
+        inbound = heard(inbound, event, self._called)
+        if inbound.named or self._settings.answer_in_groups == "all":
+            return replace(inbound, named=True)
+
+        answered = answered_id(event)
+        if not answered:
+            return inbound
+
+        origin = await self._origin(inbound.source.chat_id, answered, event)
+        return replace(inbound, named=origin is not None and origin.sender == self._called.user_id)
 
     async def _origin(self, room_id: str, changed: str, event: Event) -> Origin | None:
-        """Return who wrote the message that an event changes, and where; None: nobody knows."""
+        """Return who wrote what an event changes or answers, and where; None: nobody knows."""
         known = self._origins.get(changed)
         if known is not None or event.get("sender") == self._place.user_id:
             return known
 
-        with lost():
-            try:
-                found = origin_of(await self._server.event(room_id, changed))
-            except RefusedError as error:
-                if error.is_passing:
-                    raise
-                return None
+        try:
+            found = origin_of(await self._server.event(room_id, changed))
+        except RefusedError as error:
+            if error.is_passing or error.is_fault:
+                raise
+            return None
 
         self._remember(changed, found)
         return found
@@ -288,44 +357,16 @@ class Reader:
         while len(self._origins) > MAX_REMEMBERED:
             self._origins.popitem(last=False)
 
-    async def _missed(self, room_id: str, place: str) -> tuple[tuple[Event, ...], list[Event]]:
-        """Return what happened in a room between what was read and what a sync tells, in order.
-
-        Also who is who there.
-        """
-        found: list[Event] = []
-        members: list[Event] = []
-        reason = "there are too many"
-        while place and len(found) < MAX_MISSED:
-            with lost():
-                try:
-                    answer = await self._server.before(room_id, place, self._place.since)
-                except RefusedError as error:
-                    if error.is_passing or error.is_fault:
-                        raise
-                    reason = str(error)
-                    break
-            chunk, ended = events_in(answer, "chunk"), answer.get("end")
-            found += chunk
-            members += events_in(answer, "state")
-            place = ended if chunk and isinstance(ended, str) else ""
-        facts = {"account": self._account, "room_id": clean_name(room_id), "events": len(found)}
-        if place:
-            get_logger().warning("matrix.gap_not_filled", **facts, reason=reason)
-        else:
-            get_logger().info("matrix.gap_filled", **facts)
-        return tuple(reversed(found)), members
-
     def _take_invites(self, answer: dict[str, Any]) -> None:
         """Note which rooms are to be joined: where whoever is listed invites us."""
         for room_id, said in parts_in(answer, "invite"):
             found = inviters(said, self._place.user_id)
-            inviter = clean_name(" ".join(sorted(found)))
+            inviter = " ".join(sorted(found))
             listed = found and all(map(self._settings.accepts, found))
             if listed and len(self._place.invitations) < MAX_OPEN:
                 self._place.invitations[room_id] = inviter
             else:
-                self._tell_once("matrix.invite_ignored", room_id, inviter=inviter)
+                self._tell_once("matrix.invite_ignored", room_id, inviter=clean_name(inviter))
 
     def _tell_once(self, event: str, room_id: str, **facts: str) -> None:
         """Log what is so of a room, once as long as there are not many of them."""

@@ -66,6 +66,6 @@ def _extra(account: str, kind: str) -> Generator[None]:
 
         problem = (
             f"channels.{account}.kind: {kind} needs the library {error.name}, which is not "
-            f"installed; pip install 'session-gateway[{kind}]' brings it"
+            f"installed; pip install '.[{kind}]' in the checkout of session-gateway brings it"
         )
         raise ConfigurationError([problem]) from error

@@ -1,6 +1,7 @@
 """All channels of the gateway, each run in a task of its own, and run again when it is lost.
 
-One that breaks backs off alone: no other channel notices, nor does the gateway.
+One that breaks backs off alone: no other channel notices, nor does the gateway. A pause that its
+platform asks for is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.channels.base import Channel, ChannelError
+from gateway.channels.base import LONGEST_WISH_S, Channel, ChannelError
 from gateway.channels.registry import open_channel
 from gateway.log import get_logger
 
@@ -157,25 +158,25 @@ class ChannelRunner:
                 self._up_at = None
                 self._enter(ChannelState.STARTING)
                 error = await self._run_once(receive, ready)
-                await self._clock.sleep(self._note_end(error))
+                await self._clock.sleep(self._note_end(str(error), error.retry_after_s or 0.0))
                 self._restarts += 1
         finally:
             self._enter(ChannelState.STOPPED)
 
-    async def _run_once(self, receive: Receive, ready: Callable[[], None]) -> str:
+    async def _run_once(self, receive: Receive, ready: Callable[[], None]) -> ChannelError:
         """Run it until it is lost; return why."""
         try:
             await self.channel.run(receive, ready=ready)
         except Exception as error:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
             first = _first(error)
             if isinstance(first, ChannelError):
-                return str(first)
+                return first
 
             get_logger().exception("channel.crashed", **self._name())
-            return f"it crashed ({type(first).__name__})"
-        return "it ended by itself"
+            return ChannelError(f"it crashed ({type(first).__name__})")
+        return ChannelError("it ended by itself")
 
-    def _note_end(self, error: str) -> float:
+    def _note_end(self, error: str, wish_s: float) -> float:
         """Log why it ended, and return how long to wait before it is run again."""
         now = self._clock.monotonic()
         ran_s = 0.0 if self._up_at is None else now - self._up_at
@@ -184,7 +185,8 @@ class ChannelRunner:
         # Once is enough, as long as nothing has changed: statistics tell of each time.
         told_before = self._up_at is None and error == self._last_error
         self._last_error = error
-        pause_s = self._share() * longest_pause_s(self._failures)
+        own_s = self._share() * longest_pause_s(self._failures)
+        pause_s = max(own_s, min(wish_s, LONGEST_WISH_S))
         self._enter(ChannelState.BACKING_OFF)
         log = get_logger().debug if told_before else get_logger().warning
         log(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -79,7 +80,7 @@ class TelegramChannel:
         self._name = ""
         self._tasks: TaskGroup | None = None
         """Of the run; None while it does not."""
-        self._receipts = Receipts(PLATFORM, account, partial(self._send, quietly=True))
+        self._receipts = Receipts(PLATFORM, account, clock, partial(self._send, quietly=True))
         self._calls = 0
         """Requests of `send` and its like that are being made."""
         self._call_ended = anyio.Event()
@@ -119,6 +120,7 @@ class TelegramChannel:
             try:
                 me = await bot(GetMe())
                 self._name, self._bot, self._tasks = me.username or "", bot, tasks
+                self._receipts.resume(tasks)
                 way = self._webhook or self._polling
                 await way.run(bot, partial(self._hand_over, receive), ready)
             except AiogramError as error:
@@ -167,6 +169,11 @@ class TelegramChannel:
                     SendChatAction(chat_id=chat, message_thread_id=topic, action="typing")
                 )
 
+    async def probe(self) -> None:
+        """Ask whether the platform is there; see `Probed.probe`."""
+        with _told():
+            await self._call(GetMe())
+
     async def _send(self, outbound: Outbound, *, quietly: bool = False) -> str:
         """Show a message; quietly: no telephone rings for it."""
         chat, topic = _place(outbound.target)
@@ -196,15 +203,29 @@ class TelegramChannel:
             get_logger().warning("telegram.update_not_understood", account=self.account)
             return True
 
+        self._note_move(update)
         inbound = inbound_of(update, account=self.account, bot_name=self._name, bot_id=self._bot_id)
         if inbound is None:
             return True
 
+        if self._settings.answer_in_groups == "all":
+            inbound = replace(inbound, named=True)
         receipt = await self._receipts.hand_over(receive, inbound)
         # A call of the webhook may outlast the run that it came in.
         if receipt is not None and self._tasks is not None:
             self._receipts.tell(self._tasks, inbound, receipt)
         return receipt is not None
+
+    def _note_move(self, update: Update) -> None:
+        """Tell that a group has another id from now on: settings that name the old one miss it."""
+        message = update.message
+        if message is not None and message.migrate_to_chat_id is not None:
+            get_logger().warning(
+                "telegram.chat_migrated",
+                account=self.account,
+                chat_id=str(message.chat.id),
+                new_chat_id=str(message.migrate_to_chat_id),
+            )
 
     async def _written(
         self, outbound: Outbound, write: Callable[[str, str | None], TelegramMethod[T]]

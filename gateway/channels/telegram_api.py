@@ -6,7 +6,7 @@ address.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import orjson
 from aiogram import Bot
@@ -30,19 +30,33 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
+from gateway.channels.causes import cause_of
 from gateway.model import clean_name
 
 if TYPE_CHECKING:
+    from aiogram.methods import TelegramMethod
+
     from gateway.channels.telegram_settings import TelegramSettings
 
 CONNECT_TIMEOUT_S: Final = 10.0
 _REFUSED: Final = "Telegram refuses the token; the bot's owner is told a new one by @BotFather"
 _NOT_SENT: Final = (ClientConnectorError, ConnectionTimeoutError)
 """Failures before anything was sent."""
+T = TypeVar("T")
 
 
 class _Session(AiohttpSession):
-    """Connections that are kept, without the wait at their end."""
+    """Connections that are kept, without the wait at their end; any answer is read or is none."""
+
+    @override
+    async def make_request(
+        self, bot: Bot, method: TelegramMethod[T], timeout: int | None = None
+    ) -> T:
+        try:
+            return await super().make_request(bot, method, timeout)
+        except (LookupError, TypeError, UnicodeError) as error:
+            # Of a front: bytes that are no text, or no word on why.
+            raise ClientDecodeError("no answer of the Bot API", error, None) from error
 
     @override
     async def close(self) -> None:
@@ -92,6 +106,7 @@ def read_update(data: dict[str, Any], bot: Bot) -> Update | None:
 
 def channel_error(error: AiogramError) -> ChannelError:
     """Return why a channel is lost."""
+    wish_s = None
     match error:
         case TelegramConflictError() if is_webhook(error):
             why = "another program has set a webhook for this bot (409)"
@@ -100,6 +115,7 @@ def channel_error(error: AiogramError) -> ChannelError:
         case TelegramUnauthorizedError() | TelegramNotFound():
             why = _REFUSED
         case TelegramRetryAfter():
+            wish_s = float(error.retry_after)
             why = f"Telegram asks to be left alone for {error.retry_after} s"
         case TelegramNetworkError():
             why = f"Telegram cannot be reached ({_cause(error)})"
@@ -107,7 +123,7 @@ def channel_error(error: AiogramError) -> ChannelError:
             why = "Telegram's answer cannot be read"
         case _:
             why = f"Telegram fails ({_said(error)})"
-    return ChannelError(why)
+    return ChannelError(why, retry_after_s=wish_s)
 
 
 def is_webhook(error: TelegramConflictError) -> bool:
@@ -140,7 +156,7 @@ def _said(error: AiogramError) -> str:
 
 
 def _cause(error: AiogramError) -> str:
-    return type(error.__cause__ or error).__name__
+    return cause_of(error.__cause__ or error)
 
 
 def _dumps(value: object) -> str:

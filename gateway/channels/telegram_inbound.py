@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from gateway.channels.naming import needs_no_name
 from gateway.model import (
     Attachment,
     AttachmentKind,
@@ -18,11 +20,13 @@ from gateway.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiogram.types import Chat, Message, PhotoSize, Sticker, Update
+    from aiogram.types import Chat, Message, MessageEntity, PhotoSize, Sticker, Update
 
 PLATFORM: Final = "telegram"
 UPDATES: Final = ("message", "edited_message", "channel_post", "edited_channel_post")
 """What the platform is asked for; it tells of nobody's deletions."""
+_AROUND: Final = " \t\r\n:,"
+"""What may stand between our name and what is said to us."""
 _CHAT_TYPES: Final = {"private": ChatType.DM, "channel": ChatType.CHANNEL}
 
 
@@ -40,12 +44,14 @@ def inbound_of(update: Update, *, account: str, bot_name: str, bot_id: str) -> I
     if message is None or _is_of_a_bot(message):
         return None
 
-    text = clean_text(message.text or message.caption or "")
+    said = message.text or message.caption or ""
+    ours = [one for one in _entities(message) if _is_ours(one, said, bot_name, bot_id)]
+    text = _without_name(said, ours)
     attachments = tuple(_attachments(message))
     if not text and not attachments:
         return None  # somebody joined, the title changed, ...
 
-    return Inbound(
+    inbound = Inbound(
         source=_source(message, account),
         text=text,
         message_id=message_name(bot_id, message.message_id),
@@ -54,11 +60,53 @@ def inbound_of(update: Update, *, account: str, bot_name: str, bot_id: str) -> I
         attachments=attachments,
         change=Change.NEW if message is not edited else Change.EDITED,
     )
+    named = bool(ours) or _answers(message, bot_id) or needs_no_name(inbound)
+    return replace(inbound, named=named)
 
 
 def message_name(bot_id: str, number: int) -> str:
     """Return what names a message: each bot has numbers of its own, which count from 1."""
     return f"{bot_id}:{number}"
+
+
+def _entities(message: Message) -> list[MessageEntity]:
+    return (message.entities if message.text else message.caption_entities) or []
+
+
+def _is_ours(entity: MessageEntity, said: str, bot_name: str, bot_id: str) -> bool:
+    """Return whether a part of a text names us: `@my_bot`, `/new@my_bot`, or our title."""
+    if entity.type == "text_mention":
+        return entity.user is not None and str(entity.user.id) == bot_id
+
+    if entity.type not in {"mention", "bot_command"} or not bot_name:
+        return False
+
+    words = _units(said, entity.offset, entity.offset + entity.length)
+    return words.partition("@")[2].casefold() == bot_name.casefold()
+
+
+def _without_name(said: str, ours: list[MessageEntity]) -> str:
+    """Return a text without our name before it; our name alone is a text as well."""
+    ends = [one.length for one in ours if not one.offset and one.type != "bot_command"]
+    rest = _units(said, ends[0]).lstrip(_AROUND) if ends else ""
+    return clean_text(rest or said)
+
+
+def _units(text: str, start: int, end: int | None = None) -> str:
+    """Return a part of a text; Telegram counts in UTF-16."""
+    units = text.encode("utf-16-le", "surrogatepass")
+    part = units[2 * start : None if end is None else 2 * end]
+    return part.decode("utf-16-le", "replace")
+
+
+def _answers(message: Message, bot_id: str) -> bool:
+    """Return whether a message answers one of ours."""
+    answered = message.reply_to_message
+    # In a topic what answers nothing names the message that the topic began with.
+    if answered is None or answered.from_user is None or answered.forum_topic_created:
+        return False
+
+    return str(answered.from_user.id) == bot_id
 
 
 def _source(message: Message, account: str) -> SessionSource:

@@ -7,7 +7,7 @@ only once that is stored or refused.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Final
 
 from aiogram.exceptions import (
@@ -18,6 +18,7 @@ from aiogram.exceptions import (
 from aiogram.methods import DeleteWebhook, GetUpdates, GetWebhookInfo
 from aiogram.types import Update
 
+from gateway.channels.base import LONGEST_WISH_S
 from gateway.channels.telegram_api import channel_error, is_webhook, readable
 from gateway.channels.telegram_inbound import UPDATES
 from gateway.log import get_logger
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 1.0
 """How long a message waits that could not be stored."""
+BATCH: Final = 10
+"""How many updates are asked for at once: reading one holds the event loop for up to half a
+millisecond."""
+CALM_S: Final = 600.0
+"""After so long without another program that polls, one is told of anew; the pauses of two gateways
+that take turns are shorter."""
 HandOver = Callable[[Update | None], Awaitable[bool]]
 """Hands over what an update says, None for one that is not understood; returns whether the
 platform is done with it."""
@@ -47,6 +54,8 @@ class Polling:
         """The first update that Telegram is not told of yet; None: it is told of all."""
         self._contested = False
         """Whether another program polled the last time."""
+        self._conflict_at = -inf
+        """When it last did, monotonic."""
 
     async def run(self, bot: Bot, hand_over: HandOver, ready: Callable[[], None]) -> None:
         """Ask for messages and hand them over, for ever.
@@ -72,9 +81,10 @@ class Polling:
         wait_s, told = 0, False
         while True:
             updates = await self._updates(bot, wait_s)
-            # Whoever polls ends the polls of all others, at once: only one that lasts tells that
-            # nobody else does.
-            self._contested = self._contested and not wait_s
+            # Whoever polls ends the polls of all others, at once: only one that lasted tells that
+            # nobody else does, and a message ends it early.
+            lasted = bool(wait_s) and not updates
+            self._contested = self._contested and not (lasted or self._is_calm())
             if not told and not self._contested:
                 told = True
                 ready()
@@ -91,7 +101,9 @@ class Polling:
 
     async def _updates(self, bot: Bot, wait_s: int) -> list[tuple[int, Update | None]]:
         """Return what comes next, and tell the platform what is stored."""
-        method = GetUpdates(offset=self._offset, timeout=wait_s, allowed_updates=list(UPDATES))
+        method = GetUpdates(
+            offset=self._offset, limit=BATCH, timeout=wait_s, allowed_updates=list(UPDATES)
+        )
         timeout_s = wait_s + ceil(self._settings.request_timeout_s)
         while True:
             try:
@@ -100,12 +112,15 @@ class Polling:
             except ClientDecodeError as error:
                 return readable(error, bot)
             except TelegramRetryAfter as error:
-                await self._clock.sleep(error.retry_after)
+                await self._clock.sleep(min(error.retry_after, LONGEST_WISH_S))
 
     def _note_conflict(self, error: TelegramConflictError) -> None:
         """Say once that another program takes the messages, until it does no longer."""
         if not is_webhook(error):
-            if not self._contested:
+            if self._is_calm():
                 reason = str(channel_error(error))
                 get_logger().error("telegram.second_poller", account=self._account, reason=reason)
-            self._contested = True
+            self._contested, self._conflict_at = True, self._clock.monotonic()
+
+    def _is_calm(self) -> bool:
+        return self._clock.monotonic() - self._conflict_at >= CALM_S

@@ -85,6 +85,9 @@ class TelegramSettings(Settings):
     minute in a group, and one a second in any chat."""
     typing: bool = True
     """Whether people see that an answer is being made."""
+    answer_in_groups: Literal["all", "named"] = "named"
+    """What is answered in chats of several people, in topics as well: `named`, what names the bot
+    or answers a message of it, and commands; `all`, everything."""
 
     @field_validator("base_url")
     @classmethod

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 import orjson
+from aiogram.exceptions import (
+    ClientDecodeError,
+    TelegramNetworkError,
+    TelegramRetryAfter,
+    TelegramServerError,
+)
 from aiogram.methods import GetWebhookInfo, SetWebhook
 
-from gateway.channels.base import ChannelError
+from gateway.channels.base import LONGEST_WISH_S, ChannelError
 from gateway.channels.hooks import HookAnswer, HookRequest
-from gateway.channels.telegram_api import read_update
+from gateway.channels.telegram_api import channel_error, read_update
 from gateway.channels.telegram_inbound import UPDATES
 from gateway.channels.telegram_settings import problem_of_webhook_secret
 from gateway.log import get_logger
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
 
 CHECK_S: Final = 60.0
 """How often Telegram is asked whether its calls come through."""
+MAX_UNANSWERED: Final = 3
+"""After so many questions without an answer the channel counts as lost."""
 SECRET_HEADER: Final = "x-telegram-bot-api-secret-token"  # noqa: S105 - the name of a header
 _CONNECTIONS: Final = 1
 """With more, Telegram would hand over the messages of one chat in any order."""
@@ -83,9 +91,7 @@ class Webhook:
                 )
             )
             ready()
-            while True:
-                await self._clock.sleep(CHECK_S)
-                self._check(await bot(GetWebhookInfo()))
+            await self._watch(bot, ready)
         finally:
             self._taking = None
 
@@ -115,6 +121,34 @@ class Webhook:
             return _UNPROVEN
 
         return None if self._taking else _NOT_RUNNING
+
+    async def _watch(self, bot: Bot, ready: Callable[[], None]) -> None:
+        """Ask now and then whether calls come; that nobody answers says nothing of them.
+
+        Raises:
+            AiogramError: nobody has answered several times, or we are refused.
+            ChannelError: they do not come.
+        """
+        unanswered, wait_s = 0, CHECK_S
+        while True:
+            await self._clock.sleep(wait_s)
+            wait_s = CHECK_S
+            try:
+                info = await bot(GetWebhookInfo())
+            except TelegramRetryAfter as error:
+                wait_s = max(CHECK_S, min(error.retry_after, LONGEST_WISH_S))
+            except (ClientDecodeError, TelegramNetworkError, TelegramServerError) as error:
+                unanswered += 1
+                if unanswered >= MAX_UNANSWERED:
+                    raise
+
+                reason = str(channel_error(error))
+                get_logger().info("telegram.not_answered", account=self._account, reason=reason)
+            else:
+                self._check(info)
+                if unanswered:
+                    unanswered = 0
+                    ready()
 
     def _check(self, info: WebhookInfo) -> None:
         """Say once why calls do not come through.

@@ -1,6 +1,6 @@
 """What programs post to a webhook channel, and what is posted back. Pure.
 
-Nothing that is posted is quoted where it is refused.
+Where something that is posted is refused, no value of it is quoted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import orjson
 
 from gateway.channels.fields import PLACE, SAID, FieldError, Reader, message_of, shown_of
 from gateway.model import Inbound, SessionSource
-from gateway.strict_json import StrictJsonError, parse
+from gateway.strict_json import StrictJsonError, parse, quoted
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,9 +35,9 @@ def message_in(body: bytes, account: str, message_id: str) -> Inbound:
     fields = _parsed(body)
     if not isinstance(fields, dict):
         raise FieldError("the body is not a JSON object, accepted is { ... }")
-    if set(fields) - set(_FIELDS):
-        # The name itself may be what somebody wrote.
-        raise FieldError(f"an unknown field; accepted: {', '.join(_FIELDS)}")
+    unknown = next((name for name in fields if name not in _FIELDS), None)
+    if unknown is not None:
+        raise FieldError(f"{quoted(unknown)}: no such field; accepted: {', '.join(_FIELDS)}")
 
     return message_of(Reader(fields), PLATFORM, account, message_id=message_id)
 

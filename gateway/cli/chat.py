@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _UNANSWERED = frozenset({"failed", "deadline", "paused"})
 _CUT_OFF: Final = (
-    "a turn that the gateway's end cut off runs again at its next start, and its answer will be in "
-    "the transcript (interrupted of [turns])"
+    "the gateway's next start runs a turn that its end cut off once more, or tells that there is "
+    "no answer, as interrupted of [turns] says; the transcript will have it"
 )
 
 
@@ -88,18 +88,24 @@ def _dialogue(screen: Screen, talk: _Talk) -> None:
 
     Raises:
         UnavailableError: no gateway runs; nothing is asked for.
+        NotFoundError: it has no agent of the name that was given.
     """
     from gateway.cli import chat_lines
     from gateway.cli.client import call
 
-    # That none runs is told now, not once something is typed.
-    status = call(talk.where, lambda api: api.get("/v1/status"), offline=False)
+    # What makes a dialogue impossible is told now, not once something is typed.
+    status, agents = call(talk.where, _look, offline=False)
+    if talk.agent is not None and talk.agent not in agents:
+        raise NotFoundError(f"No agent is called {talk.agent}; there are: {', '.join(agents)}.")
+
     chat_lines.prepare(chat_lines.commands(processes=bool(status.get("processes_enabled"))))
     key = ""
     if not screen.as_json:
+        # Which of several it is the routes decide, message by message.
+        agent = talk.agent or (agents[0] if len(agents) == 1 else "")
         screen.note(
-            f"chat {talk.chat_id}: Ctrl-C stops waiting for an answer, Ctrl-D ends, Tab completes "
-            "commands"
+            f"chat {talk.chat_id}{f' with {agent}' if agent else ''}: Ctrl-C stops waiting for an "
+            "answer, Ctrl-D ends, Tab completes commands"
         )
     while True:
         try:
@@ -125,6 +131,12 @@ def _dialogue(screen: Screen, talk: _Talk) -> None:
             key = _answer(screen, partial(_say_and_tell, screen, talk, line)) or key
             if word == "/help" and not screen.as_json:
                 screen.note(chat_lines.HELP)
+
+
+async def _look(api: Api) -> tuple[dict[str, Any], list[str]]:
+    """Return the gateway's state, and the names of its agents."""
+    status, models = await api.get("/v1/status"), await api.get("/v1/models")
+    return status, [one["id"] for one in models["data"]]
 
 
 def _answer(screen: Screen, work: Callable[[], str]) -> str:

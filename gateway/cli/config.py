@@ -42,9 +42,10 @@ def check_config(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the configuration, its secrets, its group and its programs.
+    """Check the configuration, and what it names on this machine.
 
-    Every problem is told; with one or more the exit status is 78.
+    What it names are secrets, a group and programs. Every problem is told; with one or more the
+    exit status is 78.
     """
     with reporting(as_json=as_json) as screen:
         from gateway.config import RefusedConfigurationError, check_here, doubtful_here
@@ -54,7 +55,7 @@ def check_config(
         try:
             loaded = where.load()
         except RefusedConfigurationError as exc:
-            problems = (*exc.problems, *check_here(exc.sound, exc.places))
+            problems = (*exc.problems, *check_here(exc.sound, exc.places, given=exc.given))
             warnings = exc.warnings
         except ConfigurationError as exc:
             problems, warnings = exc.problems, exc.warnings

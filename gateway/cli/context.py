@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api
 
 app = typer.Typer(
-    help="See what is sent to the model, and have old turns summarised.",
+    help="See what is sent to the model; have old turns summarised.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 @app.callback()
 def context() -> None:
-    """See what is sent to the model, and have old turns summarised."""
+    """See what is sent to the model; have old turns summarised."""
 
 
 @app.command()
@@ -63,9 +63,10 @@ def compact(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the agent summarise the old turns of a session; only the summary is sent of them then.
+    """Let the agent summarise the old turns of a session.
 
-    The latest turns stay whole, and the transcript keeps every word. Needs a running gateway.
+    Only the summary is sent of them then. The latest turns stay whole, and the transcript keeps
+    every word. Needs a running gateway.
     """
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call

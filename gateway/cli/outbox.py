@@ -10,14 +10,16 @@ import typer
 
 from gateway.cli.options import ConfigOption, JsonOption, StateDirOption, Where
 from gateway.cli.output import Screen, flat_facts, local_time, reporting
+from gateway.transcripts.outbox import RETRACTED
 from gateway.transcripts.outbox_rows import OutboxState
 
 if TYPE_CHECKING:
     from gateway.cli.client import Api
 
 _COLUMNS: Final = ("ID", "CHANNEL", "CHAT", "ANSWERED", "TRIES", "WHY")
+_RETRACTED: Final = "its message was taken back: nothing was sent"
 app = typer.Typer(
-    help="See replies to channels, and decide about those that could not be sent.",
+    help="See replies to channels, and decide what becomes of them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,7 +39,7 @@ def _state(text: str) -> OutboxState:
 
 @app.callback()
 def outbox() -> None:
-    """See replies to channels, and decide about those that could not be sent."""
+    """See replies to channels, and decide what becomes of them."""
 
 
 @app.command("list")
@@ -59,7 +61,7 @@ def list_replies(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List replies to channels: those that were given up, then those that wait."""
+    """List replies to channels: dead ones, then those that wait."""
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -103,7 +105,7 @@ def retry(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have replies sent that wait or were given up, with all their tries anew.
+    """Have replies sent that wait or are dead, with all tries anew.
 
     Where no gateway runs, the next start sends them.
     """
@@ -126,7 +128,7 @@ def drop(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give up replies that wait; delete those that were given up before."""
+    """Give up replies that wait; delete those that are dead."""
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -191,7 +193,8 @@ def _row(one: dict[str, Any]) -> list[str]:
     chat = one["chat_id"] or one["user_id"]
     thread = f" ({one['thread_id']})" if one["thread_id"] else ""
     cells = (one["id"], _channel(one), f"{chat}{thread}", local_time(one["created_at"]))
-    return [one["state"], *cells, str(one["attempts"]), one["error"] or "-"]
+    why = _RETRACTED if one["status"] == RETRACTED else one["error"] or "-"
+    return [one["state"], *cells, str(one["attempts"]), why]
 
 
 def _channel(one: dict[str, Any]) -> str:

@@ -171,7 +171,7 @@ def flat_facts(value: object, name: str = "") -> list[tuple[str, str]]:
             for key, item in value.items()
             for pair in flat_facts(item, f"{name}.{key}" if name else str(key))
         ]
-    if isinstance(value, str) and name.endswith("_at"):
+    if isinstance(value, str) and name.endswith(("_at", "_since")):
         return [(name, local_time(value))]
     if isinstance(value, bool):
         return [(name, "yes" if value else "no")]

@@ -57,7 +57,8 @@ def approve(
 ) -> None:
     """Let whoever got a code talk in direct chats.
 
-    Five wrong codes in a row lock this for an hour.
+    Five wrong codes in a row lock this for an hour: on the account that is named, or on all on
+    which somebody waits.
     """
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
@@ -136,9 +137,12 @@ def _show(screen: Screen, listed: dict[str, Any]) -> None:
         screen.table(["PAIRED", "NAME", "SINCE"], rows)
     else:
         screen.note("nobody is paired")
+    places: dict[str, list[str]] = {}
     for lock in listed["locked"]:
-        until = local_time(lock["locked_until"])
-        screen.note(f"nothing is approved on {_place(lock)} until {until}: too many wrong codes")
+        places.setdefault(local_time(lock["locked_until"]), []).append(_place(lock))
+    for until, where in places.items():
+        on = ", ".join(where)
+        screen.note(f"nothing is approved on {on} until {until}: too many wrong codes")
 
 
 def _named(one: dict[str, Any]) -> list[str]:

@@ -43,7 +43,7 @@ def list_processes(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List processes, those that run first, and what each keeps from being done."""
+    """List processes, and what each keeps from being done."""
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -117,7 +117,7 @@ def runner(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Start background processes for a gateway, so that they outlive it.
+    """Start background processes for a gateway, which outlive it.
 
     It belongs into a service of its own (gateway-runner.service): what it has started ends with
     that, and not with the gateway's. Ctrl-C or SIGTERM ends it.

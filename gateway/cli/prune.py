@@ -27,7 +27,7 @@ MAX_ITEMS: Final = 1_000
 """The most items in one answer of the API."""
 
 app = typer.Typer(
-    help="See what the rules of [pruning] take, have it done, give it back.",
+    help="See what the rules of [pruning] take, do it, give it back.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -46,7 +46,7 @@ ItemArgument = Annotated[
 
 @app.callback()
 def prune() -> None:
-    """See what the rules of [pruning] take, have it done, give it back."""
+    """See what the rules of [pruning] take, do it, give it back."""
 
 
 @app.command()
@@ -86,10 +86,10 @@ def apply(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run would do, ask, and do it; with --yes it does not ask.
+    """Show what a run would do, ask, and do it.
 
-    What rules take can be given back with restore as long as its grace lasts (a week, unless
-    configured otherwise), and from the archive.
+    With --yes it does not ask. What rules take can be given back with restore as long as its grace
+    lasts (a week, unless configured otherwise), and from the archive.
     """
     plain = _plain(as_json)
     with reporting(as_json=plain) as screen:
@@ -137,7 +137,10 @@ def explain(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show why an item stays or goes: every rule, every protection, and when it is due."""
+    """Show why an item stays or goes, and when it is due.
+
+    Every rule and every protection is told.
+    """
     plain = _plain(as_json)
     with reporting(as_json=plain) as screen:
         from gateway.cli.client import call
@@ -167,9 +170,10 @@ def restore(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give back what rules took: from the database in its grace, else from the archive.
+    """Give back what rules took.
 
-    For a day, unless configured otherwise, no rule takes it again.
+    In its grace that is in the database, else in the archive. For a day, unless configured
+    otherwise, no rule takes it again.
     """
     plain = _plain(as_json)
     with reporting(as_json=plain) as screen:
@@ -200,9 +204,9 @@ def retry(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let items be tried again that failed three times and are left alone since.
+    """Let items be tried again that failed three times.
 
-    A running gateway knows them; a restart tries them again by itself.
+    They are left alone since. A running gateway knows them; a restart tries them again by itself.
     """
     plain = _plain(as_json)
     with reporting(as_json=plain) as screen:
@@ -232,11 +236,11 @@ def history(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show runs, the newest first; of an item, a run or a session what was taken, and where it is.
+    """Show runs, the newest first, or what was taken and where it is.
 
-    The cause of a run is `apply` where somebody asked for it, `due` where the rules were, and
-    `retention` where conversations had ended long ago. Of the id of a run or a conversation the
-    start is enough, as it is shown.
+    What was taken is that of an item, a run or a session. The cause of a run is `apply` where
+    somebody asked for it, `due` where the rules were, and `retention` where conversations had ended
+    long ago. Of the id of a run or a conversation the start is enough, as it is shown.
     What is held can be given back from the database, what is archived from the archive; what is
     purged is gone.
     """

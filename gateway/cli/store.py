@@ -142,7 +142,10 @@ def adopt(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take sessions.json as the truth; what the session log knows besides goes to quarantine."""
+    """Take sessions.json as the truth.
+
+    What the session log knows besides goes to quarantine.
+    """
     with reporting(as_json=as_json) as screen:
         import anyio
 

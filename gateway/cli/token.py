@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -40,7 +41,10 @@ def create(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a token and write it to standard output, this once: only a hash of it is kept."""
+    """Make a token and write it to standard output, this once.
+
+    Only a hash of it is kept.
+    """
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -60,7 +64,10 @@ def list_tokens(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List all tokens, revoked ones included; the tokens themselves are known to nobody."""
+    """List all tokens by name, revoked ones included.
+
+    The tokens themselves are known to nobody.
+    """
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -114,9 +121,15 @@ def _show(screen: Screen, tokens: list[dict[str, Any]]) -> None:
         [
             one["name"],
             local_time(one["created_at"]),
-            local_time(one["last_used_at"]) if one["last_used_at"] else "-",
+            _last_used(one),
             local_time(one["revoked_at"]) if one["revoked_at"] else "-",
         ]
         for one in tokens
     ]
     screen.table(["NAME", "CREATED", "LAST USED (HOUR)", "REVOKED"], rows)
+
+
+def _last_used(token: dict[str, Any]) -> str:
+    """Return when a token was last used, by the hour: no earlier than it was made."""
+    instants = [token["created_at"], token["last_used_at"]]
+    return local_time(max(instants, key=datetime.fromisoformat)) if instants[1] else "-"

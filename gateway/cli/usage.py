@@ -87,15 +87,27 @@ def _show(screen: Screen, shown: dict[str, Any]) -> None:
         screen.note("nothing was counted")
         return
 
-    cells = [[row["name"] or "-", *_cells(row)] for row in rows]
+    readable = _user if shown["by"] == UsageBy.USER else str
+    cells = [[readable(row["name"]) or "-", *_cells(row)] for row in rows]
     screen.table([shown["by"].upper(), *_COLUMNS], [*cells, ["all", *_cells(total)]])
     if shown["more"]:
         screen.note(f"there are more than {len(rows)} (--limit); the last line has all of them")
     if total["unpriced_calls"]:
         screen.note(
-            f"no price is known of {total['unpriced_calls']} calls, and USD is without them: "
+            f"no price is known of {_calls(total['unpriced_calls'])}, and USD is without them: "
             "input_usd_per_mtok and output_usd_per_mtok of [[context.cache]] tables give it"
         )
+
+
+def _calls(number: int) -> str:
+    return "1 call" if number == 1 else f"{number} calls"
+
+
+def _user(name: str) -> str:
+    """Return a user as the platform writes them; in a key their parts are encoded."""
+    from gateway.sessions.key import decode_part
+
+    return ":".join(map(decode_part, name.split(":")))
 
 
 def _cells(sums: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.cli.client import Api
 
 app = typer.Typer(
-    help="See events for webhooks, and have those posted again that were given up.",
+    help="See events for webhooks, and have them posted again.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -22,7 +22,7 @@ app = typer.Typer(
 
 @app.callback()
 def webhook() -> None:
-    """See events for webhooks, and have those posted again that were given up."""
+    """See events for webhooks, and have them posted again."""
 
 
 @app.command("list")
@@ -39,7 +39,7 @@ def list_events(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the webhooks, and events that were given up or wait, the oldest first."""
+    """List the webhooks, and events that are dead or wait."""
     with reporting(as_json=as_json) as screen:
         from gateway.cli.client import call
 
@@ -68,9 +68,9 @@ def retry(
     state_dir: StateDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Have events posted again, under the same ids and with all their tries anew.
+    """Have events posted again, under the same ids.
 
-    Where no gateway runs, the next start posts them.
+    They have all their tries anew. Where no gateway runs, the next start posts them.
     """
     if bool(events) == bool(name):
         raise typer.BadParameter("Accepted are ids, or --all with the name of a webhook.")

@@ -81,6 +81,26 @@ class Command:
         return reply
 
 
+class _UnderWay:
+    """A command that is carried out, for whoever hands in its message once more meanwhile."""
+
+    def __init__(self) -> None:
+        self._ended = anyio.Event()
+        self._outcome: Ticket | GatewayError | None = None
+
+    def end(self, outcome: Ticket | GatewayError) -> None:
+        self._outcome = outcome
+        self._ended.set()
+
+    async def outcome(self) -> Ticket:
+        """Wait until it is stored, and return its ticket; raise what it failed with."""
+        await self._ended.wait()
+        if isinstance(self._outcome, Ticket):
+            return self._outcome
+
+        raise self._outcome or AssertionError
+
+
 class Door:
     """Takes every message, whatever channel it comes by."""
 
@@ -101,7 +121,7 @@ class Door:
         """Who may write here."""
         self._commands = commands
         self._clock = clock
-        self._under_way: dict[tuple[SessionKey, str], Ticket] = {}
+        self._under_way: dict[tuple[SessionKey, str], _UnderWay] = {}
         """Commands that are carried out, by message."""
         self.counts: Counter[str] = Counter()
         """Commands carried out since the start, by name."""
@@ -129,12 +149,17 @@ class Door:
         """Take a message of a channel, which sends the reply from the outbox; see `submit`.
 
         A change of one begins nothing: it is for a message that waits, and else refused in silence.
+        So is what names nobody of ours in a group, unless a question waits for it.
 
         Raises:
             GatewayError: it could be neither stored nor refused; it has to come again.
         """
         if inbound.change is not Change.NEW:
             return Receipt(accepted=await self._change(inbound))
+
+        if not inbound.named and not self._is_asked_for(inbound):
+            self.access.pass_over()
+            return Receipt(accepted=False)
 
         admission = await self.access.admit(inbound)
         if admission.standing is Standing.STRANGER:
@@ -146,12 +171,16 @@ class Door:
             busy = error if isinstance(error, BusyError) else None
             return Receipt(accepted=False, text=str(error), busy=busy)
 
-        reply = ticket.progress.known_reply
-        if reply is not None and reply.status == PAUSED:
-            return Receipt(accepted=False, text=reply.text)
+        return _receipt(ticket)
 
-        before = "" if ticket.duplicate or not ticket.ahead else waiting_text(ticket.ahead)
-        return Receipt(text=before)
+    def _is_asked_for(self, inbound: Inbound) -> bool:
+        """Return whether a message answers a question that a turn has asked its sender."""
+        try:
+            placed, _, key = self._turns.place(inbound)
+        except RefusedError:
+            return False
+
+        return self._turns.approvals.read(key, placed) is not None
 
     async def _change(self, inbound: Inbound) -> bool:
         """Change a message that waits; return whether there is one. What it reads is no command."""
@@ -181,19 +210,24 @@ class Door:
         # A summary takes a turn, which is found by its message like any other.
         named = placed.message_id if typed.name is not Name.COMPACT else ""
         place = (key, named or ticket.turn_id)
-        if place in self._under_way:
-            return replace(self._under_way[place], duplicate=True)
+        first = self._under_way.get(place)
+        if first is not None:
+            return replace(await first.outcome(), duplicate=True)
 
-        self._under_way[place] = ticket
+        self._under_way[place] = under_way = _UnderWay()
         try:
             # What is done must be told to who runs turns, also where the caller has left.
             with anyio.CancelScope(shield=True):
                 answered = await self._carried_out(typed, placed, standing, agent, key, ticket)
         except GatewayError as error:
-            ticket.progress.fail(error)
+            under_way.end(error)
             raise
+        except BaseException:
+            under_way.end(UnavailableError(CUT_OFF))
+            raise
+        else:
+            under_way.end(answered)
         finally:
-            ticket.progress.fail(UnavailableError(CUT_OFF))
             del self._under_way[place]
         return answered
 
@@ -267,11 +301,15 @@ class Door:
     ) -> Effect:
         try:
             asked = Asked(typed, inbound, target, admin=standing is Standing.ADMIN)
-            return await self._commands.effect(asked)
+            effect = await self._commands.effect(asked)
         except BusyError:
             raise
         except RefusedError as error:
             return _refused(error)
+
+        # Who names a session is told whose it is that something was done to.
+        stage = (lambda tx: f"{target}\n{effect.stage(tx)}") if typed.key else effect.stage
+        return replace(effect, stage=stage)
 
     async def _stored(
         self, inbound: Inbound, agent: AgentId, key: SessionKey, turn_id: TurnId, effect: Effect
@@ -295,10 +333,22 @@ class Door:
         )
 
 
+def _receipt(ticket: Ticket) -> Receipt:
+    """Return what the sender is told at once of a message that was taken."""
+    reply = ticket.progress.known_reply
+    if reply is not None and reply.status == PAUSED:
+        return Receipt(accepted=False, text=reply.text)
+
+    before = "" if ticket.duplicate or not ticket.ahead else waiting_text(ticket.ahead)
+    return Receipt(text=before)
+
+
 def waiting_text(ahead: int) -> str:
     """Return what a sender is told whose message waits."""
-    first = "1 message is" if ahead == 1 else f"{ahead} messages are"
-    return f"{first} answered first; yours is kept and comes next."
+    if ahead == 1:
+        return "1 message is answered first; yours is kept and comes next."
+
+    return f"{ahead} messages are answered first; yours is kept and comes after them."
 
 
 def _refused(error: RefusedError) -> Effect:

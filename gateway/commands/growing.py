@@ -30,6 +30,8 @@ FIRST_S: Final = 1.0
 """How long an answer is made before its first part is shown."""
 PART_TIMEOUT_S: Final = 10.0
 """How long a platform may take to show a part; the reply waits for it."""
+_BEYOND_CHARS: Final = 1_024
+"""How much is kept beyond what the message takes: a cut goes by the line that it is in."""
 
 
 class Growing:
@@ -49,8 +51,9 @@ class Growing:
     def add(self, piece: str) -> None:
         """Take a piece of the answer."""
         if self._chars <= self._room:
-            self._parts.append(piece)
-            self._chars += len(piece)
+            kept = piece[: self._room + _BEYOND_CHARS - self._chars]
+            self._parts.append(kept)
+            self._chars += len(kept)
             self.changed.set()
 
     def end(self) -> None:
@@ -110,6 +113,7 @@ async def grow(
         elif _passes(error):
             if error.retry_after_s is not None:
                 streams.note_busy(name, stream.chat, error.retry_after_s)
+                streams.pause(stream.chat, error.retry_after_s)
             growing.changed.set()
         else:
             _log_stopped(growing.row, error)

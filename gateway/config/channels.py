@@ -6,7 +6,6 @@ Takes values as they are in the file: what has a wrong type is another check's a
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import SplitResult, urlsplit
 
@@ -18,13 +17,14 @@ from gateway.settings import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_OF_THE_API: Final = frozenset({"http", "openai"})
+OF_THE_API: Final = frozenset({"http", "openai"})
 """Platforms without a table; the accounts of `openai` are the names of tokens."""
 _STATE_DIR: Final = "state"
-_KINDS: Final = tuple(
+PLATFORMS: Final = tuple(
     get_args(kind.model_fields["kind"].annotation)[0]
     for kind in get_args(get_args(ChannelSettings)[0])
 )
+"""All that there are channels for."""
 _OFFICIAL_HOST: Final = urlsplit(OFFICIAL_TELEGRAM_URL).hostname
 _CALLED_PORTS: Final = (443, 80, 88, 8443)
 
@@ -34,11 +34,8 @@ def broken_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from _shared_sockets(data)
     yield from _shared_tokens(data)
     yield from _uncallable(data)
-    if not channels_are_known(data):
-        return
-
     for path, platform, account in _named(data):
-        known = _accounts(data).get(platform, set()) if platform else _all_accounts(data)
+        known = accounts_of(data, platform) if platform else _all_accounts(data)
         if account and known and account not in known:
             of = f"{platform} " if platform else ""
             accepted = ", ".join(sorted(known))
@@ -48,18 +45,20 @@ def broken_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             )
 
 
-def channels_are_known(data: Mapping[str, Any]) -> bool:
-    """Return whether it can be said which channels there are: each table is of a platform."""
-    channels = data.get("channels", {})
-    return isinstance(channels, dict) and all(
-        isinstance(table, dict) and table.get("kind") in _KINDS for table in channels.values()
-    )
+def accounts_of(data: Mapping[str, Any], platform: str) -> set[str]:
+    """Return the tables of a platform, and those that may be: whose own platform is unknown."""
+    tables = _at(data, "channels")
+    if platform not in PLATFORMS or not isinstance(tables, dict):
+        return set()
+
+    kinds = {str(name): _at(table, "kind") for name, table in tables.items()}
+    return {name for name, kind in kinds.items() if kind == platform or kind not in PLATFORMS}
 
 
 def doubtful_channels(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Yield each key about channels that does nothing as things are, though it may be meant so."""
     for path, platform, account in _named(data):
-        if platform and platform not in _accounts(data):
+        if platform and not accounts_of(data, platform):
             text = f"there is no channel of {quoted(platform)}, so this does nothing"
             yield path, text
         elif not platform and account and not _all_accounts(data):
@@ -98,13 +97,13 @@ def _named(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, str]]:
     routes = data.get("routes", [])
     for index, route in enumerate(routes if isinstance(routes, list) else []):
         platform, account = _text(route, "platform"), _text(route, "account")
-        if (platform or account) and platform not in _OF_THE_API:
+        if (platform or account) and platform not in OF_THE_API:
             key = "account" if account else "platform"
             yield ("routes", index, key), platform, account
     tables = _at(data, "access", "platforms")
     for name in tables if isinstance(tables, dict) else ():
         platform, _, account = str(name).partition("/")
-        if platform not in _OF_THE_API:
+        if platform not in OF_THE_API:
             yield ("access", "platforms", str(name)), platform, account
 
 
@@ -136,15 +135,9 @@ def _shared_tokens(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
             yield ("channels", name, "token"), text
 
 
-def _accounts(data: Mapping[str, Any]) -> Mapping[str, set[str]]:
-    found = defaultdict[str, set[str]](set)
-    for name, table in _channels(data):
-        found[str(table.get("kind"))].add(name)
-    return dict(found)
-
-
 def _all_accounts(data: Mapping[str, Any]) -> set[str]:
-    return {name for name, _ in _channels(data)}
+    tables = _at(data, "channels")
+    return {str(name) for name in tables} if isinstance(tables, dict) else set()
 
 
 def _channels(data: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 
 from gateway.api.settings import MIN_TOKEN_CHARS
-from gateway.channels.matrix_settings import MatrixSettings, problem_of_access_token
-from gateway.channels.telegram_settings import (
-    TelegramSettings,
-    problem_of_token,
-    problem_of_webhook_secret,
-)
+from gateway.channels.matrix_settings import problem_of_access_token
+from gateway.channels.telegram_settings import problem_of_token, problem_of_webhook_secret
 from gateway.config.keys import KeyPath, dotted
+from gateway.config.model import GatewayConfig
 from gateway.config.places import NO_PLACES
+from gateway.config.schema import SECRET_TITLE, schema_of
 from gateway.config.webhooks import unfit_secrets
 from gateway.settings import SecretError, SecretSource
 from gateway.signing.signatures import SECRET_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from gateway.channels.settings import ChannelSettings
-    from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
 
 _TOKEN: Final[KeyPath] = ("http", "token")
 _ANYONE: Final = 0o006
 """Modes that let every user of the machine read or replace a file."""
+_FORMS: Final[Mapping[tuple[object, ...], Callable[[str], str]]] = {
+    ("matrix", "token"): problem_of_access_token,
+    ("telegram", "token"): problem_of_token,
+    ("telegram", "webhook", "secret"): problem_of_webhook_secret,
+}
+"""By the platform and the key of a secret in its table, what says why it cannot be one there."""
 
 
-def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, ...]:
+def resolve_secrets(tree: Mapping[str, Any], places: Places = NO_PLACES) -> tuple[str, ...]:
     """Return a problem for each secret that cannot be had, is no secret, or opens two doors.
 
-    The values are read and forgotten; whoever needs one resolves it again.
+    Takes values as they are in the file, which may be wrong otherwise. The secrets are read and
+    forgotten; whoever needs one resolves it again.
     """
     problems: list[str] = []
     values: dict[KeyPath, str] = {}
-    for path, source in _sources(config, ()):
+    for path, source in _sources(tree):
         try:
             values[path] = source.resolve()
         except SecretError as exc:
@@ -55,8 +59,8 @@ def resolve_secrets(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[
         if path != _TOKEN and value == token:
             text = f"is the same secret as {dotted(_TOKEN)}, accepted is one of its own for each"
             problems.append(places.problem(path, text))
-    problems += [places.problem(path, text) for path, text in _misshapen(config, values)]
-    problems += [places.problem(path, text) for path, text in _shared_tokens(values)]
+    problems += [places.problem(path, text) for path, text in _misshapen(tree, values)]
+    problems += [places.problem(path, text) for path, text in _shared_tokens(tree, values)]
     problems += [places.problem(path, text) for path, text in unfit_secrets(values)]
     return tuple(problems)
 
@@ -67,7 +71,7 @@ def same_as_token(config: GatewayConfig, token: str) -> tuple[str, ...]:
     Only a start knows that token; secrets that cannot be had are told of elsewhere.
     """
     problems = []
-    for path, source in _sources(config, ()):
+    for path, source in _sources(config.to_dict()):
         try:
             value = source.resolve()
         except SecretError:
@@ -79,34 +83,33 @@ def same_as_token(config: GatewayConfig, token: str) -> tuple[str, ...]:
 
 
 def _misshapen(
-    config: GatewayConfig, values: Mapping[KeyPath, str]
+    tree: Mapping[str, Any], values: Mapping[KeyPath, str]
 ) -> Iterator[tuple[KeyPath, str]]:
     """Yield each secret of a platform that cannot be one there."""
-    for name, channel in config.channels.items():
-        for keys, problem_of in _forms(channel):
-            path = ("channels", name, *keys)
-            problem = problem_of(values[path]) if path in values else ""
+    for path, value in values.items():
+        if path[0] == "channels":
+            kind = tree["channels"][path[1]]["kind"]
+            problem_of = _FORMS.get((kind, *path[2:]))
+            problem = problem_of(value) if problem_of else ""
             if problem:
                 yield path, problem
 
 
-def _forms(channel: ChannelSettings) -> Iterator[tuple[tuple[str, ...], Callable[[str], str]]]:
-    """Yield what says why a secret cannot be one on its platform, by its key."""
-    match channel:
-        case MatrixSettings():
-            yield ("token",), problem_of_access_token
-        case TelegramSettings():
-            yield ("token",), problem_of_token
-            yield ("webhook", "secret"), problem_of_webhook_secret
+def _shared_tokens(
+    tree: Mapping[str, Any], values: Mapping[KeyPath, str]
+) -> Iterator[tuple[KeyPath, str]]:
+    """Yield each account of a platform that another table has as well: it has one client only.
 
-
-def _shared_tokens(values: Mapping[KeyPath, str]) -> Iterator[tuple[KeyPath, str]]:
-    """Yield each account of a platform that another table has as well: it has one client only."""
+    What the tables themselves say, one source for two of a platform, is told without the secrets.
+    """
     first: dict[str, KeyPath] = {}
+    tables = tree.get("channels", {})
     for path, value in values.items():
         if path[0] == "channels" and path[2:] == ("token",):
             other = first.setdefault(value, path)
-            if other is not path:
+            one, two = (tables[place[1]] for place in (other, path))
+            told = one["kind"] == two["kind"] and one["token"] == two["token"]
+            if other is not path and not told:
                 yield path, f"is the same as {dotted(other)}, accepted is one table for each token"
 
 
@@ -126,15 +129,26 @@ def _exposed(source: SecretSource) -> Iterator[str]:
         yield f"file {path} is open to everyone (mode {mode:04o}), accepted are 0600 and 0640"
 
 
-def _sources(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, SecretSource]]:
-    if isinstance(value, SecretSource):
-        yield path, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _sources(getattr(value, name), (*path, name))
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _sources(item, (*path, str(name)))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _sources(item, (*path, index))
+def _sources(tree: Mapping[str, Any]) -> Iterator[tuple[KeyPath, SecretSource]]:
+    """Yield where each secret comes from, in the order of the values."""
+    schema = schema_of(GatewayConfig)
+    waiting: list[tuple[KeyPath, object]] = [((), tree)]
+    while waiting:
+        path, value = waiting.pop()
+        node = schema.at(path, tree)
+        if node is None:
+            continue
+
+        if node.get("title") == SECRET_TITLE:
+            with suppress(ValidationError):
+                yield path, SecretSource.model_validate(value)
+        else:
+            held = [((*path, part), one) for part, one in _items(value)]
+            waiting += reversed([one for one in held if isinstance(one[1], dict | list)])
+
+
+def _items(value: object) -> Iterable[tuple[str | int, object]]:
+    if isinstance(value, dict):
+        return value.items()
+
+    return enumerate(value) if isinstance(value, list) else ()

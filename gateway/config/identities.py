@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gateway.config.channels import channels_are_known
+from gateway.config.channels import PLATFORMS, accounts_of
 from gateway.config.keys import KeyPath, quoted
 
 if TYPE_CHECKING:
@@ -16,27 +16,28 @@ def strange_members(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
 
     Takes values as they are in the file: what has a wrong type is another check's affair.
     """
-    channels, sessions = data.get("channels", {}), data.get("sessions", {})
+    sessions = data.get("sessions", {})
     identities = sessions.get("identities", []) if isinstance(sessions, dict) else []
-    if not channels_are_known(data) or not isinstance(identities, list):
-        return
-
-    kinds = {f"{table.get('kind')}/{account}" for account, table in _tables(channels)}
-    for index, one in enumerate(identities):
+    for index, one in enumerate(identities if isinstance(identities, list) else []):
         members = one.get("members", []) if isinstance(one, dict) else []
         for place, member in enumerate(members if isinstance(members, list) else []):
             if not isinstance(member, str) or member.count("/") < 2:  # noqa: PLR2004 - three parts
                 continue
 
-            channel = "/".join(member.split("/")[:2])
+            platform, account, _ = member.split("/", 2)
             path = ("sessions", "identities", index, "members", place)
-            if channel.startswith("openai/"):
+            if platform == "openai":
                 text = "its clients name their sessions, which stay in their own token's name space"
                 yield path, f"is a token of the API: {text}; accepted are users of channels"
-            elif channel not in kinds:
-                known = ", ".join(sorted(kinds)) or "a [channels] table, and there is none"
-                yield path, f"there is no channel {quoted(channel)}, accepted is one of: {known}"
+            elif account not in accounts_of(data, platform):
+                text = f"there is no channel {quoted(f'{platform}/{account}')}"
+                yield path, f"{text}, accepted is {_accepted(data)}"
 
 
-def _tables(channels: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    return ((name, table) for name, table in channels.items() if isinstance(table, dict))
+def _accepted(data: Mapping[str, Any]) -> str:
+    known = [f"{platform}/{name}" for platform in PLATFORMS for name in accounts_of(data, platform)]
+    return (
+        f"one of: {', '.join(sorted(known))}"
+        if known
+        else "a user of a [channels] table, and there is none"
+    )

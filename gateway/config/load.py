@@ -17,6 +17,7 @@ from gateway.config.channels import doubtful_channels
 from gateway.config.check import LEVEL_SEPARATOR, VARIABLE_PREFIX, check
 from gateway.config.days import KEY as MAX_AGE_KEY
 from gateway.config.days import take_max_age
+from gateway.config.doubts import idle_entries
 from gateway.config.keys import printable
 from gateway.config.locate import locate_keys
 from gateway.config.model import GatewayConfig, broken_references
@@ -45,11 +46,13 @@ class RefusedConfigurationError(ConfigurationError):
         problems: Sequence[str],
         *,
         warnings: Sequence[str],
+        given: Mapping[str, Any],
         sound: GatewayConfig,
         places: Places,
     ) -> None:
-        """Keep what of it is right, and where its values came from, to be looked at further."""
+        """Keep its values, what of it is right and where it came from, to be looked at further."""
         super().__init__(problems, warnings=warnings)
+        self.given = given
         self.sound = sound
         self.places = places
 
@@ -118,11 +121,12 @@ def _checked(tree: dict[str, Any], places: Places, problems: list[str]) -> Loade
         raise RefusedConfigurationError(
             (*found, *problems),
             warnings=if_refused,
+            given=tree,
             sound=config or sound_parts(GatewayConfig, tree),
             places=places,
         )
 
-    found_doubts = [*doubtful_channels(tree), *idle_bounds(tree)]
+    found_doubts = [*doubtful_channels(tree), *idle_bounds(tree), *idle_entries(tree)]
     doubts = tuple(places.problem(path, text) for path, text in found_doubts)
     return Loaded(config, warnings, places, doubts, if_refused)
 

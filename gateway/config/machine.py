@@ -6,7 +6,7 @@ Its group, its secrets, its programs and their directories. Nothing is started.
 from __future__ import annotations
 
 import grp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.agents import command
 from gateway.agents.settings import CommandSettings
@@ -18,17 +18,26 @@ from gateway.processes.settings import lacking_here
 from gateway.tools import programs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gateway.config.model import GatewayConfig
     from gateway.config.places import Places
 
 
-def check_here(config: GatewayConfig, places: Places = NO_PLACES) -> tuple[str, ...]:
-    """Return a problem for each thing that the configuration names and this machine lacks."""
+def check_here(
+    config: GatewayConfig,
+    places: Places = NO_PLACES,
+    *,
+    given: Mapping[str, Any] | None = None,
+) -> tuple[str, ...]:
+    """Return a problem for each thing that the configuration names and this machine lacks.
+
+    `given`: the values as they are in the file, where the configuration is only what of them is
+    right; the secrets of a table that is wrong otherwise are tried as well.
+    """
     return (
         *_missing_group(config, places),
-        *resolve_secrets(config, places),
+        *resolve_secrets(config.to_dict() if given is None else given, places),
         *_missing_programs(config, places),
     )
 

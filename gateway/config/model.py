@@ -19,6 +19,7 @@ from gateway.config.channels import broken_channels
 from gateway.config.check import check
 from gateway.config.days import DEFAULT_MAX_AGE_DAYS, take_max_age
 from gateway.config.identities import strange_members
+from gateway.config.ids import unmatchable_ids
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.places import NO_PLACES
 from gateway.config.prices import unpriced_agents
@@ -153,6 +154,13 @@ class GatewayConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _names_ids_that_can_match(self) -> Self:
+        for path, text in unmatchable_ids(self.to_dict()):
+            raise broken_rule(str(path[0]), text, *path[1:])
+
+        return self
+
+    @model_validator(mode="after")
     def _tells_webhooks_apart(self) -> Self:
         for path, text in repeated_names(self.to_dict()):
             raise broken_rule(str(path[0]), text, *path[1:])
@@ -203,6 +211,7 @@ def broken_references(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     yield from unpriced_agents(data)
     yield from endless_questions(data)
     yield from strange_members(data)
+    yield from unmatchable_ids(data)
     yield from broken_channels(data)
     yield from repeated_names(data)
     http = data.get("http")

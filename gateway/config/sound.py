@@ -1,8 +1,9 @@
-"""What of a refused configuration is right all the same: its secrets and programs can be tried."""
+"""What of a refused configuration is right all the same: its programs can be looked for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, cast
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
@@ -15,8 +16,8 @@ S = TypeVar("S", bound=Settings)
 def sound_parts(model: type[S], tree: object) -> S:
     """Return settings of the values that are right; where one is wrong, its default stands.
 
-    Tables whose names the user chose are right or left out as wholes. In a list None keeps the
-    place of what is wrong, and rules between keys may be broken: this is to look at, not to use.
+    Lists, and tables whose names the user chose, are right or left out as wholes. Rules between
+    keys may be broken: this is to look at, not to use.
     """
     given = tree if isinstance(tree, dict) else {}
     kept: dict[str, Any] = {}
@@ -24,8 +25,7 @@ def sound_parts(model: type[S], tree: object) -> S:
         if name not in given:
             continue
 
-        # As the class has it: pydantic keeps a field's bounds apart from its type.
-        adapter = TypeAdapter[Any](Annotated[field.annotation, field])
+        adapter = _adapter(model, name)
         value = _valid(adapter, given[name])
         if value is PydanticUndefined:
             value = _parts(adapter, field.annotation, given[name])
@@ -35,17 +35,22 @@ def sound_parts(model: type[S], tree: object) -> S:
     return cast("S", model.model_construct(**kept))
 
 
+@cache
+def _adapter(model: type[Settings], name: str) -> TypeAdapter[Any]:
+    """Return what validates one field as its class does."""
+    field = model.model_fields[name]
+    # Pydantic keeps a field's bounds apart from its type.
+    return TypeAdapter[Any](Annotated[field.annotation, field])
+
+
 def _parts(adapter: TypeAdapter[Any], annotation: object, value: object) -> Any:  # noqa: ANN401 - of any type
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return sound_parts(annotation, value)
-    if isinstance(value, dict):
+    if get_origin(annotation) is dict and isinstance(value, dict):
         tables = [_valid(adapter, {name: one}) for name, one in value.items()]
         return {
             name: one for table in tables if isinstance(table, dict) for name, one in table.items()
         }
-    if isinstance(value, list):
-        items = [_valid(adapter, [one]) for one in value]
-        return [one[0] if isinstance(one, list) else None for one in items]
 
     return PydanticUndefined
 

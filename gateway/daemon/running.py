@@ -25,6 +25,7 @@ from gateway.api.server import bind, serve, url_of
 from gateway.api.token import TOKEN, try_command
 from gateway.clock import SystemClock
 from gateway.config import changed_live, check_here, with_live
+from gateway.daemon.looking_up import EventLoop
 from gateway.daemon.parts import app_of, open_parts
 from gateway.errors import (
     ConfigurationError,
@@ -70,7 +71,7 @@ def run(loaded: Loaded, *, reload: Callable[[], Loaded]) -> ExitCode:
     configure(loaded.config.log, sys.stdout.buffer)
     _tell(loaded)
     try:
-        anyio.run(_main, loaded, reload, backend_options={"use_uvloop": True})
+        anyio.run(_main, loaded, reload, backend_options={"loop_factory": EventLoop})
     except GatewayError as error:
         return _failed(error)
     except BaseExceptionGroup as group:

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 RETRY_S: Final = 2.0
 """How long to wait for a storage that is full or busy."""
+MAX_PAUSES: Final = 10_000
+"""Chats whose pauses are counted at most; with more, all are counted anew."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class Desk:
     """Returns random numbers from 0 to 1."""
     counts: Counter[str] = field(default_factory=Counter)
     """What was done since the start: `sent`, `retried`, `given_up`."""
+    pauses: Counter[str] = field(default_factory=Counter)
+    """By chat, how often in a row its platform asked for a pause; in memory only."""
     streams: Streams = field(init=False)
     """Answers that are shown while they are made."""
 
@@ -56,6 +60,18 @@ class Desk:
             except PASSING as error:
                 get_logger().warning("outbox.waiting_for_storage", error=str(error))
             await self.clock.sleep(RETRY_S)
+
+    def note_pause(self, chat: str, *, asked: bool) -> int:
+        """Take note whether a try was answered with the wish for a pause.
+
+        Returns how often in a row it was before.
+        """
+        before = self.pauses.pop(chat, 0)
+        if asked:
+            if len(self.pauses) >= MAX_PAUSES:
+                self.pauses.clear()
+            self.pauses[chat] = before + 1
+        return before
 
     def note_dead(self, row: OutboxRow, why: Bury) -> None:
         """Tell of a reply that was given up; of what it says nothing, nor of what others say."""

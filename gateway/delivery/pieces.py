@@ -127,6 +127,9 @@ def _out_of_fences(text: str, start: int, end: int) -> int:
 
 def _open_at(text: str, place: int) -> _Fence | None:
     """Return the line that opens the block of code that a place stands in; None outside of any."""
+    if place == 0:
+        return None
+
     line = text.rfind("\n", 0, place) + 1
     starts, fences = (_known if len(text) > _LONG_CHARS else _found)(text)
     before = bisect_right(starts, line - 1)
@@ -185,8 +188,9 @@ def _opening(fence: _Fence | None, max_chars: int) -> str:
 
 
 def _closing(text: str, end: int, max_chars: int) -> str:
-    fence = _open_at(text, end)
-    if end >= len(text) or fence is None or len(fence.indent + fence.mark) * _SHARE > max_chars:
+    # The end of a text divides nothing: one that grows is not read as a whole each time.
+    fence = _open_at(text, end) if end < len(text) else None
+    if fence is None or len(fence.indent + fence.mark) * _SHARE > max_chars:
         return ""
 
     gap = "" if text[end - 1] == "\n" else "\n"

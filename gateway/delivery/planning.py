@@ -2,12 +2,14 @@
 
 The reply tells all there is to know: how often it was tried, and whether a try ended of which
 nobody knows what became. Such a try is made once more: under the same delivery id where the
-platform is idempotent, else marked as a repeat, and never a third time.
+platform is idempotent, else marked as a repeat, and never a third time. An edit is made as often
+as it takes; where it cannot be made any more, what is sent instead is marked on every channel, for
+none knows a message by an edit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.channels.base import Outbound
 from gateway.delivery.pieces import cut
 from gateway.model import clean_name
+from gateway.transcripts.outbox_rows import Repeat
 
 if TYPE_CHECKING:
     from gateway.channels.base import Channel, SendError
@@ -62,8 +65,8 @@ class Send:
     outbound: Outbound
     end: int
     """Where the piece ends in the text."""
-    repeat: bool
-    """Whether the piece is, or stays, marked as a repeat."""
+    repeat: Repeat
+    """How the piece may have been shown before this try."""
     shown_id: str = ""
     """The message that reads as the piece from now on; empty: a new one."""
 
@@ -103,6 +106,11 @@ def granted_s(wish_s: float | None) -> float:
     return min(wish_s, LONGEST_WISH_S) if wish_s is not None and wish_s > 0 else 0.0
 
 
+def asks_for_pause(error: SendError) -> bool:
+    """Return whether a platform has refused nothing, and only asks to be left alone."""
+    return error.retryable and not error.ambiguous and error.retry_after_s is not None
+
+
 def plan(
     row: OutboxRow,
     channel: Channel,
@@ -129,13 +137,16 @@ def plan(
         return _worn_out(row.error, row.attempts)
 
     unknown = row.sending_at is not None
-    if unknown and row.repeated and not (channel.idempotent or shown_id):
+    # An edit was no repeat: what may have been one is sent as a message once, and says so.
+    if unknown and row.repeated and not (channel.idempotent or row.shown_id):
         return _unknown(row.error)
     if not row.text[row.sent_chars :].strip():
         return Skip()
 
-    sent = _send(row, channel, settings, now, repeat=not shown_id and (unknown or row.repeated))
-    return replace(sent, shown_id=shown_id, repeat=row.repeated) if shown_id else sent
+    repeat = row.repeated
+    if unknown:
+        repeat = max(repeat, Repeat.EDIT if row.shown_id else Repeat.MESSAGE)
+    return _send(row, channel, settings, now, repeat=repeat, shown_id=shown_id)
 
 
 def lifetime(settings: DeliverySettings, *, configured: bool) -> timedelta:
@@ -156,7 +167,13 @@ def expired(row: OutboxRow, *, configured: bool) -> Bury:
 
 
 def after_failure(
-    row: OutboxRow, sent: Send, error: SendError, channel: Channel, settings: DeliverySettings
+    row: OutboxRow,
+    sent: Send,
+    error: SendError,
+    channel: Channel,
+    settings: DeliverySettings,
+    *,
+    pauses: int = 0,
 ) -> Again | Bury:
     """Decide about a try that failed and that counts.
 
@@ -166,18 +183,22 @@ def after_failure(
         error: What the channel says of it.
         channel: Where it went.
         settings: How often it may be tried.
+        pauses: How often in a row, before this, its chat was answered with the wish for a pause.
     """
     said, attempts = clean_name(str(error)), row.attempts + 1
     if not error.retryable:
         return Bury(Reason.REFUSED, _joined(Reason.REFUSED, said))
     if error.ambiguous and sent.repeat and not (channel.idempotent or sent.shown_id):
         return _unknown(said)
-    pause_s, wish_s = longest_pause_s(attempts), granted_s(error.retry_after_s)
-    if error.retry_after_s is not None and not error.ambiguous:
+    wish_s = granted_s(error.retry_after_s)
+    if asks_for_pause(error):
+        # It may ask for ever, and for no time at all.
+        pause_s = longest_pause_s(attempts + pauses)
         return Again(said, pause_s, max(wish_s, _LEAST_WISH_S), unknown=False, counts=False)
     if attempts >= settings.max_attempts:
         return _worn_out(said, attempts)
 
+    pause_s = longest_pause_s(attempts)
     if error.ambiguous and not (channel.idempotent or sent.shown_id):
         wish_s = max(wish_s, REPEAT_AFTER_S)
     return Again(said, pause_s, wish_s, unknown=error.ambiguous)
@@ -189,7 +210,13 @@ def longest_pause_s(attempts: int) -> float:
 
 
 def _send(
-    row: OutboxRow, channel: Channel, settings: DeliverySettings, now: datetime, *, repeat: bool
+    row: OutboxRow,
+    channel: Channel,
+    settings: DeliverySettings,
+    now: datetime,
+    *,
+    repeat: Repeat,
+    shown_id: str,
 ) -> Send:
     # The room of the notes is kept free always: the same pieces come out with and without them.
     room = channel.max_text_chars - NOTE_CHARS
@@ -202,17 +229,18 @@ def _send(
     notes = ""
     if now >= row.created_at + timedelta(seconds=settings.ttl_s):
         notes = f"(Late: this was answered on {row.created_at:%Y-%m-%d at %H:%M} UTC.)\n\n"
-    if repeat and not channel.idempotent:
+    is_repeat = repeat is not Repeat.NO and not shown_id
+    if is_repeat and (repeat is Repeat.EDIT or not channel.idempotent):
         notes += REPEAT
     outbound = Outbound(
         target=row.target,
         text=notes + text,
         delivery_id=f"{row.delivery_id}.{row.sent_chars}" if row.sent_chars else row.delivery_id,
         reply_to="" if row.sent_chars else row.reply_to,
-        repeat=repeat,
+        repeat=is_repeat,
         plain=row.plain,
     )
-    return Send(outbound, end, repeat)
+    return Send(outbound, end, repeat, shown_id)
 
 
 def _worn_out(error: str, attempts: int) -> Bury:

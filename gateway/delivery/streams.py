@@ -55,6 +55,8 @@ class Streams:
         self._streams: OrderedDict[str, Stream] = OrderedDict()
         self._next_at: dict[str, float] = {}
         """By chat, when it may be edited next, monotonic."""
+        self._paused_until: dict[str, float] = {}
+        """By chat, when the pause is over that a part was answered with, monotonic."""
         self._busy_until: dict[str, float] = {}
         """By channel, until when its platform counts as busy, monotonic."""
 
@@ -89,16 +91,28 @@ class Streams:
 
     def hold(self, chat: str, seconds: float) -> None:
         """Leave a chat alone for at least so long, or as long as a platform is granted."""
-        now, seconds = self._clock.monotonic(), granted_s(seconds)
-        if len(self._next_at) >= _MAX_PACES:
-            self._next_at = {name: at for name, at in self._next_at.items() if at > now}
-        self._next_at[chat] = max(self._next_at.get(chat, 0.0), now + seconds)
+        self._next_at = self._put_off(self._next_at, chat, seconds)
+
+    def pause(self, chat: str, wish_s: float) -> None:
+        """Take note that a chat's platform answered a part with the wish for a pause."""
+        self._paused_until = self._put_off(self._paused_until, chat, wish_s)
+
+    def pause_s(self, chat: str) -> float:
+        """Return in how many seconds such a pause of a chat is over; 0: there is none."""
+        return max(0.0, self._paused_until.get(chat, 0.0) - self._clock.monotonic())
 
     def note_busy(self, channel: str, chat: str, wish_s: float) -> None:
         """Take note that a channel's platform asks for a pause: it counts messages of all chats."""
         self.hold(chat, wish_s)
         until = self._clock.monotonic() + granted_s(wish_s) + BUSY_S
         self._busy_until[channel] = max(self._busy_until.get(channel, 0.0), until)
+
+    def _put_off(self, until: dict[str, float], chat: str, seconds: float) -> dict[str, float]:
+        now, seconds = self._clock.monotonic(), granted_s(seconds)
+        if len(until) >= _MAX_PACES:
+            until = {name: at for name, at in until.items() if at > now}
+        until[chat] = max(until.get(chat, 0.0), now + seconds)
+        return until
 
     def is_busy(self, channel: str) -> bool:
         """Return whether what is owed to a channel goes before parts of answers."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
-from gateway.channels.base import Channel, NotConnectedError, SendError
+from gateway.channels.base import Channel, NotConnectedError, Probed, SendError
 from gateway.delivery.desk import Desk
-from gateway.delivery.planning import Bury, Send, Skip, after_failure, plan
+from gateway.delivery.planning import Bury, Send, Skip, after_failure, asks_for_pause, plan
 from gateway.log import get_logger
 from gateway.model import clean_name
 from gateway.transcripts import outbox_changes, outbox_rows
@@ -57,6 +57,11 @@ class _Dead:
 
 
 @dataclass(frozen=True, slots=True)
+class _LastTry:
+    """A reply of which nobody knows whether it was shown, to be sent once more and no more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """A try to send to a chat."""
 
@@ -76,11 +81,17 @@ class Attempt:
         # A try that is noted and never made would count as one of unknown outcome.
         await anyio.lowlevel.checkpoint_if_cancelled()
         grown = await self._grown()
-        if grown is not None and await self._is_put_off(grown):
+        if await (self._is_paused() if grown is None else self._is_put_off(grown)):
             return None
 
         now = self.desk.clock.now()
-        begun = await self.desk.stored(lambda tx: self._begin(tx, now, grown))
+        begun = await self.desk.stored(lambda tx: self._begin(tx, now, grown, last=False))
+        if isinstance(begun, _LastTry):
+            if not await self._is_there():
+                return False
+
+            now = self.desk.clock.now()
+            begun = await self.desk.stored(lambda tx: self._begin(tx, now, grown, last=True))
         if isinstance(begun, _Dead):
             self.desk.note_dead(begun.row, begun.why)
         if not isinstance(begun, _Begun):
@@ -89,6 +100,8 @@ class Attempt:
         self.desk.counts["retried"] += begun.row.attempts > 0
         outcome = await self._send(begun.send)
         reached = not isinstance(outcome, NotConnectedError)
+        asked = isinstance(outcome, SendError) and asks_for_pause(outcome)
+        pauses = self.desk.note_pause(self.chat, asked=asked)
         if isinstance(outcome, SendError) and begun.send.shown_id and not outcome.retryable:
             # The message can be edited no more, and does not hold the reply: that is sent anew.
             self.desk.streams.forget(begun.row.delivery_id)
@@ -96,7 +109,7 @@ class Attempt:
         elif not reached:
             await self._take_back(begun)
         elif isinstance(outcome, SendError):
-            await self._note_failed(begun, outcome)
+            await self._note_failed(begun, outcome, pauses)
         else:
             await self._note_sent(begun, outcome)
         return reached
@@ -114,6 +127,23 @@ class Attempt:
 
         shown_id = await stream.close()
         return _Grown(row, shown_id) if shown_id else None
+
+    async def _is_paused(self) -> bool:
+        """Put the chat off where a part was answered with the wish for a pause; True: it was."""
+        desk = self.desk
+        wait_s = desk.streams.pause_s(self.chat)
+        if wait_s <= 0:
+            return False
+
+        due_at = desk.clock.now() + timedelta(seconds=wait_s)
+
+        def work(transaction: Transaction) -> None:
+            row = outbox_rows.first_owed(transaction, self.chat)
+            if row is not None:
+                outbox_changes.put_off(transaction, row, due_at=due_at)
+
+        await desk.stored(work)
+        return True
 
     async def _is_put_off(self, grown: _Grown) -> bool:
         """Wait until the chat may be edited; True: that takes long, and the chat is put off."""
@@ -136,9 +166,12 @@ class Attempt:
         )
 
     def _begin(
-        self, transaction: Transaction, now: datetime, grown: _Grown | None
-    ) -> _Begun | _Dead | None:
-        """Note a try of what is next, in the writer thread; None where there is none to make."""
+        self, transaction: Transaction, now: datetime, grown: _Grown | None, *, last: bool
+    ) -> _Begun | _Dead | _LastTry | None:
+        """Note a try of what is next, in the writer thread; None where there is none to make.
+
+        `last`: whether a repeat that is the last try is to be made.
+        """
         row = outbox_rows.first_owed(transaction, self.chat)
         if row is None:
             outbox_changes.leave(transaction, self.chat)
@@ -148,6 +181,9 @@ class Attempt:
         shown_id = grown.shown_id if grown is not None and same else ""
         match plan(row, self.channel, self.desk.settings, now, shown_id=shown_id):
             case Send() as send:
+                if send.outbound.repeat and not (last or self.channel.idempotent):
+                    return _LastTry()
+
                 outbox_changes.note_sending(
                     transaction, row, repeat=send.repeat, at=now, shown_id=send.shown_id
                 )
@@ -161,6 +197,21 @@ class Attempt:
             case Bury() as why:
                 outbox_changes.bury(transaction, row, error=why.error, at=now)
                 return _Dead(row, why)
+
+    async def _is_there(self) -> bool:
+        """Return whether the platform is well enough for a last try, as far as it can be asked."""
+        channel = self.channel
+        if not isinstance(channel, Probed):
+            return True
+
+        try:
+            with self.desk.clock.move_on_after(self.desk.settings.send_timeout_s):
+                await channel.probe()
+                return True
+        except SendError as error:
+            # What it refuses for good tells that it is there.
+            return not error.retryable
+        return False
 
     async def _send(self, send: Send) -> str | SendError:
         """Return the platform's id of what was sent, or why it was not."""
@@ -191,9 +242,9 @@ class Attempt:
         self.desk.streams.forget(row.delivery_id)
         self.desk.counts["sent"] += end == len(row.text)
 
-    async def _note_failed(self, begun: _Begun, error: SendError) -> None:
+    async def _note_failed(self, begun: _Begun, error: SendError, pauses: int) -> None:
         row, desk, now = begun.row, self.desk, self.desk.clock.now()
-        decision = after_failure(row, begun.send, error, self.channel, desk.settings)
+        decision = after_failure(row, begun.send, error, self.channel, desk.settings, pauses=pauses)
         if isinstance(decision, Bury):
             why = decision
             await desk.stored(

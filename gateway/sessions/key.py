@@ -30,6 +30,8 @@ MAX_PART_CHARS: Final = 120
 """Longest part as it is written; a longer one keeps its head and gets a hash tail."""
 _HEAD_CHARS: Final = 80
 _HASH_CHARS: Final = 32
+_ROOMS: Final = frozenset({"matrix"})
+"""Platforms whose direct chats are rooms of two, where somebody may take another's place."""
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_.-]")
 _ALL_PLAIN = re.compile(rf"[A-Za-z0-9_.-]{{0,{MAX_PART_CHARS}}}")
@@ -57,9 +59,10 @@ class KeyParts:
 def session_key(source: SessionSource, agent: AgentId, policy: SessionSettings) -> SessionKey:
     """Return the key of a source's session with an agent.
 
-    Direct chats go by chat, or by user where there is no chat; groups and channels by chat and
-    user, threads by thread, unless the policy says otherwise. The direct chats of a person whom
-    the policy knows on several platforms are one: `agent:<agent>:identity::dm:<name>::`.
+    Direct chats go by chat, or by user where there is no chat, on Matrix by both; groups and
+    channels by chat and user, threads by thread, unless the policy says otherwise. The direct
+    chats of a person whom the policy knows on several platforms are one:
+    `agent:<agent>:identity::dm:<name>::`.
     """
     identity = policy.identity_of(source)
     if identity:
@@ -67,7 +70,7 @@ def session_key(source: SessionSource, agent: AgentId, policy: SessionSettings) 
 
     chat, user = source.chat_id, source.user_id
     if source.chat_type is ChatType.DM:
-        chat, user = chat or user, ""
+        chat, user = chat or user, user if source.platform in _ROOMS else ""
     elif source.chat_type is ChatType.THREAD or source.thread_id:
         user = "" if policy.share_threads else user
     elif policy.share_groups:
@@ -91,7 +94,7 @@ def parse_key(text: str) -> KeyParts:
             f"the chat type one of {', '.join(ChatType)}"
         )
 
-    agent, platform, account, chat_type, chat, thread, user = map(_decode_part, text.split(":")[1:])
+    agent, platform, account, chat_type, chat, thread, user = map(decode_part, text.split(":")[1:])
     return KeyParts(AgentId(agent), platform, account, ChatType(chat_type), chat, thread, user)
 
 
@@ -100,7 +103,7 @@ def agent_of(text: str) -> AgentId:
     if not _KEY.fullmatch(text):
         return parse_key(text).agent
 
-    return AgentId(_decode_part(text.split(":", 2)[1]))
+    return AgentId(decode_part(text.split(":", 2)[1]))
 
 
 def new_session_id(now: datetime) -> SessionId:
@@ -126,7 +129,8 @@ def encode_part(text: str) -> str:
     return f"{head}~~{hashlib.sha256(raw).hexdigest()[:_HASH_CHARS]}"
 
 
-def _decode_part(part: str) -> str:
+def decode_part(part: str) -> str:
+    """Return what a part stands for; one with a hash tail as it is written."""
     if "~" not in part or "~~" in part:
         return part
 

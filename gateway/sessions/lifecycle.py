@@ -150,7 +150,7 @@ class Lifecycle:
         if session_id is not None:
             before = history.ended_entry(transaction, key, session_id)
         if before is None:
-            raise ConflictError("there is no earlier conversation to bring back")
+            raise ConflictError("There is no earlier conversation to bring back.")
 
         now = self._clock.now()
         restored = before.changed(updated_at=now)

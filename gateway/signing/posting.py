@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES: Final = 16_384
 """So much of an answer is read, that the connection may serve again; more ends it."""
 CONNECT_TIMEOUT_S: Final = 5.0
+"""How long the look-up of a name and the connection may take, in seconds."""
 _MOST_RETRY_AFTER_S: Final = 365 * 86_400.0
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _ACCEPTED_FROM, _ACCEPTED_TO = 200, 299

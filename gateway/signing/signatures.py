@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.settings import is_placeholder
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
@@ -69,7 +71,7 @@ def key_of(secret: str) -> bytes:
 
     if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
         raise ValueError(f"stands for {len(key)} bytes, accepted is {ACCEPTED_SECRET}")
-    if text in _EXAMPLES or len(set(key)) == 1:
+    if text in _EXAMPLES or len(set(key)) == 1 or is_placeholder(key.decode("latin-1")):
         raise ValueError(f"is a placeholder, accepted is {ACCEPTED_SECRET}")
 
     return key

@@ -248,7 +248,10 @@ def _connector(clock: Clock) -> Connect:
     try:
         from gateway.tools.client import SdkConnector  # noqa: PLC0415 - imports the SDK, an extra
     except ImportError as exc:
-        problem = f"the mcp SDK cannot be imported ({exc}); pip install session-gateway[mcp]"
+        problem = (
+            f"the mcp SDK cannot be imported ({exc}); pip install '.[mcp]' in the checkout of "
+            "session-gateway brings it"
+        )
         raise ConfigurationError([f"tools.servers: {problem}"]) from exc
 
     return SdkConnector(clock).connect

@@ -15,7 +15,7 @@ from gateway.transcripts.reading import turn_backwards
 from gateway.transcripts.writing import append_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gateway.durable.batch import Queries, Transaction
     from gateway.model import SessionId
@@ -48,8 +48,13 @@ class OpenTurn:
 
     @property
     def results(self) -> dict[str, str]:
-        """The results that are there, by call."""
-        return {one.tool_call_id: one.text for one in self.messages[self._answer + 1 :]}
+        """The results of these that are there, by call."""
+        return _results(self.messages[self._answer + 1 :])
+
+    @property
+    def all_results(self) -> dict[str, str]:
+        """All results of the turn, by call."""
+        return _results(self.messages)
 
     def missing(self) -> list[ToolCall]:
         """Return the calls that have no result."""
@@ -61,9 +66,17 @@ class OpenTurn:
         return max(place for place, one in enumerate(self.messages) if one.tool_calls)
 
 
-def open_turn(place: Queries, session_id: SessionId) -> OpenTurn | None:
-    """Return the newest turn of a session if it is open, also where all results are there."""
+def open_turn(place: Queries, session_id: SessionId, *, failed: bool = False) -> OpenTurn | None:
+    """Return the newest turn of a session if it is open, also where all results are there.
+
+    Args:
+        place: Where.
+        session_id: The conversation.
+        failed: Whether an error came of it: what was said of an answer then is left out.
+    """
     said = turn_backwards(place, session_id)
+    if failed and said and said[0].role is Role.ASSISTANT and not said[0].tool_calls:
+        del said[0]
     for message in said:
         if message.tool_calls:
             return OpenTurn(message.turn_id, tuple(reversed(said)))
@@ -79,6 +92,7 @@ def take_results(
     *,
     at: str,
     goes_on: bool,
+    failed: bool = False,
 ) -> TurnId:
     """Add what a caller brings to the open turn of a session; return the turn.
 
@@ -91,16 +105,19 @@ def take_results(
         results: Texts, by call.
         at: Now.
         goes_on: Whether the caller says more behind them: what is missing never comes then.
+        failed: Whether an error came of the turn: it goes on with results of its earlier calls too.
 
     Raises:
         UnknownCallError: one is of no open call, or not what was brought before.
         BadRequestError: some are missing.
     """
-    turn = open_turn(transaction, session_id)
-    called = set() if turn is None else {call.call_id for call in turn.calls}
-    there = {} if turn is None else turn.results
+    turn = open_turn(transaction, session_id, failed=failed)
+    called, there = set[str](), dict[str, str]()
+    if turn is not None:
+        called = {call.call_id for call in turn.calls}
+        there = turn.all_results if failed else turn.results
     for call_id, text in results.items():
-        if call_id not in called:
+        if call_id not in called and call_id not in there:
             raise UnknownCallError(call_id, "answers no open call of this session.")
         if there.get(call_id, text) != text:
             raise UnknownCallError(call_id, "another result of this call was brought before.")
@@ -111,7 +128,8 @@ def take_results(
     lacking = sum(call.call_id not in results for call in missing)
     if lacking and not goes_on:
         raise BadRequestError(
-            f"{lacking} open calls of this session have no result, accepted is one for each."
+            f"{'1 open call' if lacking == 1 else f'{lacking} open calls'} of this session "
+            f"{'has' if lacking == 1 else 'have'} no result, accepted is one for each."
         )
 
     _answer(transaction, session_id, turn, results, at=at)
@@ -126,6 +144,10 @@ def close(transaction: Transaction, session_id: SessionId, *, at: str) -> bool:
 
     _answer(transaction, session_id, turn, {}, at=at)
     return True
+
+
+def _results(messages: Iterable[Message]) -> dict[str, str]:
+    return {one.tool_call_id: one.text for one in messages if one.role is Role.TOOL}
 
 
 def _answer(

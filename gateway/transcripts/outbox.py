@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.durable.batch import Queries, Transaction
-    from gateway.model import SessionKey, SessionSource, TurnId
+    from gateway.model import SessionKey, SessionSource
     from gateway.transcripts.inbox import InboxRow
 
 ANSWERED: Final = "answered"
@@ -81,20 +83,14 @@ def reply_to(place: Queries, key: SessionKey, message_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def message_of_turn(place: Queries, key: SessionKey, turn_id: TurnId) -> str:
-    """Return the id of the message that a turn was about; empty: its reply is not kept."""
-    row = place.execute(
-        "SELECT message_id FROM outbox WHERE session_key = ? AND turn_id = ?", (key, turn_id)
-    ).fetchone()
-    return "" if row is None else str(row[0])
-
-
-def newest_message(place: Queries, key: SessionKey) -> str:
-    """Return the id of the message of a session that was replied to last; empty: none is kept."""
-    row = place.execute(
-        "SELECT message_id FROM outbox WHERE session_key = ? ORDER BY position DESC LIMIT 1", (key,)
-    ).fetchone()
-    return "" if row is None else str(row[0])
+def newest_first(place: Queries, key: SessionKey) -> Iterator[tuple[str, datetime, str]]:
+    """Yield the id of each message of a session that has a reply, with when and what that was."""
+    for message_id, at, reply in place.execute(
+        "SELECT message_id, created_at, reply FROM outbox WHERE session_key = ? "
+        "ORDER BY position DESC",
+        (key,),
+    ):
+        yield str(message_id), datetime.fromisoformat(str(at)), str(reply)
 
 
 def discard_sent(transaction: Transaction, *, before: str, limit: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.transcripts.outbox import OWED, queue, sortable, stamped
+from gateway.transcripts.outbox_rows import Repeat
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,11 +41,12 @@ def leave_all(transaction: Transaction) -> None:
 
 
 def note_sending(
-    transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+    transaction: Transaction, row: OutboxRow, *, repeat: Repeat, at: datetime, shown_id: str = ""
 ) -> None:
     """Note a try, before it is made: from now on nobody knows what became of it.
 
-    `shown_id`: the message that it edits; a gateway that starts anew edits that again.
+    `repeat`: what is not known of the tries before it, however this one ends. `shown_id`: the
+    message that it edits; a gateway that starts anew edits that again.
     """
     transaction.execute(
         "UPDATE outbox SET sending_at = ?, attempts = attempts + 1, repeated = ?, shown_id = ? "
@@ -95,14 +97,12 @@ def note_not_tried(
 ) -> None:
     """Take back a try that came to nothing before it was made.
 
-    `anew`: what it edits can be edited no more, and the reply is sent as a message of its own; as
-    a repeat where an edit before may have been shown.
+    `anew`: what it edits can be edited no more, and the reply is sent as a message of its own.
     """
     transaction.execute(
         "UPDATE outbox SET attempts = attempts - 1, sending_at = NULL, "
-        "shown_id = iif(?1, NULL, shown_id), repeated = iif(?1 AND ?2, 1, repeated) "
-        "WHERE position = ?3 AND turn_id = ?4 AND dead_at IS NULL",
-        (int(anew), int(row.sending_at is not None), row.position, row.delivery_id),
+        "shown_id = iif(?, NULL, shown_id) WHERE position = ? AND turn_id = ? AND dead_at IS NULL",
+        (int(anew), row.position, row.delivery_id),
     )
     _look_again(transaction, row, due_at)
 
@@ -134,11 +134,12 @@ def revive(transaction: Transaction, row: OutboxRow, *, at: datetime) -> None:
     """
     transaction.execute(
         "UPDATE outbox SET dead_at = NULL, error = NULL, attempts = 0, owed_since = ?1, "
-        "repeated = iif(dead_at IS NULL, repeated, repeated OR sending_at IS NOT NULL), "
+        "repeated = iif(dead_at IS NULL OR sending_at IS NULL, repeated, "
+        "max(repeated, iif(shown_id IS NULL, ?4, ?5))), "
         "sending_at = iif(dead_at IS NULL, sending_at, NULL), "
         "shown_id = iif(dead_at IS NULL, shown_id, NULL) "
         "WHERE position = ?2 AND turn_id = ?3 AND sent_at IS NULL",
-        (sortable(at), row.position, row.delivery_id),
+        (sortable(at), row.position, row.delivery_id, Repeat.MESSAGE, Repeat.EDIT),
     )
     queue(transaction, row.channel, row.chat, at)
     _look_again(transaction, row, at)

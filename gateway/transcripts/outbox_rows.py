@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +36,17 @@ class OutboxState(StrEnum):
     SENT = "sent"
 
 
+class Repeat(IntEnum):
+    """How what is next of a reply may have been shown before; the higher one lasts."""
+
+    NO = 0
+    """It was not."""
+    MESSAGE = 1
+    """As a message, which an idempotent channel knows by its delivery id."""
+    EDIT = 2
+    """As the last edit of a message, which no channel knows a message by."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
     """A reply to a channel."""
@@ -58,8 +69,8 @@ class OutboxRow:
     """How often the platform was asked to take it; of one in pieces, the piece that is next."""
     sent_chars: int
     """So much of the text was sent, in pieces."""
-    repeated: bool
-    """Whether what is next of it was sent, or may have been, before."""
+    repeated: Repeat
+    """Whether what is next of it was sent, or may have been, before the last noted try."""
     sending_at: datetime | None
     """When a try began of which nobody knows yet, or ever, what became of it."""
     sent_at: datetime | None
@@ -72,6 +83,9 @@ class OutboxRow:
     """The platform's id of the message that a noted try edits; empty: of none."""
     plain: bool = False
     """Whether the gateway says it, in plain text, and no agent."""
+    status: str = ""
+    """How the turn ended, or what it is instead of one, such as `retracted`: then it is empty, and
+    nothing of it is sent."""
 
     @property
     def state(self) -> OutboxState:
@@ -270,7 +284,7 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
         owed_since=_instant(since or created_at),
         attempts=int(str(attempts)),
         sent_chars=int(str(sent_chars)),
-        repeated=bool(repeated),
+        repeated=Repeat(int(str(repeated))),
         sending_at=_maybe_instant(sending_at),
         sent_at=_maybe_instant(sent_at),
         dead_at=_maybe_instant(dead_at),
@@ -278,4 +292,5 @@ def _decoded(row: Sequence[object]) -> OutboxRow:
         platform_id=str(platform_id or ""),
         shown_id=str(shown_id or ""),
         plain=said.get("status") in WITHOUT_TURN,
+        status=str(said.get("status", "")),
     )

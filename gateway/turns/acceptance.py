@@ -20,7 +20,7 @@ from gateway.sessions.store import SessionStore
 from gateway.transcripts import inbox, outbox
 from gateway.transcripts.inbox import Ending, InboxRow, Origin
 from gateway.transcripts.open_turns import UnknownCallError, take_results
-from gateway.turns.again import asked_last, returned_last
+from gateway.turns.again import Again, has_failed
 from gateway.turns.approvals import OpenQuestion, Verdict, name_of
 from gateway.turns.brought import NOTHING_BROUGHT, Brought, encode_asked
 from gateway.turns.records import (
@@ -65,6 +65,7 @@ class Acceptance:
     turn_id: TurnId
     view: View
     clock: Clock
+    again: Again
     first: bool
     """Whether no other message of the session waits or runs."""
     origin: Origin = Origin.USER
@@ -81,11 +82,14 @@ class Acceptance:
 
         Raises:
             MovedOnError: the session is not as it was decided on; decide again.
+            MaybeAnsweredError: it may have been answered before this process began.
             BadRequestError: results are brought that nobody waits for.
         """
         entry = self.view.entry
         session_id = None if entry is None else entry.session_id
-        found = came_before(transaction, self.key, session_id, self.inbound, self.brought)
+        found = came_before(
+            transaction, self.key, session_id, self.inbound, self.brought, self.again
+        )
         if found is not None:
             return found
 
@@ -134,7 +138,10 @@ class Acceptance:
 
         says_more = bool(self.inbound.text)
         at = stamp(self.clock.now())
-        turn_id = take_results(transaction, entry.session_id, results, at=at, goes_on=says_more)
+        failed = has_failed(transaction, self.key, entry.session_id)
+        turn_id = take_results(
+            transaction, entry.session_id, results, at=at, goes_on=says_more, failed=failed
+        )
         return TurnId("") if says_more else turn_id
 
     def _notice(self, resolution: Resolution) -> ResetNotice | None:
@@ -245,14 +252,16 @@ def came_before(
     session_id: SessionId | None,
     inbound: Inbound,
     brought: Brought,
+    again: Again,
 ) -> Reply | Stored | None:
-    """Return what became of a message that came before: by its id, else by what it says."""
+    """Return what became of a message that came before: by its id, else by what it says.
+
+    Raises:
+        MaybeAnsweredError: it may have been answered before this process began.
+    """
     message_id = inbound.message_id
     if not message_id and session_id is not None:
-        if brought.results and not inbound.text:
-            message_id = returned_last(place, key, session_id, brought.results)
-        elif brought.again and not brought.results:
-            message_id = asked_last(place, key, session_id, inbound.text)
+        message_id = again.message_id(place, key, session_id, inbound, brought)
     return before(place, key, message_id) if message_id else None
 
 

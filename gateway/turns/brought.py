@@ -26,6 +26,9 @@ class Brought:
     on."""
     again: bool = False
     """Whether it says that it sends a message once more, which has no id."""
+    heard: tuple[str, ...] = ()
+    """The last answer in its copy of the conversation, before what it says now: the ids of its
+    calls, else its text alone."""
 
 
 NOTHING_BROUGHT: Final = Brought()

@@ -21,12 +21,13 @@ from gateway.sessions.policy import ResetPolicy, is_active
 from gateway.sessions.resolution import MovedOnError
 from gateway.transcripts import inbox
 from gateway.transcripts.inbox import Ending, Origin
-from gateway.turns.acceptance import Acceptance, Answer, came_before, note_start, take_answer
+from gateway.turns.acceptance import Acceptance, Answer, note_start, take_answer
 from gateway.turns.brought import NOTHING_BROUGHT, Brought
 from gateway.turns.budgets import user_of
 from gateway.turns.candidates import Breakers
 from gateway.turns.changed import ChangedContexts
 from gateway.turns.checking import checked
+from gateway.turns.earlier import Earlier
 from gateway.turns.editing import Editing
 from gateway.turns.hooks import Hooks
 from gateway.turns.owed import Owed
@@ -98,12 +99,16 @@ class Turns:
         run_id = secrets.token_hex(6)
         self._turn_ids = (f"t-{run_id}-{number:x}" for number in count(1))
         self._counts: Counter[str] = Counter()
+        self._earlier = Earlier(database, store, self._owed, clock, self._counts)
+        self.handed = self._earlier.again.handed
+        """Which answers were handed out, for messages that come again without an id."""
 
     async def load_unanswered(self) -> None:
         """Put what an earlier run left unanswered into the lanes: its sessions count as busy."""
         for row in await self._database.read(inbox.unfinished):
             # One that only waited has its whole number of tries.
             self._owed.admit(replace(row, recoveries=row.recoveries + row.begun))
+            self.handed.expect(row.turn_id)
             self._counts["recovered"] += 1
 
     async def recover(self) -> None:
@@ -306,24 +311,7 @@ class Turns:
         self, inbound: Inbound, key: SessionKey, brought: Brought = NOTHING_BROUGHT
     ) -> Ticket | None:
         """Return the ticket of a message that came before, if it did."""
-        if not (inbound.message_id or brought.again or brought.results):
-            return None
-
-        entry = self._store.get(key)
-        session_id = None if entry is None else entry.session_id
-        found = await self._database.read(
-            lambda conn: came_before(conn, key, session_id, inbound, brought)
-        )
-        if isinstance(found, Reply):
-            self._counts["duplicate"] += 1
-            return Ticket.answered(found, duplicate=True)
-
-        running = None if found is None else self._owed.find(found.row.turn_id)
-        if found is None or running is None:
-            return None
-
-        self._counts["duplicate"] += 1
-        return Ticket(found.row.turn_id, running, duplicate=True)
+        return await self._earlier.find(inbound, key, brought)
 
     def statistics(self) -> TurnStatistics:
         """Return what became of messages since the start."""
@@ -367,6 +355,7 @@ class Turns:
                     turn_id=turn_id,
                     view=self._store.view(key, policy, self._guard),
                     clock=self._clock,
+                    again=self._earlier.again,
                     first=not self._lanes.has_turn(key),
                     origin=origin,
                     begins=self._owed.begins_at_once(key),
@@ -380,17 +369,16 @@ class Turns:
                     continue
             if isinstance(found, Reply):
                 paused = found.status == PAUSED
-                self._counts[PAUSED if paused else "duplicate"] += 1
-                return Ticket.answered(found, duplicate=not paused)
+                return self._earlier.replied(found)
 
             row = found.row
+            under_way = self._earlier.under_way(row)
+            if under_way is not None:
+                return under_way
+
             self._counts["duplicate"] += row.turn_id != turn_id
             note_start(found, self.contexts)
             self._owed.end(key, found.ended, Ending.SUPERSEDED)
-            running = self._owed.find(row.turn_id)
-            if running is not None:
-                return Ticket(row.turn_id, running, duplicate=True)
-
             ticket = self._owed.join(key, row)
             joined = True
             self._unasked.forget(key)

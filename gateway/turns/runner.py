@@ -254,7 +254,7 @@ class TurnRunner:
 
         agent = self.answering.agents.get(entry.agent)
         if agent is None or not agent.facts().completes:
-            raise ConflictError(f"No agent {entry.agent!r} runs here that can summarise.")
+            raise ConflictError(f"The agent {entry.agent} cannot summarise.")
 
         if not self.contexts.settings.compaction.enabled:
             raise ConflictError("context.compaction.enabled is false: nothing is summarised.")
@@ -329,7 +329,7 @@ class TurnRunner:
                 await self.contexts.close(session_id)
             return ()
 
-        turn = await self._database.read(lambda conn: open_turn(conn, session_id))
+        turn = await self._database.read(lambda conn: open_turn(conn, session_id, failed=True))
         if turn is None or turn.turn_id != row.continues:
             # Rules have taken it since.
             accepted.ended = accepted.ended or Ending.NEW

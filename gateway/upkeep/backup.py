@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.matrix_place import PLACES
 from gateway.durable.assembling import assembled
 from gateway.durable.copying import copy_database
 from gateway.durable.directory import check_directory, read_holder
@@ -24,6 +23,7 @@ from gateway.sessions.position import LogPosition, read_position
 from gateway.sessions.recovery import SNAPSHOT
 from gateway.sessions.snapshot import open_snapshot
 from gateway.upkeep.archive_files import FOLDER, ArchiveCopies, Content, archives_of, copy_file
+from gateway.upkeep.place_files import copy_places
 from gateway.upkeep.snapshot_file import copy_snapshot, sequence_of
 
 if TYPE_CHECKING:
@@ -212,12 +212,6 @@ def _changes(connection: Connection, sequence: int) -> dict[str, bool]:
         (sequence,),
     )
     return {str(key): bool(there) for key, there in rows}
-
-
-def copy_places(state_dir: Path, aside: Path, disk: Disk) -> None:
-    """Copy how far channels have read."""
-    for path in sorted(state_dir.glob(PLACES)):
-        copy_file(path, aside / path.name, disk)
 
 
 def copy_token(state_dir: Path, aside: Path, disk: Disk) -> None:

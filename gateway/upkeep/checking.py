@@ -29,6 +29,7 @@ from gateway.upkeep.backup import DATABASE
 from gateway.upkeep.findings import Level, Report
 from gateway.upkeep.log_rows import check_log
 from gateway.upkeep.modes import check_modes
+from gateway.upkeep.place_files import check_places
 from gateway.upkeep.pruning_rows import check_pruning
 from gateway.upkeep.snapshots import CheckedSnapshot, check_snapshot
 
@@ -58,6 +59,7 @@ def check_store(state_dir: Path, *, dashboard: bool = False, disk: Disk = SYSTEM
         report = Report()
         check_modes(report, state_dir, dashboard=dashboard)
         _tell_holder(report, holder)
+        check_places(report, state_dir)
         settled = _check_content(report, state_dir, disk, live=holder is not None)
         last = attempt == TRIES - 1
         moved_on = Footprint.of(watched) != before

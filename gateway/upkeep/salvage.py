@@ -25,8 +25,9 @@ from gateway.sessions.history import stamp
 from gateway.sessions.recovery import PREVIOUS, SNAPSHOT
 from gateway.sessions.snapshot import write_snapshot
 from gateway.transcripts.gone import take_over
-from gateway.upkeep.backup import DATABASE, copy_places, copy_token
+from gateway.upkeep.backup import DATABASE, copy_token
 from gateway.upkeep.losses import Loss, Losses
+from gateway.upkeep.place_files import salvage_places
 from gateway.upkeep.salvage_entries import Record, Settling, set_position
 from gateway.upkeep.salvage_files import Fit, SalvagedSnapshot, salvage_snapshot
 from gateway.upkeep.salvage_log import SalvagedLog, read_log
@@ -103,6 +104,7 @@ async def salvage(
             raise DamagedDataError(state_dir, "nothing in it can be read; nothing was written")
 
         _try_token(state_dir, aside, losses, disk)
+        salvage_places(state_dir, aside, losses, disk)
         await _write_entries(aside / SNAPSHOT, table, sequence, clock, disk)
         result = _result(target, table, losses, rows, rebuilt=rebuilt, sequence=sequence)
         _write_report(aside / REPORT, state_dir, result, clock, disk)
@@ -291,7 +293,6 @@ def _tell_guess(one: SalvagedSnapshot, own: Losses, losses: Losses) -> None:
 def _try_token(state_dir: Path, aside: Path, losses: Losses, disk: Disk) -> None:
     try:
         copy_token(state_dir, aside, disk)
-        copy_places(state_dir, aside, disk)
     except GatewayError as error:
         what = "a file that cannot be read; without a token the next start makes a new one"
         losses.add("token", what, str(error))

@@ -54,7 +54,7 @@ class WebhookState(StrEnum):
     STOPPED = "stopped"
     RUNNING = "running"
     DISABLED = "disabled"
-    """Its endpoint has answered 410: nothing is posted until the next start, and events wait."""
+    """Its endpoint has answered 410: events wait for the next start, or the operator's wish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,12 @@ class Line:
     def wake(self) -> None:
         """Look again at what is due; may be called at any time in the event loop."""
         self._wake.set()
+
+    def enable(self) -> None:
+        """Post again, though the endpoint has said that it is gone; in the event loop."""
+        if self._state is WebhookState.DISABLED:
+            self._state = WebhookState.RUNNING
+        self.wake()
 
     def make_room(self, transaction: Transaction, added: int, at: datetime) -> int:
         """Bury the oldest events where too many wait, in the writer thread; return how many.

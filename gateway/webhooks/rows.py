@@ -26,6 +26,10 @@ _IN_ORDER: Final = "ORDER BY due_at, position LIMIT ?"
 _OLDEST_QUEUED: Final = (
     f"SELECT position FROM webhook_events WHERE {_QUEUED} ORDER BY position LIMIT ?"  # noqa: S608 - a text of ours
 )
+_NEXT_QUEUED: Final = (
+    f"SELECT position FROM webhook_events WHERE {_QUEUED} AND position > ? "  # noqa: S608 - a text of ours
+    "ORDER BY position LIMIT ?"
+)
 _OLDER_DEAD: Final = (
     f"SELECT position FROM webhook_events WHERE {_DEAD} "  # noqa: S608 - a text of ours
     "ORDER BY dead_at DESC, position DESC LIMIT -1 OFFSET ?"
@@ -232,13 +236,30 @@ def revive(transaction: Transaction, row: EventRow, *, at: datetime) -> None:
     )
 
 
-def hasten(transaction: Transaction, webhook: str, *, at: datetime) -> int:
-    """Have what waits for a webhook posted at once, with all its tries; return how many."""
-    transaction.execute(
-        "UPDATE webhook_events SET attempts = 0, due_at = ? WHERE webhook = ? AND dead_at IS NULL",
-        (sortable(at), webhook),
-    )
-    return transaction.connection.changes()
+def hasten(
+    transaction: Transaction, webhook: str, *, cursor: int, limit: int, at: datetime
+) -> list[int]:
+    """Have some of what waits for a webhook posted at once, with all its tries.
+
+    Args:
+        transaction: Where to write.
+        webhook: Of which.
+        cursor: The position of the last one of those before; 0: there are none.
+        limit: How many at most, the oldest first.
+        at: The wall clock.
+
+    Returns:
+        Their positions, in order.
+    """
+    found = transaction.execute(_NEXT_QUEUED, (webhook, cursor, limit)).fetchall()
+    positions = [int(str(one)) for (one,) in found]
+    if positions:
+        transaction.execute(
+            "UPDATE webhook_events SET attempts = 0, due_at = ? "
+            "WHERE position BETWEEN ? AND ? AND webhook = ? AND dead_at IS NULL",
+            (sortable(at), positions[0], positions[-1], webhook),
+        )
+    return positions
 
 
 def find(place: Queries, event_id: str) -> EventRow | None:

@@ -170,15 +170,50 @@ async def test_what_led_to_a_lock_counts_no_more_once_it_is_over(tmp_path: Path)
     async with open_room(tmp_path) as room:
         await room.code_for(somebody("8"))
         await fail(room, 5)
-        await room.clock.advance(30 * MINUTE_S)
+        await room.clock.advance(HOUR_S)
         code = await room.code_for(somebody("9"))
-        await room.clock.advance(30 * MINUTE_S - 1)
-        with pytest.raises(ConflictError):
-            await room.pairing.approve(code)
-        await room.clock.advance(1)
         await fail(room, 4)
 
         assert (await room.pairing.approve(code)).user_id == "9"
+
+
+async def test_while_an_account_is_locked_nobody_is_given_a_code_there(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        await room.code_for(somebody("8"))
+        await fail(room, 5)
+        told = [await room.admit(somebody(one)) for one in ("9", "9", "8")]
+        elsewhere = await room.admit(somebody("9", account="bot"))
+    async with open_room(tmp_path, clock=room.clock) as room:
+        await room.clock.advance(HOUR_S - 1)
+        last = await room.admit(somebody("9"))
+        assert [one.user_id for one in (await room.pairing.listing()).pending] == ["8", "9"]
+        assert room.access.statistics().strangers == {"locked": 1}
+        await room.clock.advance(1)
+        code = await room.code_for(somebody("9"))
+
+        assert (await room.pairing.approve(code)).account == ""
+
+    now = "You are not known here yet, and nobody can be paired now. Write again in an hour."
+    assert [one.text for one in told] == [now, None, now]
+    assert CODE.search(str(elsewhere.text))
+    assert last.text == now
+
+
+async def test_the_locks_of_several_accounts_are_told_in_one_sentence(tmp_path: Path) -> None:
+    async with open_room(tmp_path) as room:
+        await room.code_for(somebody("9", account="first"))
+        await fail(room, 5)
+        await room.clock.advance(10 * MINUTE_S)
+        for account in ("bot", "news"):
+            await room.code_for(somebody("9", account=account))
+        await fail(room, 4)
+        with pytest.raises(NotFoundError) as last:
+            await room.pairing.approve(WRONG)
+
+    assert str(last.value).endswith(
+        "more than an hour old. 5 codes in a row were wrong: none is taken on telegram/first until "
+        "2026-01-01 01:00 UTC, on telegram/bot, telegram/news until 2026-01-01 01:10 UTC."
+    )
 
 
 async def test_a_lock_is_of_one_account(tmp_path: Path) -> None:

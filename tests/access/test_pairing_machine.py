@@ -77,6 +77,8 @@ class PairingMachine(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.model = Model()
         self.codes: list[str] = []
+        self.refused: dict[Person, datetime] = {}
+        """When somebody was told last, since the start, that nobody can be paired."""
         self.logging = capture_logs()
         self.logs = self.logging.__enter__()
         self.open()
@@ -116,6 +118,15 @@ class PairingMachine(RuleBasedStateMachine):
 
         assert admission.standing is Standing.STRANGER
         waiting = model.waiting(person[0], now)
+        if model.is_locked(person[0], now):
+            assert found is None
+            assert (admission.text is not None) == (
+                person not in self.refused or now >= self.refused[person] + TEN_MINUTES
+            )
+            if admission.text:
+                self.refused[person] = now
+            return
+
         if person in waiting:
             assert found is None
             assert (admission.text is not None) == (now >= model.told[person] + TEN_MINUTES)
@@ -194,6 +205,7 @@ class PairingMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.runner.run(self.stack.aclose())
+        self.refused.clear()
         self.open()
 
     @invariant()

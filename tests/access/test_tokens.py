@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from tests.support.state import State
 
 
+def owner_of(clients: ClientTokens, secret: str) -> str | None:
+    token = clients.owner(secret.encode())
+    return None if token is None else token.name
+
+
 async def rows(state: State) -> list[tuple[Any, ...]]:
     return await state.database.read(
         lambda connection: list(
@@ -35,16 +41,16 @@ async def test_a_secret_is_random_and_only_its_hash_is_kept(tmp_path: Path) -> N
         clients = await ClientTokens.load(state.database, clock)
         (_, one), (_, other) = await clients.create("a"), await clients.create("b")
         stored = await rows(state)
-        owners = [clients.owner(secret.encode()) for secret in (one, other, one[:-1], "")]
+        owners = [owner_of(clients, secret) for secret in (one, other, one[:-1], "")]
         again = await ClientTokens.load(state.database, clock)
 
-        assert again.owner(other.encode()) == "b"
+        assert owner_of(again, other) == "b"
     assert one.startswith("sgw_")
     assert len(base64.urlsafe_b64decode(one.removeprefix("sgw_") + "=")) == 32
     assert [row[1] for row in stored] == [
         hashlib.sha256(secret.encode()).hexdigest() for secret in (one, other)
     ]
-    assert owners == ["a", "b", "", ""]
+    assert owners == ["a", "b", None, None]
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or one.encode() not in path.read_bytes()
 
@@ -53,13 +59,13 @@ async def test_a_revoked_token_ends_at_once_and_keeps_its_name(tmp_path: Path) -
     clock = FakeClock()
     async with open_state(tmp_path, clock) as state:
         clients = await ClientTokens.load(state.database, clock)
-        _, secret = await clients.create("a")
+        first, secret = await clients.create("a")
         revoked = await clients.revoke("a")
 
-        assert clients.owner(secret.encode()) == ""
-        assert (await ClientTokens.load(state.database, clock)).owner(secret.encode()) == ""
+        assert owner_of(clients, secret) is None
+        assert owner_of(await ClientTokens.load(state.database, clock), secret) is None
         # What is empty is nobody's hash.
-        assert clients.owner(b"") == ""
+        assert owner_of(clients, "") is None
         assert revoked.revoked_at == clock.now()
         assert (await rows(state))[0][1] == ""
         with pytest.raises(ConflictError, match="revoked at"):
@@ -69,8 +75,9 @@ async def test_a_revoked_token_ends_at_once_and_keeps_its_name(tmp_path: Path) -
         with pytest.raises(ConflictError, match="ever had this name"):
             await clients.create("c", again=True)
 
-        _, other = await clients.create("a", again=True)
-        assert (clients.owner(secret.encode()), clients.owner(other.encode())) == ("", "a")
+        later, other = await clients.create("a", again=True)
+        assert (owner_of(clients, secret), owner_of(clients, other)) == (None, "a")
+        assert (clients.is_open(first), clients.is_open(later)) == (False, True)
         with pytest.raises(ConflictError, match="revoke it first"):
             await clients.create("a", again=True)
         with pytest.raises(NotFoundError):
@@ -92,20 +99,62 @@ async def test_the_last_use_is_noted_by_the_hour(tmp_path: Path) -> None:
     clock = FakeClock()
     async with open_state(tmp_path, clock) as state:
         clients = await ClientTokens.load(state.database, clock)
-        await clients.create("a")
+        token, _ = await clients.create("a")
         await clock.advance(600)
         before = state.database.statistics().transactions
         for _ in range(5):
-            await clients.note_used("a")
+            await clients.note_used(token)
         after = state.database.statistics().transactions
         (first,) = await clients.listing()
         await clock.advance(3_600)
-        await clients.note_used("a")
+        await clients.note_used(token)
         (second,) = await clients.listing()
 
     assert after - before == 1
     assert first.last_used_at == first.created_at
     assert second.last_used_at == first.created_at + timedelta(hours=1)
+
+
+async def test_a_token_made_again_has_a_last_use_of_its_own(tmp_path: Path) -> None:
+    clock = FakeClock()
+    async with open_state(tmp_path, clock) as state:
+        clients = await ClientTokens.load(state.database, clock)
+        first, _ = await clients.create("a")
+        await clients.note_used(first)
+        await clients.revoke("a")
+        later, _ = await clients.create("a", again=True)
+        # A request of the old one that is only now noted.
+        await clients.note_used(first)
+        (before,) = await clients.listing()
+        await clients.note_used(later)
+        (after,) = await clients.listing()
+
+    assert before.last_used_at is None
+    assert after.last_used_at == clock.now()
+
+
+async def test_secrets_are_compared_by_their_hashes_and_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the time that a look-up takes says nothing of any secret."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def noting(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", noting)
+    async with open_state(tmp_path, FakeClock()) as state:
+        clients = await ClientTokens.load(state.database, FakeClock())
+        secrets = [(await clients.create(name))[1] for name in ("a", "b")]
+        compared.clear()
+        owners = [owner_of(clients, secret) for secret in (secrets[0], "sgw_wrong")]
+
+    hashes = [hashlib.sha256(secret.encode()).digest() for secret in secrets]
+    wrong = hashlib.sha256(b"sgw_wrong").digest()
+    assert compared == [(one, asked) for asked in (hashes[0], wrong) for one in hashes]
+    assert owners == ["a", None]
 
 
 async def test_there_is_a_bound_on_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

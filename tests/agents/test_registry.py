@@ -190,4 +190,4 @@ anyio.run(main)
     )
 
     assert done.stdout.startswith("agents.far.kind: "), done.stderr
-    assert f"pip install session-gateway[{vendor}]" in done.stdout
+    assert f"pip install '.[{vendor}]' in the checkout" in done.stdout

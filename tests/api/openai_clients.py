@@ -75,6 +75,7 @@ async def asked_by_sdk(
     *,
     toolbox: Toolbox | None = None,
     window_tokens: int = 3_000,
+    cache_keys: bool = False,
     fake: Upstream | None = None,
     **more: Any,  # noqa: ANN401
 ) -> AsyncGenerator[Asked]:
@@ -84,6 +85,7 @@ async def asked_by_sdk(
         tmp_path: Where the state is.
         toolbox: The tools of the gateway's that the first two have; None: none.
         window_tokens: The window of `gpt`.
+        cache_keys: Whether the provider of `gpt` is told cache keys.
         fake: The provider; None: one of its own.
         more: See `running_api`.
     """
@@ -98,6 +100,7 @@ async def asked_by_sdk(
                 system_prompt="Be brief.",
                 context_window_tokens=window_tokens,
                 reserve_tokens=500,
+                prompt_cache_key=cache_keys,
                 max_retries=0,
             ),
             "claude": AnthropicSettings(

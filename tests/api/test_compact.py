@@ -125,7 +125,7 @@ async def test_while_a_turn_runs_it_is_a_conflict(tmp_path: Path) -> None:
         pytest.param(
             "/v1/sessions/agent:chunks:http::dm:alice::/context/compact",
             409,
-            "No agent 'chunks' runs here that can summarise.",
+            "The agent chunks cannot summarise.",
             id="cannot",
         ),
     ],

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import openai
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from gateway.api.bodies import AT_ONCE_BYTES
+from gateway.api.openai.wire import ChatRequest
+from gateway.context.estimate import estimate_context_chars
 from gateway.model import AgentId, ToolCall
 from tests.api.openai_clients import HELLO, asked_by_sdk, said
 from tests.api.running import TOKEN
 from tests.support.answers import Answer, Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gateway.durable.connection import Connection
+    from gateway.model import Message
 
 
 async def test_agents_are_the_models(tmp_path: Path) -> None:
@@ -452,7 +458,7 @@ async def test_no_more_calls_run_at_once_than_turns(tmp_path: Path) -> None:
 
 
 async def test_calls_that_come_at_once_are_counted_one_by_one(tmp_path: Path) -> None:
-    settings = {"max_running": 2}
+    settings = {"max_running": 4}
     refused: list[int] = []
     all_but_two = anyio.Event()
     async with asked_by_sdk(tmp_path, turns=settings) as asked, await asked.client() as client:
@@ -461,7 +467,7 @@ async def test_calls_that_come_at_once_are_counted_one_by_one(tmp_path: Path) ->
         async def ask() -> None:
             try:
                 await _ask(client)
-            except openai.InternalServerError as busy:
+            except openai.RateLimitError as busy:
                 refused.append(busy.status_code)
                 if len(refused) == 18:
                     all_but_two.set()
@@ -473,8 +479,65 @@ async def test_calls_that_come_at_once_are_counted_one_by_one(tmp_path: Path) ->
                 await all_but_two.wait()
                 asked.fake.gate.set()
 
-    assert refused == [503] * 18
+    assert refused == [429] * 18
     assert len(asked.fake.requests) == 2
+
+
+async def test_slow_calls_of_one_token_leave_places_for_others(tmp_path: Path) -> None:
+    settings = {"max_running": 3}
+    async with asked_by_sdk(tmp_path, turns=settings) as asked:
+        alice, bob = await asked.client("alice"), await asked.client("bob")
+        asked.fake.gate = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(_ask, alice)
+            await asked.fake.asked.wait()
+            with pytest.raises(openai.RateLimitError) as busy:
+                await alice.chat.completions.create(model="gpt", messages=HELLO)
+            group.start_soon(_ask, bob)
+            with anyio.fail_after(10):
+                while len(asked.fake.requests) < 2:
+                    await anyio.lowlevel.checkpoint()
+            asked.fake.gate.set()
+        await _ask(alice)
+        await alice.close()
+        await bob.close()
+
+    assert busy.value.code == "busy"
+    assert busy.value.response.headers["retry-after"] == "5"
+
+
+async def test_what_was_read_is_not_said_again_by_another_agent(tmp_path: Path) -> None:
+    pieces: list[str] = []
+
+    async def read(client: openai.AsyncOpenAI) -> None:
+        stream: Any = await client.chat.completions.create(model="gpt", messages=HELLO, stream=True)
+        async for piece in stream:
+            pieces.append(piece.choices[0].delta.content or "")  # noqa: PERF401 - it breaks off
+
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as client:
+        asked.api.turns.answering.fallbacks = {AgentId("gpt"): [AgentId("claude")]}
+        asked.fake.answer(Answer("half of it", then="is cut"), "from claude")
+        with pytest.raises(openai.APIError):
+            await read(client)
+
+    said_first = "".join(pieces).strip()
+    assert said_first
+    assert "half of it".startswith(said_first)
+    assert len(asked.fake.requests) == 1
+
+
+async def test_a_cache_key_is_of_its_token_alone(tmp_path: Path) -> None:
+    async with asked_by_sdk(tmp_path, cache_keys=True) as asked:
+        alice, bob = await asked.client("alice"), await asked.client("bob")
+        for client, key in ((alice, "mine"), (alice, "mine"), (bob, "mine"), (alice, "other")):
+            await client.chat.completions.create(model="gpt", messages=HELLO, prompt_cache_key=key)
+        await alice.close()
+        await bob.close()
+        sent = [request.json["prompt_cache_key"] for request in asked.fake.requests]
+
+    assert sent[0] == sent[1]
+    assert len(set(sent)) == 3
+    assert "mine" not in "".join(sent)
 
 
 async def test_what_runs_counts_against_a_budget(tmp_path: Path) -> None:
@@ -491,6 +554,46 @@ async def test_what_runs_counts_against_a_budget(tmp_path: Path) -> None:
             asked.fake.gate.set()
 
     assert used_up.value.code == "insufficient_quota"
+
+
+async def test_a_long_conversation_is_read_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+
+    def counting(messages: Sequence[Message]) -> int:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return estimate_context_chars(messages)
+
+    monkeypatch.setattr("gateway.api.openai.asking.estimate_context_chars", counting)
+    long = said("word " * (AT_ONCE_BYTES // 5))
+    async with (
+        asked_by_sdk(tmp_path, window_tokens=200_000) as asked,
+        await asked.client() as client,
+    ):
+        for messages in (long, HELLO):
+            await client.chat.completions.create(model="gpt", messages=messages)
+
+    assert threads == [False, True]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([{"role": "user", "content": [{"type": "text"}] * 100}], id="parts"),
+        pytest.param([{"role": "user", "content": [{}] * 100}], id="parts of no kind"),
+        pytest.param([{"role": "user"}] * 100, id="messages"),
+        pytest.param(
+            [{"role": "user", "content": "x", **{f"x{i}": 1 for i in range(100)}}], id="fields"
+        ),
+    ],
+)
+def test_reading_ends_with_the_first_fault(messages: Any) -> None:  # noqa: ANN401
+    """Each one would be told at length, which takes long for a hundred thousand."""
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate({"model": "gpt", "messages": messages})
+
+    assert refused.value.error_count() == 1
 
 
 async def _ask(client: openai.AsyncOpenAI) -> None:

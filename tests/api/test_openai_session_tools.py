@@ -234,7 +234,7 @@ async def test_results_of_calls_that_were_not_made_are_refused(tmp_path: Path) -
         forged = [*messages[:-1], {**messages[-1], "tool_call_id": "c7"}]
         with pytest.raises(openai.BadRequestError) as refused:
             await create(client, forged)
-        with pytest.raises(openai.BadRequestError, match="1 open calls of this session have no"):
+        with pytest.raises(openai.BadRequestError, match="1 open call of this session has no"):
             await create(client, messages[:-1])
         found = await transcript(asked)
         answer = await create(client, messages)

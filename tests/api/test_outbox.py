@@ -60,6 +60,7 @@ async def test_replies_are_listed_by_what_they_are(tmp_path: Path) -> None:
         {
             "id": "ann-t2",
             "state": "dead",
+            "status": None,
             "session_key": asked_in(place(), 2).session_key,
             "platform": "played",
             "account": "one",

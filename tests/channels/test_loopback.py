@@ -204,9 +204,14 @@ async def test_that_the_gateway_stops_is_told(state_dir: Path) -> None:
     ("line", "told"),
     [
         pytest.param(b"hello", "not JSON", id="no-json"),
-        pytest.param(b"\xff\xfe", "not JSON in UTF-8", id="no-utf-8"),
-        pytest.param(b'{"text": "\\ud800"}', "not JSON", id="a-lone-surrogate"),
-        pytest.param(b"[" * 100_000, "not JSON", id="a-deep-list"),
+        pytest.param(b"\xff\xfe", "the line is not JSON", id="no-utf-8"),
+        pytest.param(b"[" * 9_000, "the line is nested too deep", id="a-deep-list"),
+        pytest.param(b"[" * 100_000, "the line holds too many values", id="a-long-list"),
+        pytest.param(
+            b'{"text":"a secret","message_id":"a","chat_id":"a","chat_id":"secret"}',
+            "the line gives the key 'chat_id' twice, accepted is once; accepted is one JSON object",
+            id="a-field-twice",
+        ),
         pytest.param(b"[1]", "not an object", id="a-list"),
         pytest.param(b"{}", "of no known kind", id="empty"),
         pytest.param(b'{"chat_id": "secret"}', "of no known kind", id="no-text"),
@@ -215,9 +220,14 @@ async def test_that_the_gateway_stops_is_told(state_dir: Path) -> None:
         pytest.param(b'{"text":"","message_id":"a","chat_id":"a"}', "text: accepted", id="blank"),
         pytest.param(b'{"text":1,"message_id":"a","chat_id":"a"}', "text: accepted", id="a-number"),
         pytest.param(
-            b'{"text":"x","message_id":"a","chat_id":"a","secret":1}',
-            "an unknown field; accepted beside text: message_id, chat_id,",
+            b'{"text":"x","message_id":"a","chat_id":"a","sender":"secret"}',
+            "'sender': no such field; accepted beside text: message_id, chat_id,",
             id="an-unknown-field",
+        ),
+        pytest.param(
+            b'{"text":"x","message_id":"a","chat_id":"a","\\u202e%b":"secret"}' % (b"x" * 500),
+            "'\\u202e" + "x" * 63 + "'...: no such field; accepted",
+            id="a-field-that-steers",
         ),
         pytest.param(
             b'{"text":"x","message_id":"a","chat_id":"a","chat_type":"club"}',

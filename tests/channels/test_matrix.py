@@ -201,24 +201,35 @@ async def test_a_room_of_three_is_a_group_though_the_account_marks_it_as_direct(
 async def test_who_takes_anothers_place_in_a_direct_room_is_not_in_that_session(
     tmp_path: Path, server: Synapse
 ) -> None:
+    """Nor once we were removed and invited again, nor where nobody knows any more who was there."""
     met, bob = Meeting.at(server), server.client(server.register("bob"))
-    async with running(tmp_path, server.url, met.bot) as run:
+    us, them = met.bot.user_id, bob.user.user_id
+    async with running(tmp_path, server.url, met.bot, join=[them]) as run:
         met.ann.say(met.room, "a secret")
         await run.until(lambda: len(run.received) == 1)
-        met.ann.ask("POST", f"/rooms/{met.room}/invite", user_id=bob.user.user_id)
+        met.ann.ask("POST", f"/rooms/{met.room}/invite", user_id=them)
         bob.join(met.room)
+        levels = met.ann.ask("GET", f"/rooms/{met.room}/state/m.room.power_levels")
+        levels["users"][them] = 50
+        met.ann.ask("PUT", f"/rooms/{met.room}/state/m.room.power_levels", **levels)
         met.ann.ask("POST", f"/rooms/{met.room}/leave")
         bob.say(met.room, "what was it?")
         await run.until(lambda: len(run.received) == 2)
-        await run.stored()
-    async with running(tmp_path, server.url, met.bot) as again:
+        bob.ask("POST", f"/rooms/{met.room}/kick", user_id=us)
+        bob.ask("POST", f"/rooms/{met.room}/invite", user_id=us)
         bob.say(met.room, "what?")
+        await run.until(lambda: len(run.received) == 3)
+    run.place.unlink()
+    async with running(tmp_path, server.url, met.bot) as again:
+        bob.say(met.room, "say")
         await again.until(lambda: again.received)
 
     sources = [one.source for one in (*run.received, *again.received)]
-    keys = [session_key(one, AgentId("main"), SessionSettings()) for one in sources]
-    assert [one.chat_type for one in sources] == [ChatType.DM, ChatType.GROUP, ChatType.GROUP]
-    assert keys[0] != keys[1] == keys[2]
+    anns, *bobs = [session_key(one, AgentId("main"), SessionSettings()) for one in sources]
+    assert {one.chat_type for one in sources} == {ChatType.DM}
+    assert {one.chat_id for one in sources} == {met.room}
+    assert len(set(bobs)) == 1
+    assert anns not in bobs
 
 
 async def test_a_thread_is_answered_in_it_also_in_a_direct_chat(
@@ -299,6 +310,7 @@ async def test_in_an_encrypted_room_nothing_is_answered_which_is_said_once(
             met.ann.say(closed, "in the clear")
             met.ann.say(met.room, "elsewhere")
             await run.until(lambda: run.received)
+            await run.stored()
             with pytest.raises(SendError) as caught:
                 await run.channel.send(outbound(closed))
     async with running(tmp_path, server.url, met.bot) as again:

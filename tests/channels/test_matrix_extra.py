@@ -39,7 +39,7 @@ def test_where_the_library_is_missing_the_extra_is_named(
 
     (problem,) = caught.value.problems
     assert problem.startswith("channels.main.kind: matrix needs the library nio")
-    assert "session-gateway[matrix]" in problem
+    assert "pip install '.[matrix]' in the checkout" in problem
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from gateway.channels.base import Outbound
 from gateway.channels.fields import MAX_ID_CHARS
 from gateway.channels.matrix_content import edit, message
 from gateway.channels.matrix_inbound import Origin, Where, changed_id, inbound_of, origin_of
-from gateway.channels.matrix_rooms import WELCOME_MS, joining, since_invited
+from gateway.channels.matrix_rooms import WELCOME_MS, counts, joining, since_invited
 from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound, SessionSource
 
 ANN = "@ann:matrix.test"
-HERE = Where("work", "@gateway:matrix.test", "!room", "plans", peer=ANN, names={ANN: "Ann\n"})
+HERE = Where("work", "@gateway:matrix.test", "!room", "plans", direct=True, names={ANN: "Ann\n"})
 
 
 def event(content: dict[str, Any], **more: object) -> dict[str, Any]:
@@ -132,10 +132,10 @@ def test_a_sticker_is_described() -> None:
 def test_a_thread_of_a_group_is_one() -> None:
     relation = {"rel_type": "m.thread", "event_id": "$root"}
     content = {"msgtype": "m.text", "body": "x", "m.relates_to": relation}
-    source = read(content, replace(HERE, peer="")).source
+    source = read(content, replace(HERE, direct=False)).source
 
     assert (source.chat_type, source.thread_id) == (ChatType.THREAD, "$root")
-    assert read({"msgtype": "m.text", "body": "x"}, replace(HERE, peer="")).source == replace(
+    assert read({"msgtype": "m.text", "body": "x"}, replace(HERE, direct=False)).source == replace(
         source, chat_type=ChatType.GROUP, thread_id=""
     )
 
@@ -196,11 +196,13 @@ def test_the_origin_of_what_is_odd_is_nobody() -> None:
     assert origin_of({"content": {"m.relates_to": []}, "sender": 7}) == Origin("")
 
 
-def membership(what: str, at_ms: int = 0, before: str = "") -> dict[str, Any]:
+def membership(
+    what: str, at_ms: int = 0, before: str = "", state_key: str = HERE.user_id
+) -> dict[str, Any]:
     unsigned = {"prev_content": {"membership": before}} if before else {}
     return {
         "type": "m.room.member",
-        "state_key": HERE.user_id,
+        "state_key": state_key,
         "content": {"membership": what},
         "unsigned": unsigned,
         "origin_server_ts": at_ms,
@@ -244,10 +246,51 @@ def test_what_a_gateway_writes_no_gateway_takes_for_a_message() -> None:
         assert inbound_of(event(content, sender="@bot:elsewhere.test"), HERE, None) is None
 
 
-def test_a_direct_chat_is_that_of_one_person() -> None:
-    content = {"msgtype": "m.text", "body": "x"}
+def test_a_change_is_of_the_kind_of_room_that_the_message_was_in() -> None:
+    content = {
+        "m.new_content": {"msgtype": "m.text", "body": "x"},
+        "m.relates_to": {"rel_type": "m.replace", "event_id": "$0"},
+    }
+    origin, later = Origin(ANN, "$root", direct=True), replace(HERE, direct=False)
+    edited = inbound_of(event(content), later, origin)
+    taken_back = inbound_of(event({"redacts": "$0"}, type="m.room.redaction"), later, origin)
 
-    assert read(content, sender="@bob:matrix.test").source.chat_type is ChatType.GROUP
+    for one in (edited, taken_back):
+        assert one is not None
+        assert (one.source.chat_type, one.source.thread_id) == (ChatType.DM, "$root")
+
+
+CAME = membership("join", 1, "leave", state_key="@bob:x")
+CHANGED = membership("join", 1, "join", state_key="@bob:x")
+LEFT = membership("leave", 1, "join", state_key="@bob:x")
+DECLINED = membership("leave", 1, "invite", state_key="@bob:x")
+INVITED = membership("invite", 1, state_key="@bob:x")
+BANNED = membership("ban", 1, state_key="@bob:x")
+SAID = event({"msgtype": "m.text", "body": "x"})
+
+
+@pytest.mark.parametrize(
+    ("events", "found"),
+    [
+        pytest.param([SAID], [3], id="nobody-moved"),
+        pytest.param([SAID, CAME, SAID], [2, 3, 3], id="somebody-came"),
+        pytest.param([SAID, LEFT, SAID], [4, 3, 3], id="somebody-left"),
+        pytest.param([SAID, CHANGED, SAID], [3, 3, 3], id="a-new-name"),
+        pytest.param([SAID, INVITED, SAID, DECLINED], [3, 3, 3, 3], id="an-invitation"),
+        pytest.param([INVITED, CAME, LEFT, CAME], [2, 3, 2, 3], id="came-and-went"),
+        pytest.param([SAID, BANNED], [4, 3], id="banned"),
+        pytest.param([SAID, membership("join", 1)], [3, 3], id="we-came"),
+        pytest.param([membership("join", 1, state_key="@bob:x"), SAID], [3, 3], id="untold"),
+    ],
+)
+def test_how_many_were_in_a_room_is_counted_back(
+    events: list[dict[str, Any]], found: list[int]
+) -> None:
+    assert counts(tuple(events), HERE.user_id, 3) == found
+
+
+def test_where_nobody_knows_how_many_there_are_nobody_knows_how_many_there_were() -> None:
+    assert counts((SAID, CAME), HERE.user_id, None) == [None, None]
 
 
 LONG = "x" * MAX_ID_CHARS

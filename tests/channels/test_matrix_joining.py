@@ -10,8 +10,8 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.channels.matrix_api import MAX_PAUSE_S
-from gateway.channels.matrix_joining import AT_ONCE, FIRST_PAUSE_S, TRIES
+from gateway.channels.matrix_api import FIRST_PAUSE_S, MAX_PAUSE_S
+from gateway.channels.matrix_joining import AT_ONCE, TRIES
 from gateway.channels.matrix_sync import MAX_OPEN
 from tests.support.matrix import PATIENCE_S
 from tests.support.played_matrix import (
@@ -86,6 +86,28 @@ async def test_an_invitation_that_waits_is_accepted_after_a_restart(tmp_path: Pa
             await again.stored()
 
     assert (told["room_id"], told["inviter"]) == ("!other", ANN)
+    assert place_in(run.place)["invitations"] == {}
+
+
+async def test_an_invitation_of_somebody_who_is_listed_no_more_is_tried_no_more(
+    tmp_path: Path,
+) -> None:
+    server = PlayedHomeserver(BOT)
+    server.hangs = {"join"}
+    async with running(tmp_path, server, join=["*"]) as run:
+        server.push(invitation(ANN), said("s2", event(1)))
+        await run.until(lambda: run.received)
+        await server.until_asked("join")
+    later = PlayedHomeserver(BOT)
+    with capture_logs() as logs:
+        async with running(tmp_path, later, join=["elsewhere.test"]) as again:
+            told = await logged(logs, "matrix.invite_ignored")
+            later.push(said("s3", event(2)))
+            await again.until(lambda: again.received)
+            await again.stored()
+
+    assert (told["room_id"], told["inviter"]) == ("!other", ANN)
+    assert later.times("join") == 0
     assert place_in(run.place)["invitations"] == {}
 
 

@@ -46,7 +46,7 @@ async def answered(met: Meeting, text: str) -> None:
 
 
 async def asked(daemon: Daemon, met: Meeting) -> list[str]:
-    key = f"agent:main:matrix:work:dm:{encode_part(met.room)}::"
+    key = f"agent:main:matrix:work:dm:{encode_part(met.room)}::{encode_part(met.ann.user.user_id)}"
     return [text for role, text in await daemon.said(key) if role == "user"]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PLACE = Place(
     "@gateway:matrix.test",
     "s1",
-    {"!a": Room(2, "plans", encrypted=True, peer="@ann:matrix.test"), "!b": Room()},
+    {"!a": Room(2, "plans", encrypted=True, unread_since="s0"), "!b": Room()},
     {"!c": "@bob:matrix.test"},
 )
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from gateway.channels.base import ChannelError, Receipt
+from gateway.channels.base import LONGEST_WISH_S, ChannelError, Receipt
 from gateway.channels.loopback import LoopbackChannel
 from gateway.channels.running import (
     LONGEST_PAUSE_S,
@@ -122,6 +122,27 @@ async def test_a_channel_that_fails_waits_longer_each_time() -> None:
 @pytest.mark.parametrize("failures", [1, 2, 9, 10, 100, 100_000])
 def test_no_pause_is_longer_than_the_longest(failures: int) -> None:
     assert longest_pause_s(failures) == min(LONGEST_PAUSE_S, 2.0 ** min(failures - 1, 20))
+
+
+@pytest.mark.parametrize(
+    ("wish_s", "pause_s"),
+    [
+        pytest.param(120.0, 120.0, id="longer-than-ours"),
+        pytest.param(0.1, 1.0, id="shorter-than-ours"),
+        pytest.param(1e9, LONGEST_WISH_S, id="longer-than-is-borne"),
+    ],
+)
+async def test_a_pause_that_the_platform_asks_for_is_kept(wish_s: float, pause_s: float) -> None:
+    channel = Fragile(ends=[ChannelError("busy", retry_after_s=wish_s)], connects=False)
+    async with running(channel) as run:
+        with capture_logs() as logs:
+            await channel.lose()
+        await run.clock.advance(pause_s - 0.001)
+        early = channel.runs
+        await run.clock.advance(0.001)
+
+        assert (early, channel.runs) == (1, 2)
+    assert [line["pause_s"] for line in logs] == [pause_s]
 
 
 async def test_a_pause_is_any_part_of_the_longest() -> None:

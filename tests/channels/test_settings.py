@@ -76,6 +76,13 @@ def test_a_table_makes_a_channel_of_its_name(tmp_path: Path) -> None:
         ),
         pytest.param(
             '[channels.a]\nkind = "matrix"\ntoken = { env = "A" }\n'
+            'homeserver = "https://matrix.example.org/_matrix/"',
+            "4: channels.a.homeserver: names the paths of the API, accepted is what stands before "
+            "them: https://matrix.example.org",
+            id="matrix-path",
+        ),
+        pytest.param(
+            '[channels.a]\nkind = "matrix"\ntoken = { env = "A" }\n'
             'homeserver = "https://matrix.example.org"\njoin = ["*.example.org"]',
             "5: channels.a.join: names nobody whose invitations could be accepted; accepted are "
             "users such as @anna:example.org, homeservers such as example.org, and *",

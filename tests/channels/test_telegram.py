@@ -1,4 +1,4 @@
-"""Laws of the channel to Telegram beyond the contract: offsets, other pollers, refusals, pieces."""
+"""Laws of the channel to Telegram beyond the contract: what is told, refused and shown."""
 
 from __future__ import annotations
 
@@ -13,31 +13,14 @@ from typing_extensions import override
 from gateway.channels.base import ChannelError, NotConnectedError, Receipt, SendError
 from gateway.channels.running import ChannelState, open_channels
 from gateway.channels.telegram import TelegramChannel
-from gateway.channels.telegram_polling import RETRY_S
 from gateway.clock import FakeClock
-from gateway.errors import ConfigurationError, StorageBusyError
+from gateway.errors import ConfigurationError
 from gateway.model import ChatType, SessionSource
-from tests.support.telegram_api import TOKEN, Failure, TelegramServer, message, user
-from tests.support.telegram_runs import Run, outbound, running, settings
+from tests.support.telegram_api import TOKEN, Failure, TelegramServer, user
+from tests.support.telegram_runs import Run, WatchedClock, outbound, running, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-async def test_the_offset_moves_past_what_is_stored_and_no_further(tmp_path: Path) -> None:
-    async with running(tmp_path) as run:
-        run.receipts = [Receipt(), StorageBusyError()]
-        first = run.server.push(message=message("one", 1))
-        second = run.server.push(message=message("two", 2))
-        await run.server.until(lambda: run.received)
-        await run.clock.advance(RETRY_S - 0.01)
-        early = list(run.server.acknowledged), run.offsets()[-1]
-        await run.clock.advance(0.01)
-        await run.server.until(lambda: run.server.acknowledged == [first, second])
-
-    assert early == ([], None)
-    assert run.offsets()[2:] == [str(first + 1), str(second + 1)]
-    assert [one.text for one in run.received] == ["one", "two"]
 
 
 async def test_what_was_refused_is_acknowledged_and_its_sender_told_as_it_stands(
@@ -53,14 +36,41 @@ async def test_what_was_refused_is_acknowledged_and_its_sender_told_as_it_stands
     assert "parse_mode" not in told.fields
 
 
-async def test_after_a_quiet_poll_no_old_offset_is_told(tmp_path: Path) -> None:
-    async with running(tmp_path) as run:
-        update_id = await run.say("hello", 1)
-        await run.server.until(lambda: run.server.polled)
-        run.server.end_poll()
-        await run.server.until(lambda: len(run.offsets()) == 4)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(429, "Too Many Requests", {"retry_after": 3}),
+        Failure(502, body="<html>"),
+    ],
+)
+async def test_a_code_is_told_though_telegram_refuses_once(
+    tmp_path: Path, failure: Failure
+) -> None:
+    server = TelegramServer()
+    server.failures["sendMessage"] = [failure]
+    async with running(tmp_path, server) as run:
+        run.receipts = [Receipt(accepted=False, text="Your code is 4711.")]
+        await run.say("hello", 1)
+        await server.until(lambda: run.clock.waits_s)
+        await run.clock.advance(run.clock.waits_s[0])
+        await server.until(lambda: server.posted)
 
-    assert run.offsets() == [None, None, str(update_id + 1), None]
+    assert [one.text for one in server.posted] == ["Your code is 4711."]
+
+
+async def test_a_code_that_an_outage_kept_back_is_told_after_it(tmp_path: Path) -> None:
+    server = TelegramServer()
+    server.failures["sendMessage"] = [Failure(502, body="<html>")]
+    async with running(tmp_path, server) as run:
+        run.receipts = [Receipt(accepted=False, text="Your code is 4711.")]
+        await run.say("hello", 1)
+        await server.until(lambda: run.clock.waits_s)
+        server.failures["getUpdates"] = [Failure(502, body="<html>")]
+        await run.lost()
+        await run.clock.advance(1)
+        await server.until(lambda: server.posted)
+
+    assert [one.text for one in server.posted] == ["Your code is 4711."]
 
 
 async def test_an_update_that_is_not_understood_is_passed_and_those_beside_it_come(
@@ -75,45 +85,6 @@ async def test_an_update_that_is_not_understood_is_passed_and_those_beside_it_co
     assert strange in run.server.acknowledged
     assert "telegram.update_not_understood" in [line["event"] for line in logs]
     assert "secret" not in str(logs)
-
-
-async def test_only_messages_are_asked_for(tmp_path: Path) -> None:
-    async with running(tmp_path, poll_timeout_s=17) as run:
-        asked = [fields for method, fields in run.server.asked if method == "getUpdates"]
-
-    assert orjson.loads(asked[0]["allowed_updates"]) == [
-        "message",
-        "edited_message",
-        "channel_post",
-        "edited_channel_post",
-    ]
-    assert [fields["timeout"] for fields in asked] == ["0", "17"]
-
-
-async def test_a_second_poller_is_told_once_and_backed_off_from(tmp_path: Path) -> None:
-    reason = ""
-    with capture_logs() as logs:
-        async with running(tmp_path) as run:
-            for pause_s in (1, 2, 4):
-                run.server.poll_elsewhere()
-                reason = await run.lost()
-                await run.clock.advance(pause_s)
-                await run.server.until(lambda: run.server.polled)
-            contested = run.state()
-            run.server.end_poll()
-            await run.server.until(lambda: run.state() is ChannelState.RUNNING)
-            first = len([line for line in logs if line["event"] == "telegram.second_poller"])
-            run.server.poll_elsewhere()
-            await run.lost()
-
-    told = [line for line in logs if line["event"] == "telegram.second_poller"]
-    assert reason == "another program asks for this bot's messages (409)"
-    assert contested is ChannelState.STARTING
-    assert (first, len(told)) == (1, 2)
-    assert {(line["log_level"], line["account"]) for line in told} == {("error", "main")}
-    assert len([line for line in logs if line["event"] == "channel.running"]) == 2
-    lost = [line["log_level"] for line in logs if line["event"] == "channel.lost"]
-    assert lost == ["warning", "debug", "debug", "warning"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +104,8 @@ async def test_a_second_poller_is_told_once_and_backed_off_from(tmp_path: Path) 
         ),
         ("getUpdates", Failure(502, "Bad Gateway"), "Telegram fails (Bad Gateway)"),
         ("getUpdates", Failure(502, body="<html>"), "Telegram's answer cannot be read"),
+        ("getUpdates", Failure(502, body=b"<html>\xe9"), "Telegram's answer cannot be read"),
+        ("getUpdates", Failure(502, body='{"ok":false}'), "Telegram's answer cannot be read"),
         ("getUpdates", Failure(lost=True), "Telegram cannot be reached (ServerDisconnectedError)"),
     ],
 )
@@ -143,7 +116,7 @@ async def test_why_the_channel_is_lost_is_said(
     server.failures[method] = [failure]
     async with running(tmp_path, server, ready=False) as run:
         reason = await run.lost()
-        await run.clock.advance(1)
+        await run.clock.advance(failure.parameters.get("retry_after", 1))
         await run.server.until(lambda: run.state() is ChannelState.RUNNING)
 
     assert reason.startswith(why)
@@ -159,26 +132,14 @@ async def test_a_wrong_token_is_told_and_never_shown(tmp_path: Path) -> None:
     assert "another-token" not in str(logs)
 
 
-async def test_a_pause_that_is_asked_for_is_kept_while_polling(tmp_path: Path) -> None:
-    server = TelegramServer()
-    server.failures["getUpdates"] = [Failure(429, "Too Many Requests", {"retry_after": 30})]
-    async with running(tmp_path, server, ready=False) as run:
-        await server.until(run.offsets)
-        await run.clock.advance(29.9)
-        early = len(run.offsets())
-        await run.clock.advance(0.1)
-        await server.until(lambda: len(run.offsets()) > early)
-        await server.until(lambda: run.state() is ChannelState.RUNNING)
-
-    assert early == 1
-
-
 async def test_where_telegram_is_not_there_nothing_counts_as_sent(tmp_path: Path) -> None:
     server = TelegramServer()
     channel = TelegramChannel("main", settings(tmp_path, server), FakeClock())
 
+    run = Run(server, channel, WatchedClock(server.note))
+
     with pytest.raises(ChannelError, match="cannot be reached"):
-        await channel.run(Run(server, channel, FakeClock()).receive, ready=pytest.fail)
+        await channel.run(run.receive, ready=pytest.fail)
     with pytest.raises(NotConnectedError):
         await channel.send(outbound())
 
@@ -191,6 +152,7 @@ async def test_where_telegram_is_not_there_nothing_counts_as_sent(tmp_path: Path
         (Failure(400, 'Bad Request: wrong "secret text"'), False, False),
         (Failure(500, "Internal Server Error"), True, True),
         (Failure(502, body="<html>secret"), True, True),
+        (Failure(502, body=b"<html>secret\xe9"), True, True),
         (Failure(401, "Unauthorized"), True, False),
     ],
 )
@@ -204,6 +166,17 @@ async def test_a_refusal_says_what_may_be_done_about_it(
 
     assert (caught.value.retryable, caught.value.ambiguous) == (retryable, ambiguous)
     assert "secret" not in str(caught.value)
+
+
+async def test_telegram_is_asked_whether_it_is_there_and_shows_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        await run.channel.probe()
+        run.server.failures["getMe"] = [Failure(502, "Bad Gateway")]
+        with pytest.raises(SendError) as caught:
+            await run.channel.probe()
+
+    assert caught.value.retryable
+    assert not run.server.posted
 
 
 async def test_markup_that_telegram_refuses_is_shown_plain(tmp_path: Path) -> None:
@@ -275,6 +248,21 @@ async def test_a_group_that_has_moved_is_written_to_where_it_is_now(tmp_path: Pa
         await run.channel.send(outbound(target=group))
 
     assert [one.chat for one in run.server.posted] == ["-1005"]
+
+
+async def test_that_a_group_has_moved_is_told_once_with_both_ids(tmp_path: Path) -> None:
+    group = {"id": -5, "type": "group", "title": "club"}
+    moved = {"id": -1005, "type": "supergroup", "title": "club"}
+    with capture_logs() as logs:
+        async with running(tmp_path, answer_in_groups="all") as run:
+            await run.say(None, 1, chat=group, migrate_to_chat_id=-1005)
+            await run.say(None, 1, chat=moved, migrate_from_chat_id=-5)
+            await run.say("hello", 2, chat=moved)
+
+    told = [line for line in logs if line["event"] == "telegram.chat_migrated"]
+    assert [(one["chat_id"], one["new_chat_id"]) for one in told] == [("-5", "-1005")]
+    assert {(one["log_level"], one["account"]) for one in told} == {("warning", "main")}
+    assert [one.source.chat_id for one in run.received] == ["-1005"]
 
 
 class Slow(TelegramServer):

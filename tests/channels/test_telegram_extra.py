@@ -36,4 +36,4 @@ def test_where_the_library_is_missing_the_extra_is_named(
 
     (problem,) = caught.value.problems
     assert problem.startswith("channels.main.kind: telegram needs the library aiogram")
-    assert "session-gateway[telegram]" in problem
+    assert "pip install '.[telegram]' in the checkout" in problem

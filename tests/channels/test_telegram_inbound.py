@@ -160,6 +160,136 @@ def test_a_command_may_name_the_bot(text: str, *, ours: bool) -> None:
     assert (parse(said(text=text, chat=CLUB)) is not None) is ours
 
 
+OTHERS = user(9, "Bob")
+BOT = user(123456, "G", is_bot=True)
+AT_US = f"@{BOT_NAME}"
+
+
+def part(kind: str, offset: int, length: int, **more: object) -> dict[str, Any]:
+    """Return that a part of a text is something."""
+    return {"type": kind, "offset": offset, "length": length, **more}
+
+
+def mention(offset: int = 0, name: str = BOT_NAME) -> list[dict[str, Any]]:
+    return [part("mention", offset, len(name) + 1)]
+
+
+def answer(sender: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {"reply_to_message": message("said before", 2, chat=CLUB, sender=sender, **more)}
+
+
+FACE = "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        pytest.param(
+            {"text": f"{AT_US} what?", "entities": mention()}, "what?", id="mentioned-first"
+        ),
+        pytest.param(
+            {"text": f"{AT_US.upper()}, what?", "entities": mention()}, "what?", id="in-any-case"
+        ),
+        pytest.param(
+            {"text": f"hey {AT_US}!", "entities": mention(4)}, f"hey {AT_US}!", id="mentioned-later"
+        ),
+        pytest.param(
+            {"text": f"{FACE} {AT_US}", "entities": mention(3)}, f"{FACE} {AT_US}", id="utf-16"
+        ),
+        pytest.param({"text": AT_US, "entities": mention()}, AT_US, id="nothing-but-our-name"),
+        pytest.param(
+            {"text": f"The {FACE} bot: hi", "entities": [part("text_mention", 0, 10, user=BOT)]},
+            "hi",
+            id="our-title",
+        ),
+        pytest.param(
+            {"text": f"try /new{AT_US}", "entities": [part("bot_command", 4, 4 + len(AT_US))]},
+            f"try /new{AT_US}",
+            id="a-command-of-ours",
+        ),
+        pytest.param({"text": "/new"}, "/new", id="a-command-to-nobody"),
+        pytest.param(
+            {"text": f"/bg{AT_US} ls", "entities": [part("bot_command", 0, 3 + len(AT_US))]},
+            f"/bg{AT_US} ls",
+            id="a-command-to-us",
+        ),
+        pytest.param({"text": "why?", **answer(BOT)}, "why?", id="an-answer"),
+        pytest.param(
+            {"text": None, "caption": f"{AT_US} look", "caption_entities": mention()}
+            | {"voice": {"file_id": "v", "duration": 1, "file_unique_id": "v"}},
+            "look",
+            id="a-caption",
+        ),
+    ],
+)
+def test_in_a_group_these_name_us(more: dict[str, Any], text: str) -> None:
+    inbound = said(chat=CLUB, **more)
+
+    assert (inbound.named, inbound.text) == (True, text)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"text": "hello"}, id="nobody"),
+        pytest.param({"text": "@bob hi", "entities": mention(0, "bob")}, id="somebody-else"),
+        pytest.param(
+            {"text": f"{AT_US}2 hi", "entities": mention(0, f"{BOT_NAME}2")}, id="like-us"
+        ),
+        pytest.param(
+            {"text": "Bob: hi", "entities": [part("text_mention", 0, 3, user=OTHERS)]},
+            id="the-title-of-somebody-else",
+        ),
+        pytest.param(
+            {"text": "/new@other_bot", "entities": [part("bot_command", 0, 14)]},
+            id="a-command-to-another",
+        ),
+        pytest.param(
+            {"text": "see /etc", "entities": [part("bot_command", 4, 4)]}, id="what-looks-like-one"
+        ),
+        pytest.param({"text": "/new", "is_automatic_forward": True}, id="a-forwarded-command"),
+        pytest.param({"text": "why?", **answer(OTHERS)}, id="an-answer-to-somebody-else"),
+        pytest.param(
+            {"text": "hi", "message_thread_id": 42, "is_topic_message": True}
+            | answer(BOT, forum_topic_created={"name": "t", "icon_color": 1}),
+            id="a-topic-that-we-made",
+        ),
+        pytest.param({"text": "x", "entities": [part("mention", 40, 9)]}, id="beyond-the-text"),
+    ],
+)
+def test_in_a_group_these_do_not(more: dict[str, Any]) -> None:
+    inbound = said(chat=CLUB, **more)
+
+    assert (inbound.named, inbound.text) == (False, more["text"])
+
+
+def test_in_a_direct_chat_nobody_needs_to_name_us() -> None:
+    assert said(text="hello").named
+    assert said(text="hello", message_thread_id=42, is_topic_message=True).named
+    assert said(text=f"{AT_US} /stop", entities=mention()).text == "/stop"
+
+
+def test_a_post_in_a_channel_is_for_us_where_it_names_us() -> None:
+    of_news: dict[str, Any] = {"chat": NEWS, "sender_chat": NEWS, **NOBODY}
+    bare = read({"channel_post": message("news", **of_news)})
+    named = read({"channel_post": message(f"{AT_US} news", entities=mention(), **of_news)})
+
+    assert bare is not None
+    assert named is not None
+    assert [(one.named, one.text) for one in (bare, named)] == [(False, "news"), (True, "news")]
+
+
+def test_a_command_behind_our_name_is_one() -> None:
+    assert parse(said(text=f"{AT_US} /stop", entities=mention(), chat=CLUB)) is not None
+
+
+def test_an_edit_counts_by_the_message_that_it_changes() -> None:
+    edit = read({"edited_message": message("now", chat=CLUB, edit_date=1_700_000_100)})
+
+    assert edit is not None
+    assert edit.named
+
+
 FILE = {"file_id": "f", "file_unique_id": "f", "file_size": 10}
 SIZED = FILE | {"width": 10, "height": 10}
 PLACE = {"latitude": 52.5, "longitude": 13.25}

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.channels.base import Receipt
+from gateway.channels.base import LONGEST_WISH_S, Receipt
 from gateway.channels.hooks import HookedChannel, HookRequest, JudgesHeads
 from gateway.channels.running import ChannelState, open_channels
 from gateway.channels.telegram import TelegramChannel
@@ -20,7 +20,7 @@ from gateway.channels.telegram_settings import (
     TelegramWebhookSettings,
     problem_of_webhook_secret,
 )
-from gateway.channels.telegram_webhook import CHECK_S, SECRET_HEADER
+from gateway.channels.telegram_webhook import CHECK_S, MAX_UNANSWERED, SECRET_HEADER
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError, StorageBusyError
 from gateway.settings import SecretSource
@@ -271,10 +271,7 @@ async def test_calls_that_do_not_come_through_are_told_once(tmp_path: Path) -> N
             run.server.answers = [404]
             run.server.push(message=message("hello", 1))
             for _ in range(3):
-                asked = len(run.server.asked)
-                await run.clock.advance(CHECK_S)
-                await run.server.until(lambda: len(run.server.asked) > asked)  # noqa: B023
-                await anyio.wait_all_tasks_blocked()
+                await checked(run)
             state = run.state()
 
     told = [line for line in logs if line["event"] == "telegram.webhook_fails"]
@@ -282,6 +279,68 @@ async def test_calls_that_do_not_come_through_are_told_once(tmp_path: Path) -> N
         ("Wrong response from the webhook: 404", 1)
     ]
     assert state is ChannelState.RUNNING
+
+
+async def checked(run: Run) -> float:
+    """Let Telegram be asked once whether its calls come through; return what is waited then."""
+    waits = len(run.clock.waits_s)
+    await run.clock.advance(CHECK_S)
+    await run.server.until(lambda: len(run.clock.waits_s) > waits)
+    return run.clock.waits_s[-1]
+
+
+@pytest.mark.parametrize(
+    ("failure", "next_s"),
+    [
+        (Failure(429, "Too Many Requests", {"retry_after": 600}), 600),
+        (Failure(429, "Too Many Requests", {"retry_after": 10**6}), LONGEST_WISH_S),
+        (Failure(429, "Too Many Requests", {"retry_after": 1}), CHECK_S),
+        (Failure(502, body=b"<html>\xe9"), CHECK_S),
+        (Failure(500, "Internal Server Error"), CHECK_S),
+        (Failure(lost=True), CHECK_S),
+    ],
+)
+async def test_that_telegram_does_not_answer_ends_no_run_and_calls_are_taken(
+    tmp_path: Path, failure: Failure, next_s: float
+) -> None:
+    async with called(tmp_path) as run:
+        run.server.failures["getWebhookInfo"] = [failure]
+        wait_s = await checked(run)
+        status = await status_of(run.channel, update(1))
+        assert run.channels is not None
+        told = run.channels.statistics()[0]
+
+    assert (status, wait_s) == (200, next_s)
+    assert (told.state, told.restarts) == (ChannelState.RUNNING, 0)
+
+
+async def test_a_pause_that_is_asked_for_as_the_webhook_is_set_is_kept(tmp_path: Path) -> None:
+    server = TelegramServer()
+    server.failures["setWebhook"] = [Failure(429, "Too Many Requests", {"retry_after": 120})]
+    async with called(tmp_path, server, ready=False) as run:
+        await run.lost()
+        wait_s = run.clock.waits_s[-1]
+
+    assert wait_s == 120
+
+
+async def test_an_outage_of_telegram_ends_the_run_and_its_end_is_told(tmp_path: Path) -> None:
+    broken = Failure(500, "Internal Server Error")
+    async with called(tmp_path) as run:
+        run.server.failures["getWebhookInfo"] = [broken] * (MAX_UNANSWERED - 1)
+        reached = len(run.reached)
+        for _ in range(MAX_UNANSWERED):
+            await checked(run)
+        again = len(run.reached) - reached
+        run.server.failures["getWebhookInfo"] = [broken] * MAX_UNANSWERED
+        for _ in range(MAX_UNANSWERED):
+            await checked(run)
+        reason = await run.lost()
+        await run.clock.advance(1)
+        await run.up()
+
+    assert again == 1
+    assert reason == "Telegram fails (Internal Server Error)"
 
 
 async def test_a_webhook_that_telegram_refuses_is_told(tmp_path: Path) -> None:

@@ -147,12 +147,16 @@ async def test_each_secret_opens_while_one_takes_the_place_of_another(tmp_path: 
         pytest.param(b"", "not JSON", id="nothing"),
         pytest.param(b"[]", "not a JSON object", id="list"),
         pytest.param(b'{"chat_id": "a", "text": NaN}', "not JSON", id="nan"),
-        pytest.param(b'{"chat_id": "a", "chat_id": "b", "text": "x"}', "key twice", id="twice"),
+        pytest.param(
+            b'{"chat_id": "a", "chat_id": "b", "text": "x"}', "key 'chat_id' twice", id="twice"
+        ),
         pytest.param(b'{"a": %b%b}' % (b"[" * 32, b"]" * 32), "nested too deep", id="deep"),
         pytest.param(b'{"a": [%b1]}' % (b"1," * 10_000), "too many values", id="many"),
         pytest.param(b'{"text": "x"}', "chat_id: accepted is", id="no-chat"),
         pytest.param(b'{"chat_id": "a"}', "text: accepted is", id="no-text"),
-        pytest.param(b'{"chat_id": "a", "text": "x", "message_id": "m"}', "unknown field", id="id"),
+        pytest.param(
+            b'{"chat_id": "a", "text": "x", "message_id": "m"}', "'message_id': no such", id="id"
+        ),
         pytest.param(b'{"chat_id": "a\\ud800", "text": "x"}', "chat_id", id="surrogate-in-an-id"),
         pytest.param(b'{"chat_id": "a", "text": "x", "chat_type": "x"}', "one of dm", id="type"),
     ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import __version__
+from gateway.cli.app import app
 from tests.cli.processes import gateway, imports
 
 if TYPE_CHECKING:
@@ -77,3 +78,14 @@ def test_wrong_usage_is_told_and_ends_with_2(arguments: tuple[str, ...], said: s
     assert outcome.status == 2
     assert said in outcome.stderr
     assert outcome.stdout == ""
+
+
+def test_every_command_is_described_whole_in_80_columns() -> None:
+    groups = [(str(group.name),) for group in app.registered_groups]
+    shown = {names: gateway(*names, "--help") for names in [(), *groups]}
+
+    assert len(shown) > 10
+    for names, help_text in shown.items():
+        listed = help_text.stdout.partition("Commands:")[2]
+        assert listed, names
+        assert "..." not in listed, names

@@ -364,6 +364,25 @@ def test_that_no_gateway_runs_is_told_before_anything_is_typed(tmp_path: Path) -
     assert "> " not in shown
 
 
+@pytest.mark.parametrize("agents", [["main"], ["main", "spare"]])
+def test_the_greeting_names_the_agent_where_it_is_sure(tmp_path: Path, agents: list[str]) -> None:
+    state = tmp_path / "state"
+    config = "".join(f"[agents.{one}]\nkind = 'echo'\n" for one in agents)
+    with running_gateway(state, config=config):
+        with terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen:
+            greeting = screen.wait_for("> ")
+        with terminal("chat", "--agent", agents[-1], "--state-dir", state) as screen:
+            named = screen.wait_for("> ")
+        with terminal("chat", "--agent", "nope", "--state-dir", state) as screen:
+            refused = screen.rest()
+            assert screen.end() == 1
+
+    assert greeting.startswith("chat ann with main: " if len(agents) == 1 else "chat ann: ")
+    assert f" with {agents[-1]}: " in named
+    assert f"No agent is called nope; there are: {', '.join(agents)}." in refused
+    assert "> " not in refused
+
+
 @pytest.mark.parametrize(("ahead", "text"), [(1, "1 message is"), (2, "2 messages are")])
 def test_who_waits_is_told_how_long_in_good_english(ahead: int, text: str) -> None:
     assert waiting(ahead) == f"waiting: {text} answered first"
@@ -382,4 +401,5 @@ def test_what_becomes_of_a_turn_is_told_where_the_gateway_dies_in_it(tmp_path: P
         shown = screen.rest()
         assert screen.end() == 69
 
-    assert "runs again at its next start" in " ".join(shown.split())
+    told = " ".join(shown.split())
+    assert "runs a turn that its end cut off once more, or tells that there is no answer" in told

@@ -111,7 +111,7 @@ def test_what_cannot_be_done_is_refused_in_words_and_so_it_is_without_a_daemon(
     assert [one.status for one in (unknown, no_key, cannot)] == [1, 1, 1]
     assert "There is no such session." in unknown.stderr
     assert "not a session key" in no_key.stderr
-    assert "No agent 'main' runs here that can summarise." in cannot.stderr
+    assert "The agent main cannot summarise." in cannot.stderr
     assert unknown.stdout == no_key.stdout == cannot.stdout == ""
 
     # Nobody could be asked for a summary.

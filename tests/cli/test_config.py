@@ -214,9 +214,20 @@ command = ["no-such-server"]
 platform = "telegram"
 account = "tga"
 agent = "mian"
+[[routes]]
+platform = "telegram"
+account = "tgd"
+agent = "main"
 [[sessions.identities]]
 name = "ann"
-members = ["telegram/tga/1", "telegram/tgb/1"]
+members = ["telegram/tga/1", "telegram/tgb/1", "telegram/tgd/1"]
+[channels.mx]
+kind = "matrix"
+homeserver = "https://matrix.example.org"
+token = {{ env = "NO_SUCH_TOKEN" }}
+jion = []
+[access.platforms."matrix/max"]
+allow_users = ["@ann:example.org"]
 """
     )
 
@@ -231,9 +242,38 @@ members = ["telegram/tga/1", "telegram/tgb/1"]
         ["9", " channels.tgb.token"],
         ["10", " channels.tgc.kind"],
         ["14", " webhooks[0].url"],
+        ["15", " webhooks[0].secret"],
         ["20", " webhooks[1].secret"],
         ["23", " tools.servers.one.comand"],
         ["25", " tools.servers.two.command"],
         ["29", " routes[0].agent"],
+        ["32", " routes[1].account"],
+        ["36", " sessions.identities[0].members[2]"],
+        ["40", " channels.mx.token"],
+        ["41", " channels.mx.jion"],
+        ["42", ' access.platforms."matrix/max"'],
     ]
     assert "changeme" not in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[channels]]\nkind = "telegram"\n', ":1: channels: is a list, accepted is a table"),
+        ('[[agents]]\nkind = "echo"\n', ":1: agents: is a list, accepted is a table"),
+        ("[store]\ndashboard_group = [1]\n", ":2: store.dashboard_group: is a list, accepted is"),
+    ],
+)
+def test_a_list_in_the_place_of_another_value_is_told_as_all_else_is(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f'{text}[http]\ntoken = {{ env = "NO_SUCH_TOKEN" }}\n')
+
+    outcome = gateway("check-config", "-c", file)
+
+    first, second, *rest = outcome.stdout.splitlines()
+    assert (outcome.status, outcome.stderr) == (78, "")
+    assert first.startswith(f"{file}{told}")
+    assert " http.token: " in second
+    assert all("there is no table" in one for one in rest)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.cli.output import local_time
 from gateway.model import ChatType, SessionSource
 from gateway.transcripts import outbox_changes, outbox_rows
 from tests.cli.processes import gateway, running_gateway
@@ -58,6 +59,28 @@ async def test_replies_are_listed_and_shown_without_a_daemon(tmp_path: Path) -> 
     assert ([one["id"] for one in dead["replies"]], dead["more"]) == (["ann-t2"], False)
     assert "text of 2 a\\u202e\\x1b[2J" in shown.stdout
     assert not {"\u202e", "\x1b"} & {*table.stdout, *shown.stdout}
+
+
+async def test_what_was_taken_back_is_told_as_such_and_instants_are_those_of_the_reader(
+    tmp_path: Path,
+) -> None:
+    state = await with_replies(tmp_path / "state")
+    taken_back = "reply = json_object('text', '', 'status', 'retracted'), sent_at = created_at"
+    async with open_state(state) as opened:
+        await opened.database.write(
+            lambda tx: tx.execute(f"UPDATE outbox SET {taken_back} WHERE turn_id = 'ann-t1'")  # noqa: S608 - a text of ours
+        )
+
+    listed = gateway("outbox", "list", "--state", "sent", "--state-dir", state)
+    shown = gateway("outbox", "show", "ann-t1", "--state-dir", state)
+    document = gateway("outbox", "show", "ann-t1", "--state-dir", state, "--json").document
+
+    assert listed.stdout.splitlines()[1].endswith("  its message was taken back: nothing was sent")
+    assert document["status"] == "retracted"
+    facts = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if line.strip())
+    instants = {facts[name] for name in ("created_at", "owed_since", "sent_at")}
+    assert len(instants) == 1, instants
+    assert local_time(document["owed_since"]) in instants
 
 
 async def test_replies_are_decided_about_beside_a_daemon_and_without(tmp_path: Path) -> None:

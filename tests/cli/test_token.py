@@ -78,7 +78,11 @@ def test_a_token_opens_the_daemon_until_it_is_revoked(tmp_path: Path) -> None:
             with pytest.raises(openai.AuthenticationError):
                 client.models.list()
         (row,) = gateway("token", "list", "--state-dir", state, "--json").document["tokens"]
+        listed = gateway("token", "list", "--state-dir", state).stdout
 
+    _, line = listed.splitlines()
+    created, used = line.split()[1:4], line.split()[4:7]
+    assert created <= used
     assert answer.choices[0].message.content == "hello"
     assert row["last_used_at"]
     assert row["revoked_at"]

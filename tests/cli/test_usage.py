@@ -62,7 +62,7 @@ def test_sums_are_the_same_with_and_without_a_daemon(tmp_path: Path) -> None:
         ["free", "1", "10", "0", "0", "1", "11", "-", "1"],
         ["all", "3", "1010", "4000", "100", "51", "5161", "0.020250", "1"],
     ]
-    assert "no price is known of 1 calls, and USD is without them: " in table.stderr
+    assert "no price is known of 1 call, and USD is without them: " in table.stderr
     assert "[[context.cache]]" in table.stderr
 
 
@@ -142,3 +142,19 @@ def test_days_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
 
     assert outcome.status == 1
     assert "a day from since, 2026-01-02, on" in outcome.stderr
+
+
+async def test_users_are_shown_as_their_platform_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    named = "matrix:work:user:~40anna-3~3Amatrix.test"
+    async with open_state(path) as state:
+        call = ModelCall("m", START, Usage(5))
+        await state.database.write(
+            lambda tx: usage.count(tx, SessionId("s"), "main", named, [(call, None)])
+        )
+
+    table = gateway("usage", "--by", "user", "--state-dir", path)
+    document = gateway("usage", "--by", "user", "--state-dir", path, "--json").document
+
+    assert "\nmatrix:work:user:@anna-3:matrix.test  " in table.stdout
+    assert [row["name"] for row in document["rows"]] == [named]

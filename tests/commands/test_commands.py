@@ -15,7 +15,7 @@ from gateway.model import Usage
 from gateway.processes.settings import ProcessSettings
 from gateway.sessions.settings import ResetMode, ResetSettings, SessionSettings
 from gateway.turns.settings import TurnSettings
-from tests.support.commands import open_door
+from tests.support.commands import ADMIN, open_door
 from tests.support.state import START, key_of
 from tests.support.turns import Gate, PlayedAgent, answer, echo, reply_of
 
@@ -53,6 +53,27 @@ async def test_new_begins_a_conversation_and_undo_brings_the_old_one_back(
         assert bench.turns.entry().session_id == first.session_id
         await bench.say("where were we?")
         assert [m.text for m in agent.contexts[-1]] == ["hello", "re: hello", "where were we?"]
+
+
+async def test_what_cannot_be_brought_back_is_told_in_a_sentence(tmp_path: Path) -> None:
+    async with open_door(tmp_path / "state") as bench:
+        await bench.say("hello")
+
+        back = await bench.say("/undo")
+
+        assert back.text == "There is no earlier conversation to bring back."
+
+
+async def test_an_admin_is_told_whose_session_something_was_done_to(tmp_path: Path) -> None:
+    async with open_door(tmp_path / "state") as bench:
+        first = await bench.say("hello")
+
+        reply = await bench.say(f"/new {KEY}", chat_id=ADMIN, user_id=ADMIN)
+        told = await bench.say(f"/status {KEY}", chat_id=ADMIN, user_id=ADMIN)
+
+        assert reply.text == f"{KEY}\n{NEW}"
+        assert told.text.startswith(f"{KEY}\nConversation ")
+        assert bench.turns.entry().session_id != first.session_id
 
 
 @pytest.mark.parametrize("text", ["/new", "/stop", "/status", "/compact", "/resume", "/sessions"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from gateway.channels.running import Channels
 from gateway.clock import FakeClock
 from gateway.commands.following import Followers
 from gateway.commands.growing import FIRST_S, PART_TIMEOUT_S, Growing, grow
-from gateway.delivery.planning import LONGEST_WISH_S
+from gateway.delivery.planning import LONGEST_WISH_S, NOTE_CHARS
 from gateway.delivery.streams import Streams
 from gateway.transcripts import outbox_changes
 from gateway.transcripts.inbox import Origin
@@ -183,6 +184,30 @@ async def test_a_busy_platform_is_left_alone_and_the_reply_is_shown(tmp_path: Pa
 
     assert chat.channel.reads == {"id-1": "One two three"}
     assert chat.channel.edited[-1][0] >= refused_at + 20 - EVERY_S
+
+
+async def test_a_pause_that_the_first_part_is_answered_with_holds_the_reply_too(
+    tmp_path: Path,
+) -> None:
+    channel = editing()
+    async with scene(tmp_path, channel, max_parallel=1) as chat:
+        channel.plays = [busy(20)]
+        progress = chat.begin(1, "ann", "One")
+        await chat.pass_s(FIRST_S)
+        refused_at = chat.bench.clock.monotonic()
+        await chat.reply(1, "One two", progress)
+        await chat.settle()
+        await chat.bench.owe(1, "bob")
+        await chat.pass_s(10)
+        meanwhile = [one.text for one in channel.asked]
+        await chat.until_sent(2)
+        sent_at = chat.bench.clock.monotonic()
+        row = await chat.bench.row("ann-t1")
+
+    assert meanwhile == ["One", "bob 1"]
+    assert [one.text for one in channel.asked] == ["One", "bob 1", "One two"]
+    assert sent_at >= refused_at + 20 - 1
+    assert row.attempts == 1
 
 
 async def test_a_chat_that_is_left_alone_holds_no_other_up(tmp_path: Path) -> None:
@@ -367,7 +392,7 @@ async def test_answers_grow_no_further_while_a_busy_platform_owes_replies(tmp_pa
         await chat.pass_s(FIRST_S)
         channel.plays = [busy(20)]
         await chat.bench.owe(1, "bob")
-        await chat.settle()
+        await chat.bench.settle()
         progress.add_text(" two")
         await chat.pass_s(18)
         while_owed = dict(channel.reads)
@@ -468,3 +493,21 @@ async def test_a_turn_that_nobody_wrote_for_answers_no_message(tmp_path: Path) -
         await chat.pass_s(FIRST_S)
 
     assert [one.reply_to for one in chat.channel.asked] == [""]
+
+
+@pytest.mark.parametrize("over", [0, 4_000_000], ids=["within-the-room", "far-beyond-it"])
+def test_a_long_answer_that_grows_is_not_read_as_a_whole_at_each_edit(over: int) -> None:
+    growing = Growing(asked_in(place(), 1), 100_000)
+    paragraph = "Some *words* of an answer, `code` in it.\n\n```py\nx = 1\n```\n\n"
+    growing.add(paragraph * (99_000 // len(paragraph)))
+    piece, texts = "x" + paragraph * (over // len(paragraph)), []
+    began_s = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    for _ in range(40):
+        growing.add(piece)
+        texts.append(growing.text())
+
+    text = texts[-1]
+    assert text.startswith(paragraph)
+    assert len(text) <= 100_000 - NOTE_CHARS
+    # To read it once takes some 3 ms.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - began_s < 0.05

@@ -49,7 +49,7 @@ EVERY_TABLE: dict[str, Any] = {
         },
     },
     "pruning": {"sessions": {SESSION: {"thresholds": {"max_count": 9}}}},
-    "access": {"platforms": {"telegram": {}, "http/a": {"unknown": "pair"}}},
+    "access": {"platforms": {"loopback": {}, "http/a": {"unknown": "pair"}}},
     "processes": {"env": {"A": "b"}, "secret_env": {"C": {"env": "KEY"}}},
     "sessions": {
         "reset": {

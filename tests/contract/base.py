@@ -29,6 +29,7 @@ class Ability(StrEnum):
     """What not every platform has; the laws that need one name it."""
 
     GROUPS = "chats of several people"
+    NAMES = "names by which people in a group say whom they mean"
     THREADS = "threads in a group"
     EDITED = "people who edit what they wrote"
     RETRACTED = "people who take back what they wrote"
@@ -39,6 +40,7 @@ class Ability(StrEnum):
     LOSS = "a connection that breaks before it says what became of a message"
     REPEATS = "messages handed over again until they are acknowledged"
     MARKUP = "rendered Markdown"
+    NOTIFIES = "words or links that notify people"
     OUTAGES = "a server that goes away and comes back while the channel runs"
 
 
@@ -54,6 +56,10 @@ class Written:
     """The group; empty: the direct chat of the person."""
     thread: str = ""
     """The thread in the group."""
+    named: bool = True
+    """Whether it names us, as people do in a group; in a direct chat nobody does."""
+    answers: str = ""
+    """The platform's id of a message of ours that it answers; empty: none."""
     attachments: tuple[Attachment, ...] = ()
     change: Change = Change.NEW
     """What is done to the message of that name."""
@@ -74,7 +80,7 @@ class Shown:
     read: list[str] = field(default_factory=list)
     """How it has read, one after the other, up to now."""
     notifies_all: bool = False
-    """Whether the platform was asked to notify everybody there."""
+    """Whether the platform was ever asked to notify everybody there, or whomever a link names."""
 
     def edit(self, text: str) -> None:
         self.text = text

@@ -23,7 +23,9 @@ class LoopbackPlatform:
     """A client at the socket."""
 
     lacks: ClassVar[Mapping[Ability, str]] = {
+        Ability.NAMES: "its client hands over what is meant for us",
         Ability.MARKUP: "its client is given the Markdown as it is",
+        Ability.NOTIFIES: "its client notifies whom it likes",
     }
     patience_s = 5.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import anyio
@@ -131,7 +132,8 @@ class MatrixPlatform:
             event = await anyio.to_thread.run_sync(client.redact, room, self._events[written.name])
         elif written.change is Change.EDITED:
             original = self._events[written.name]
-            event = await anyio.to_thread.run_sync(client.edit, room, original, written.text)
+            text = self._content(written)["body"]
+            event = await anyio.to_thread.run_sync(client.edit, room, original, text)
         else:
             event = await anyio.to_thread.run_sync(client.send, room, self._content(written))
             self._events[written.name] = event
@@ -176,6 +178,13 @@ class MatrixPlatform:
 
     def _content(self, written: Written) -> dict[str, Any]:
         content: dict[str, Any] = {"msgtype": "m.text", "body": written.text}
+        if written.chat and written.named:
+            user_id, name = self._world.user.user_id, self.channel.account
+            content["body"] = f"{name}: {written.text}"
+            link = f'<a href="https://matrix.to/#/{user_id}">{name}</a>'
+            content["formatted_body"] = f"{link}: {escape(written.text)}"
+            content["format"] = "org.matrix.custom.html"
+            content["m.mentions"] = {"user_ids": [user_id]}
         for one in written.attachments:
             content |= {"msgtype": "m.file", "url": "mxc://matrix.test/file"}
             content |= {"filename": one.name, "body": written.text or one.name}
@@ -183,6 +192,9 @@ class MatrixPlatform:
         if written.thread:
             root = self._world.roots[written.thread]
             content["m.relates_to"] = {"rel_type": "m.thread", "event_id": root}
+        if written.answers:
+            relation = content.setdefault("m.relates_to", {})
+            relation["m.in_reply_to"] = {"event_id": written.answers}
         return content
 
     @asynccontextmanager
@@ -232,7 +244,9 @@ class MatrixPlatform:
         if relation.get("rel_type") == "m.replace":
             edited = relation["event_id"]
             new = content["m.new_content"]
-            next(one for one in self.people.shown if one.shown_id == edited).edit(_reads(new))
+            shown = next(one for one in self.people.shown if one.shown_id == edited)
+            shown.edit(_reads(new))
+            shown.notifies_all |= _notifies_all(content)
             return
 
         if content["msgtype"] == "m.notice":
@@ -245,7 +259,7 @@ class MatrixPlatform:
             place += "/" + next(name for name, one in self._world.roots.items() if one == root)
         answered = relation.get("m.in_reply_to", {}).get("event_id", "")
         shown = Shown(place, text, event["event_id"], self._names.get(answered, ""), [text])
-        shown.notifies_all = content.get("m.mentions", {"room": True}).get("room", False)
+        shown.notifies_all = _notifies_all(content)
         self.people.shown.append(shown)
 
 
@@ -283,6 +297,12 @@ class _Brisk(FakeClock):
     @override
     async def sleep(self, duration_s: float) -> None:
         await SystemClock().sleep(0.05)
+
+
+def _notifies_all(content: dict[str, Any]) -> bool:
+    """Return whether a message, or an edit, notifies everybody; without a list `@room` does."""
+    mentions: dict[str, Any] = content.get("m.mentions", {"room": True})
+    return bool(mentions.get("room") or mentions.get("user_ids"))
 
 
 def _reads(content: dict[str, Any]) -> str:

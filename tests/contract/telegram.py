@@ -15,7 +15,7 @@ from gateway.clock import FakeClock, SystemClock
 from gateway.model import Change, ChatType, SessionSource
 from gateway.settings import SecretSource
 from tests.contract.base import Ability, People, Shown, Written
-from tests.support.telegram_api import TOKEN, Failure, Posted, TelegramServer
+from tests.support.telegram_api import BOT_NAME, TOKEN, Failure, Posted, TelegramServer
 from tests.support.telegram_api import message as telegram_message
 from tests.support.telegram_api import user as telegram_user
 
@@ -86,7 +86,17 @@ class TelegramPlatform:
         chat = {"id": user["id"], "type": "private", "first_name": written.person}
         if written.chat:
             chat = {"id": -number(written.chat), "type": "supergroup", "title": written.chat}
-        made = telegram_message(written.text, number(written.name), chat=chat, sender=user)
+        text, more = written.text, dict[str, object]()
+        if written.chat and written.named:
+            mention = {"type": "mention", "offset": 0, "length": len(BOT_NAME) + 1}
+            text, more = f"@{BOT_NAME} {text}", {"entities": [mention]}
+        if written.answers:
+            answered, bot = written.answers.partition(":")[2], int(TOKEN.partition(":")[0])
+            sender = telegram_user(bot, "G", is_bot=True)
+            more["reply_to_message"] = telegram_message(
+                "said", int(answered), chat=chat, sender=sender
+            )
+        made = telegram_message(text, number(written.name), chat=chat, sender=user, **more)
         if written.thread:
             made |= {"message_thread_id": number(written.thread), "is_topic_message": True}
         for one in written.attachments:
@@ -163,12 +173,15 @@ class _TelegramPeople(TelegramServer):
         place = self._place(posted.chat, posted.topic)
         answers = self._name(str(reply.get("message_id", "")))
         shown = Shown(place, posted.text, _name_of(posted), answers, [posted.text])
+        shown.notifies_all = posted.notifies
         self._people.shown.append(shown)
 
     @override
     def on_edited(self, posted: Posted) -> None:
         wanted = _name_of(posted)
-        next(one for one in self._people.shown if one.shown_id == wanted).edit(posted.text)
+        shown = next(one for one in self._people.shown if one.shown_id == wanted)
+        shown.edit(posted.text)
+        shown.notifies_all |= posted.notifies
 
     @override
     def on_typing(self, chat: str, topic: str) -> None:

@@ -117,6 +117,27 @@ async def test_a_thread_is_one_session_of_all_in_it(platform: Platform) -> None:
     assert len(set(keys)) == 3
 
 
+@pytest.mark.needs(Ability.GROUPS)
+@pytest.mark.needs(Ability.NAMES)
+async def test_a_message_of_a_group_says_whether_it_names_us_and_reads_without_our_name(
+    platform: Platform,
+) -> None:
+    said = [
+        Written("m1", "one", chat="club", named=False),
+        Written("m2", "two", chat="club"),
+        Written("m3", "three", chat="club", thread="t1", named=False),
+        Written("m4", "/four", chat="club", named=False),
+        Written("m5", "five"),
+    ]
+    async with running(platform) as gateway:
+        for written in said:
+            await platform.write(written)
+        await acknowledged(platform, 5)
+
+    assert [one.named for one in gateway.received] == [False, True, False, True, True]
+    assert [one.text for one in gateway.received] == ["one", "two", "three", "/four", "five"]
+
+
 async def test_the_sender_is_whom_the_lists_name(platform: Platform) -> None:
     async with running(platform) as gateway:
         await platform.write(Written("m1"))
@@ -258,13 +279,29 @@ async def test_the_longest_text_is_shown_whole(platform: Platform) -> None:
 NASTY = "a < b & c > d; <b>bold</b> <script>x</script> @everyone @room @here @all <!channel>"
 
 
-async def test_what_is_no_markdown_reads_as_it_is_and_notifies_nobody(platform: Platform) -> None:
+async def test_what_is_no_markdown_reads_as_it_is(platform: Platform) -> None:
     async with running(platform):
         await platform.channel.send(outbound(platform, NASTY))
         await platform.channel.send(replace(outbound(platform, NASTY, "t-2"), plain=True))
 
-    shown = [(one.text, one.notifies_all) for one in platform.people.shown]
-    assert shown == [(NASTY, False)] * 2
+    assert [one.text for one in platform.people.shown] == [NASTY] * 2
+
+
+@pytest.mark.needs(Ability.NOTIFIES)
+async def test_nothing_in_a_text_notifies_all_or_whom_a_link_names(platform: Platform) -> None:
+    person = "matrix:u/ann:example.org matrix.to/#/@ann:example.org @ann:example.org"
+    links = f"**@room** [ann](tg://user?id=7) [](tg://user?id=8) <tg://user?id=9> {person}"
+    texts = [links, f'{NASTY} <a href="tg://user?id=7">ann</a>', f"**{NASTY}** {links}"]
+    async with running(platform):
+        for number, text in enumerate(texts):
+            shown_id = await platform.channel.send(outbound(platform, text, f"t-{number}"))
+            again = outbound(platform, f"{text} {links}", f"e-{number}")
+            if platform.channel.edits:
+                await platform.channel.edit(again, shown_id)
+            await platform.channel.send(replace(again, delivery_id=f"p-{number}", plain=True))
+
+    shown = [one.notifies_all for one in platform.people.shown]
+    assert shown == [False] * 2 * len(texts)
 
 
 async def test_plain_text_reads_as_it_is(platform: Platform) -> None:
@@ -288,7 +325,6 @@ async def test_markdown_is_rendered_and_all_else_escaped(platform: Platform) -> 
     assert "<u>@room</u> 1 < 2" in shown.text
     assert "**" not in shown.text
     assert "```" not in shown.text
-    assert not shown.notifies_all
 
 
 @pytest.mark.needs(Ability.GROWS)

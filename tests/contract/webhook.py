@@ -29,11 +29,13 @@ class WebhookPlatform:
     """The program."""
 
     lacks: ClassVar[Mapping[Ability, str]] = {
+        Ability.NAMES: "what is posted is meant for us",
         Ability.EDITED: "a post says something once",
         Ability.RETRACTED: "a post says something once",
         Ability.GROWS: "what was posted stays as it is",
         Ability.TYPING: "no program waits for a sign",
         Ability.MARKUP: "the program is given the Markdown as it is",
+        Ability.NOTIFIES: "the program notifies whom it likes",
     }
     patience_s = 5.0
 

@@ -14,6 +14,7 @@ from gateway.errors import (
 from gateway.model import Inbound, Message, Role, TurnId
 from gateway.sessions.entry import encode_member
 from gateway.turns.acceptance import Acceptance, Stored
+from gateway.turns.again import Again
 from gateway.turns.commit import TurnCommit, commit_turn, counted
 from gateway.turns.outcome import Outcome as TurnOutcome
 from gateway.turns.ticket import Progress
@@ -147,6 +148,7 @@ class Client:
             turn_id=TurnId(turn_id),
             view=view,
             clock=self._clock,
+            again=Again(self._clock),
             first=True,
         )
         found: list[object] = []

@@ -197,7 +197,7 @@ async def test_a_message_that_waits_is_told_so_and_is_answered_in_its_turn() -> 
             "1 message is answered first; yours is kept and comes next."
         )
         assert await people.say("three") == (
-            "2 messages are answered first; yours is kept and comes next."
+            "2 messages are answered first; yours is kept and comes after them."
         )
         assert await people.say("other", "bob") == ""
         await people.say("/stop")

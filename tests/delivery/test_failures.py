@@ -96,15 +96,38 @@ async def test_what_a_platform_asks_for_is_kept_to(
 
 async def test_a_pause_that_a_platform_names_uses_up_no_try(tmp_path: Path) -> None:
     channel = PlayedChannel(plays=[busy(5)] * 40)
-    async with delivering(tmp_path / "gateway.db", channel, max_attempts=2) as bench:
+    async with delivering(tmp_path / "gateway.db", channel, max_attempts=2, ttl_s=90_000) as bench:
         await bench.owe(1)
         await bench.settle()
         for _ in range(40):
-            await bench.later(5)
+            await bench.later(900)
         row = await bench.row("ann-t1")
 
         assert (row.state, row.attempts) == (OutboxState.SENT, 1)
         assert (len(channel.asked), channel.texts()) == (41, ["ann 1"])
+
+
+@pytest.mark.parametrize("wish_s", [0, 2])
+async def test_a_platform_that_asks_for_pauses_without_end_is_asked_ever_more_seldom(
+    tmp_path: Path, wish_s: float
+) -> None:
+    channel = PlayedChannel(plays=[busy(wish_s)] * 8)
+    asked = []
+    async with delivering(tmp_path / "gateway.db", channel) as bench:
+        await bench.owe(1)
+        await bench.settle()
+        for pause_s in (3, 9, 27, 81, 243, 729, 900, 900):
+            await bench.later(pause_s - 0.1)
+            asked.append(len(channel.asked))
+            await bench.later(0.1)
+        await bench.owe(2)
+        channel.plays = [busy(wish_s)]
+        await bench.settle()
+        await bench.later(3)
+
+        assert asked == [1, 2, 3, 4, 5, 6, 7, 8]
+        # What was taken since begins anew.
+        assert len(channel.shown) == 2
 
 
 async def test_later_replies_of_a_chat_wait_for_one_that_is_tried_again(tmp_path: Path) -> None:

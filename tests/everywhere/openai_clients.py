@@ -10,6 +10,7 @@ import openai
 from typing_extensions import override
 
 from gateway.clock import SystemClock
+from gateway.turns.running import GIVEN_UP
 from tests.everywhere.side import Side
 
 if TYPE_CHECKING:
@@ -76,21 +77,20 @@ class OpenAISide(Side):
             await client.close()
 
     @override
-    def chat_of(self, user: int) -> str:
-        return f"{self._token_of(user)}/{user // 2}"
-
-    def _token_of(self, user: int) -> str:
-        return TOKENS[user % 2]
+    def places_of(self, user: int) -> list[str]:
+        return [f"{TOKENS[user % 2]}/{user // 2}"]
 
     @override
-    def key_of(self, user: int) -> str:
-        return f"agent:main:openai:{self._token_of(user)}:dm:{user // 2}::"
+    def key_of(self, place: str) -> str:
+        token, _, session = place.partition("/")
+        return f"agent:main:openai:{token}:dm:{session}::"
 
     @override
-    async def say(self, user: int, text: str) -> None:
-        answer = await self._ask(self._token_of(user), str(user // 2), text)
-        self.book.accepted[self.chat_of(user)].append(text)
-        self.book.show(self.chat_of(user), answer)
+    async def say(self, user: int, place: str, text: str) -> None:
+        token, _, session = place.partition("/")
+        answer = await self._ask(token, session, text)
+        self.book.accept(place, text, text, self._clock.now())
+        self.book.show(place, text, text, answer, self._clock.now())
 
     @override
     async def say_as_stranger(self, text: str) -> None:
@@ -112,7 +112,10 @@ class OpenAISide(Side):
                     messages=[{"role": "user", "content": text}],
                     extra_headers={"x-session-key": session, "Idempotency-Key": text},
                 )
-            except (openai.APIConnectionError, openai.InternalServerError, RuntimeError):
+            except (openai.APIConnectionError, openai.InternalServerError, RuntimeError) as error:
+                if GIVEN_UP in str(error):
+                    return GIVEN_UP
+
                 await self._clock.sleep(PAUSE_S)
                 continue
 

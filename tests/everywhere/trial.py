@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from gateway.clock import SystemClock
+from gateway.turns.running import GIVEN_UP
+from tests.everywhere import growing
+from tests.everywhere.book import Break
+from tests.everywhere.growing import SLOWLY
+from tests.everywhere.side import ASIDE
 from tests.support.daemon import Daemon, running_daemon
 
 if TYPE_CHECKING:
@@ -22,8 +28,15 @@ if TYPE_CHECKING:
     from tests.everywhere.side import Side
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+BASE: Final = (
+    f"[sessions]\nshare_groups = true\n[turns]\nmax_waiting_per_session = 1_000\n{growing.config()}"
+)
 FIRST_KILL_S: Final = 0.3
-QUIET_S: Final = 120.0
+START_S: Final = 4.0
+"""How long people wait for a daemon that starts before they write all the same."""
+SLOW_EVERY: Final = 3
+"""Each so many times that somebody writes where answers may take their time, one does."""
+QUIET_S: Final = 240.0
 """How long what is owed may take to come once nobody writes any more."""
 
 
@@ -38,6 +51,8 @@ class Report:
     quiet_after_s: float = 0.0
     """How long it took, once nobody wrote any more, until nothing was owed."""
     violations: list[str] = field(default_factory=list)
+    sent_again: int = 0
+    """Replies that platforms did not take at once, by the log."""
 
 
 class Trial:
@@ -63,6 +78,12 @@ class Trial:
         self._clock = SystemClock()
         self._daemon: Daemon | None = None
         self._over = anyio.Event()
+        self._up = anyio.Event()
+        """Set while there is a daemon."""
+        self._has_calmed = anyio.Event()
+        """Set once nothing breaks any more."""
+        self._is_over = anyio.Event()
+        """Set once nobody is to write any more."""
         self._group: TaskGroup | None = None
         self.report = Report()
 
@@ -77,12 +98,17 @@ class Trial:
                         for user in range(self._users):
                             people.start_soon(self._talk, side, user)
                         people.start_soon(self._intrude, side)
+                    people.start_soon(self._end)
                     await self._trouble()
+                    self._has_calmed.set()
                     await self._watch_memory(self._seconds * 0.45)
                 self.report.quiet_after_s = await self._quiet()
                 await self._look_at_sessions()
         for side in self._sides:
             self.report.violations += [f"{side.name}: {one}" for one in side.book.violations()]
+        taken = sum(len(side.book.said) for side in self._sides)
+        if taken != self.report.said:
+            self.report.violations.append(f"{self.report.said} said, {taken} taken")
 
     # -- the daemon ------------------------------------------------------------------------------
 
@@ -99,24 +125,37 @@ class Trial:
     async def _live(self, *, task_status: TaskStatus[None]) -> None:
         """Have a daemon run until its life is over, and say once it is ready."""
         self._over = over = anyio.Event()
-        config = "".join(side.config() for side in self._sides)
+        config = BASE + "".join(side.config() for side in self._sides)
         async with running_daemon(self._state, config) as daemon:
             self._daemon = daemon
             self.report.lives += 1
             for side in self._sides:
                 await side.begin_life(daemon)
+            self._up.set()
             task_status.started()
             await over.wait()
             for side in self._sides:
                 await side.end_life()
+            self.report.sent_again += len(daemon.log.of("outbox.send_failed"))
 
     async def _again(self, *, kill: bool) -> None:
         """End the daemon, and begin another."""
-        daemon = self._here()
+        daemon, self._up = self._here(), anyio.Event()
+        begin = self._clock.now()
         await (daemon.kill() if kill else daemon.terminate())
+        for side in self._sides:
+            side.book.breaks.append(Break(begin, self._clock.now(), kills=kill))
         self._over.set()
         assert self._group is not None
         await self._group.start(self._live)
+
+    @asynccontextmanager
+    async def _away(self, side: Side) -> AsyncGenerator[None]:
+        """Have the server of a side away meanwhile."""
+        begin = self._clock.now()
+        async with side.away():
+            side.book.breaks.append(Break(begin, self._clock.now(), kills=False))
+            yield
 
     def _here(self) -> Daemon:
         assert self._daemon is not None
@@ -125,24 +164,39 @@ class Trial:
     # -- what happens ----------------------------------------------------------------------------
 
     async def _talk(self, side: Side, user: int) -> None:
-        """Write at times, now and then several at once, until the time is over."""
-        end = self._clock.monotonic() + self._seconds
+        """Write at times, now and then several at once, until nobody writes any more."""
         random = Random(f"{side.name} {user}")
-        number = 0
+        number = bursts = 0
         while True:
             await self._clock.sleep(random.uniform(0, 2 * self._pause_s))
-            if self._clock.monotonic() >= end:
+            if self._is_over.is_set():
                 return
 
-            for _ in range(random.choice((1, 1, 1, 2, 3))):
+            # Where a machine is slow, no more is written while there is no daemon than elsewhere.
+            with anyio.move_on_after(START_S):
+                await self._up.wait()
+            place, bursts = random.choice(side.places_of(user)), bursts + 1
+            slow = side.grows(place) and bursts % SLOW_EVERY == 1
+            # Behind one that takes its time comes one that does not: three starts in a row that cut
+            # off a session's answers pause it.
+            for nth in range(2 if slow else random.choice((1, 1, 1, 2, 3))):
                 number += 1
-                await side.say(user, f"{side.name} {user} {number}")
+                text = f"{side.name} {user} {number}"
                 self.report.said += 1
+                await side.say(user, place, f"{text} {SLOWLY}" if slow and not nth else text)
+
+    async def _end(self) -> None:
+        """Have people write for so long, and a while into the calm."""
+        await self._clock.sleep(self._seconds * 0.7)
+        await self._has_calmed.wait()
+        await self._clock.sleep(self._seconds * 0.15)
+        self._is_over.set()
 
     async def _intrude(self, side: Side) -> None:
-        """Write as a stranger, at times."""
+        """Write as a stranger, at times, and what is none of the gateway's business."""
         for number in range(5):
             await side.say_as_stranger(f"{side.name} stranger {number}")
+            await side.say_aside(f"{side.name} {ASIDE} {number}")
             await self._clock.sleep(self._seconds / 6)
 
     async def _trouble(self) -> None:
@@ -154,13 +208,14 @@ class Trial:
         await self._clock.sleep(step)
         await self._again(kill=True)
         for side in self._sides:
-            async with side.away():
+            async with self._away(side):
                 await self._clock.sleep(step / 2)
         await self._again(kill=False)
         for side in self._sides:
-            async with side.away():
+            async with self._away(side):
                 await self._again(kill=True)
-            await self._clock.sleep(step / 4)
+            # What is sent again at a start is to be known as sent, or it would be in doubt twice.
+            await self._clock.sleep(step / 2)
 
     async def _watch_memory(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds
@@ -175,39 +230,53 @@ class Trial:
         began_at = self._clock.monotonic()
         with anyio.move_on_after(QUIET_S):
             while True:
-                for side in self._sides:
-                    await side.look()
+                await self._look()
                 if not any(side.owed() for side in self._sides):
                     break
-                await self._clock.sleep(0.5)
+                await self._clock.sleep(1.0)
         quiet_after_s = self._clock.monotonic() - began_at
         # What is shown once too often comes a little later.
         await self._clock.sleep(1.0)
-        for side in self._sides:
-            await side.look()
+        await self._look()
         return quiet_after_s
 
     async def _look_at_sessions(self) -> None:
-        """Compare what each session holds with what was accepted."""
+        """Compare what each session holds with what was accepted, and find no others."""
+        keys = set()
         for side in self._sides:
-            for user in range(self._users):
-                key = side.key_of(user)
-                said = await self._said(key)
-                texts = side.book.accepted[side.chat_of(user)]
-                wanted = [(role, text) for text in texts for role in ("user", "assistant")]
-                if said != wanted:
-                    self.report.violations.append(f"{key} holds {said}, not {wanted}")
-        status: dict[str, Any] = await self._here().get("/v1/status")
-        expected = len(self._sides) * self._users
-        if status["store"]["entries"] != expected:
-            self.report.violations.append(
-                f"{status['store']['entries']} sessions instead of {expected}"
-            )
+            answers = side.book.answers()
+            for place, texts in side.book.texts().items():
+                key = side.key_of(place)
+                keys.add(key)
+                pairs = zip(texts, answers[place], strict=True)
+                wanted = [one for text, answer in pairs for one in _turn(text, answer)]
+                held = await self._said(key)
+                wrong = next(
+                    (pair for pair in zip_longest(held, wanted) if pair[0] != pair[1]), None
+                )
+                if wrong is not None:
+                    self.report.violations.append(
+                        f"{side.name}: {place}: {key} holds {wrong[0]} in place of {wrong[1]}"
+                    )
+        found = await self._here().get("/v1/sessions?limit=1000")
+        others = {entry["session_key"] for entry in found["sessions"]} - keys
+        self.report.violations += [f"there is a session of nobody: {key}" for key in others]
+
+    async def _look(self) -> None:
+        """Bring all books up to date."""
+        dead = (await self._here().get("/v1/outbox?state=dead&limit=1000"))["replies"]
+        for side in self._sides:
+            await side.look()
+            side.note_dead(dead)
 
     async def _said(self, key: str) -> list[tuple[str, str]]:
         """Return what a session holds; nothing where there is none."""
         answer = await self._here().client.get(f"/v1/sessions/{key}")
         return await self._here().said(key) if answer.is_success else []
+
+
+def _turn(text: str, answer: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("user", text), ("notice" if answer == GIVEN_UP else "assistant", answer)
 
 
 def grown_bytes(memory: Sequence[int]) -> int:

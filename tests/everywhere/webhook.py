@@ -105,7 +105,10 @@ secret = {{ file = "{self._files["events"]}" }}
         event = await self._proven(request, "replies")
         if event is not None and request.headers["webhook-id"] not in self._seen:
             self._seen.add(request.headers["webhook-id"])
-            self.book.show(event["data"]["chat_id"], event["data"]["text"])
+            shown, said = request.headers["webhook-id"], event["data"]
+            self.book.show(
+                said["chat_id"], shown, said["reply_to"], said["text"], self._clock.now()
+            )
         return web.Response(status=401 if event is None else 204)
 
     async def _on_event(self, request: web.Request) -> web.Response:
@@ -165,29 +168,31 @@ secret = {{ file = "{self._files["events"]}" }}
             await client.aclose()
 
     @override
-    def chat_of(self, user: int) -> str:
-        return f"w{user}"
+    def places_of(self, user: int) -> list[str]:
+        return [f"w{user}"]
 
     @override
-    def key_of(self, user: int) -> str:
-        return f"agent:main:webhook:hook:dm:w{user}::"
+    def key_of(self, place: str) -> str:
+        return f"agent:main:webhook:hook:dm:{place}::"
 
     @override
-    async def say(self, user: int, text: str) -> None:
-        await self._say(self.chat_of(user), text, "in")
-        self.book.accepted[self.chat_of(user)].append(text)
+    async def say(self, user: int, place: str, text: str) -> None:
+        name = _new_id()
+        # Before it is taken: the answer may be faster than what says so.
+        self.book.accept(place, name, text, self._clock.now())
+        await self._say(place, name, text, "in")
 
     @override
     async def say_as_stranger(self, text: str) -> None:
         """Post as somebody who is not listed; and listed, but signed with another secret."""
-        self.book.strangers.add("nobody")
-        await self._say("nobody", text, "in")
-        await self._say(self.chat_of(0), text, "events")
+        for chat, door in (("nobody", "in"), ("w0", "events")):
+            name = _new_id()
+            self.book.refuse(chat, name, text, self._clock.now())
+            await self._say(chat, name, text, door)
 
-    async def _say(self, chat: str, text: str, door: str) -> None:
+    async def _say(self, chat: str, message_id: str, text: str, door: str) -> None:
         """Post until it is taken or refused, always under one id."""
         body = orjson.dumps({"chat_id": chat, "user_id": chat, "text": text})
-        message_id = f"msg_{secrets.token_hex(12)}"
         while True:
             await self._there.wait()
             timestamp = str(int(self._clock.now().timestamp()))
@@ -210,3 +215,7 @@ secret = {{ file = "{self._files["events"]}" }}
                 return
 
             await self._clock.sleep(PAUSE_S)
+
+
+def _new_id() -> str:
+    return f"msg_{secrets.token_hex(12)}"

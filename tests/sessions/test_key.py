@@ -150,6 +150,14 @@ def test_a_direct_chat_without_a_chat_goes_by_user() -> None:
     assert session_key(source, AGENT, SessionSettings()) == "agent:main:http::dm:u::"
 
 
+@pytest.mark.parametrize("thread_id", ["", "t"])
+def test_a_direct_chat_in_a_room_goes_by_user_too(thread_id: str) -> None:
+    source = SessionSource("matrix", "c", account="a", thread_id=thread_id, user_id="u")
+
+    key = session_key(source, AGENT, SessionSettings())
+    assert key == f"agent:main:matrix:a:dm:c:{thread_id}:u"
+
+
 @pytest.mark.parametrize(
     "text",
     [

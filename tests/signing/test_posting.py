@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 
 from gateway.clock import FakeClock
 from gateway.signing.posting import MAX_ANSWER_BYTES, Answer, Poster, PostError, retry_after_s
@@ -16,12 +17,22 @@ from tests.support.webhooks import SECRET, Reaction, Receiver
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from anyio.abc import SocketStream
+
 
 @asynccontextmanager
 async def posting(receiver: Receiver, clock: FakeClock) -> AsyncGenerator[Poster]:
     poster = Poster(receiver.url, [key_of(SECRET)], clock, 5.0)
     async with poster.opened():
         yield poster
+
+
+def trust(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name a proxy on this machine in the environment."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        value = "" if name == "NO_PROXY" else f"http://127.0.0.1:{port}"
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.lower(), value)
 
 
 async def test_a_body_arrives_as_it_is_signed_and_named() -> None:
@@ -54,6 +65,48 @@ async def test_of_an_endless_answer_only_a_little_is_read() -> None:
             assert (await poster.post(f"msg_{number}", b"{}")).accepted
 
     assert receiver.ids == ["msg_0", "msg_1", "msg_2"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_what_is_for_this_machine_goes_through_no_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver, proxy = Receiver(), Receiver()
+    trust(proxy.port, monkeypatch)
+    async with receiver.serving(), proxy.serving():
+        url = receiver.url.replace("127.0.0.1", host)
+        poster = Poster(url, [key_of(SECRET)], FakeClock(), 5.0)
+        async with poster.opened():
+            assert (await poster.post("msg_1", b"{}")).accepted
+
+    assert (receiver.ids, proxy.posts) == (["msg_1"], [])
+
+
+async def test_what_is_for_elsewhere_goes_through_the_proxy_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came: list[bytes] = []
+
+    async def refuse(stream: SocketStream) -> None:
+        async with stream:
+            came.append(await stream.receive())
+            await stream.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, refuse)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, no database's
+        trust(port, monkeypatch)
+        poster = Poster("https://hook.example/in", [key_of(SECRET)], FakeClock(), 5.0)
+        async with poster.opened():
+            with pytest.raises(PostError):
+                await poster.post("msg_1", b"a canary")
+        tasks.cancel_scope.cancel()
+
+    assert came[0].startswith(b"CONNECT hook.example:443 ")
+    assert b"canary" not in b"".join(came)
 
 
 async def test_an_answer_that_does_not_come_ends_at_the_deadline() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from gateway.signing.signatures import (
     TOLERANCE_S,
+    Claim,
     UnprovenError,
     claim_of,
     key_of,
@@ -58,6 +61,26 @@ def test_one_right_signature_among_several_is_enough() -> None:
     headers["webhook-signature"] = f"v1a,xyz v1,AAAA {right} v2,q"
 
     prove(claim_of(headers, AT), BODY, [key_of(SECRET)])
+
+
+class Guarded(bytes):
+    """Is compared in constant time alone: `==` ends at the first byte that differs."""
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("compared by ==")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_signatures_are_compared_in_constant_time_and_all_of_them() -> None:
+    right = signature(SECRET, "m", int(AT.timestamp()), BODY).partition(",")[2].encode()
+    keys = [key_of(OTHER_SECRET), key_of(SECRET)]
+
+    for given_ones, proven in (([right, b"x"], True), ([right[:-1] + b"x"], False)):
+        claim = Claim("m", str(int(AT.timestamp())), tuple(map(Guarded, given_ones)))
+        with nullcontext() if proven else pytest.raises(UnprovenError):
+            prove(claim, BODY, keys)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +155,7 @@ def test_every_key_signs_while_one_takes_the_place_of_another() -> None:
         ),
         pytest.param("whsec_" + "A" * 32, "a placeholder", id="all-alike"),
         pytest.param(f"whsec_{DOCUMENTED}", "a placeholder", id="documented"),
+        pytest.param("whsec_Y2hhbmdlbWUtY2hhbmdlbWUtY2hhbmdlbWU=", "a placeholder", id="words"),
         pytest.param(f"{SECRET} x", "no base64", id="more-behind"),
         pytest.param("whsec_ü" + "A" * 31, "no base64", id="not-ascii"),
     ],

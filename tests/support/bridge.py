@@ -115,11 +115,16 @@ class Bridge:
 
 
 @asynccontextmanager
-async def bridge(daemon: Daemon, *, serves: bool = True) -> AsyncGenerator[Bridge]:
-    """Connect to a daemon's channel; a bridge that does not serve is shown nothing."""
-    await daemon.log.wait_for("channel.running")
+async def bridge(
+    daemon: Daemon, account: str = "lo", *, serves: bool = True, running: int = 1
+) -> AsyncGenerator[Bridge]:
+    """Connect to a daemon's channel; a bridge that does not serve is shown nothing.
+
+    `running`: how many channels must run before.
+    """
+    await daemon.log.wait_for("channel.running", count=running)
     async with (
-        connected(daemon.state_dir / "lo.sock") as client,
+        connected(daemon.state_dir / f"{account}.sock") as client,
         anyio.create_task_group() as tasks,
     ):
         made = Bridge(client)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteReceiveStream
 
-START_S: Final = 20.0
+START_S: Final = 60.0
 """Longest wait for a start or an end; far above what either takes, for machines that are busy."""
 MAX_LINE_BYTES: Final = 1_000_000
 

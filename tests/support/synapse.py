@@ -38,7 +38,8 @@ START_S: Final = 60.0
 _DIES_WITH_PARENT: Final = 1
 _REFUSED: Final = 400
 _SECRET: Final = "only-tests-register-here"
-_FREE: Final = {"per_second": 100_000, "burst_count": 100_000}
+_NO_LIMIT: Final = 100_000
+_FREE: Final = {"per_second": _NO_LIMIT, "burst_count": _NO_LIMIT}
 
 
 class NoServerError(Exception):
@@ -58,7 +59,8 @@ class User:
 class Synapse:
     """A homeserver with a database of its own; it may be stopped and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_second: float = _NO_LIMIT, at_once: int = _NO_LIMIT) -> None:
+        """Take how many messages a user may write, in the long run and at once."""
         if not PYTHON.exists():
             raise NoServerError(f"there is no homeserver in {PYTHON.parents[1]}; see `make test`")
 
@@ -67,6 +69,7 @@ class Synapse:
         self.directory = Path(mkdtemp(prefix="gw-synapse-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._users = 0
+        self._rate = {"per_second": per_second, "burst_count": at_once}
         self._config = self.directory / "homeserver.json"
         self._config.write_bytes(orjson.dumps(self._settings()))
         seed = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
@@ -137,7 +140,7 @@ class Synapse:
         return False
 
     def _settings(self) -> dict[str, Any]:
-        limits = ("message", "registration", "joins_per_room", "admin_redaction", "presence")
+        limits = ("registration", "joins_per_room", "admin_redaction", "presence")
         return {
             "server_name": NAME,
             "pid_file": str(self.directory / "pid"),
@@ -166,6 +169,7 @@ class Synapse:
             "bcrypt_rounds": 4,
             # Else a second first sync is told what the first one was.
             "caches": {"sync_response_cache_duration": "0s"},
+            "rc_message": self._rate,
             **{f"rc_{name}": _FREE for name in limits},
             "rc_joins": {"local": _FREE, "remote": _FREE},
             "rc_login": dict.fromkeys(("address", "account", "failed_attempts"), _FREE),

@@ -18,6 +18,7 @@ from aiohttp import web
 from gateway.clock import SystemClock
 from tests.support.ports import free_port
 from tests.support.telegram_html import NoHtmlError, read_html
+from tests.support.telegram_recalls import Recalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 TOKEN: Final = "123456:a-token_of-tests"
 BOT_NAME: Final = "gateway_bot"
 RECALL_S: Final = 0.01
-"""How long an update waits that a webhook has not taken, in real seconds."""
+"""How long a chat waits whose update a webhook has not taken, in real seconds."""
 
 
 @dataclass
@@ -41,6 +42,9 @@ class Posted:
     message_id: int
     fields: dict[str, str]
     """As they came."""
+    notifies: bool = False
+    """Whether a link in it, as it was sent or edited last, notifies a person: there is no mark that
+    notifies all, but a link for each does."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Failure:
     parameters: Mapping[str, int] = field(default_factory=dict)
     lost: bool = False
     """It is done, and the connection breaks."""
-    body: str = ""
+    body: str | bytes = ""
     """What is answered instead of JSON."""
 
 
@@ -65,9 +69,9 @@ class _Poll:
 class TelegramServer:
     """One bot's side of the Bot API."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: str = TOKEN) -> None:
         self.port = free_port()
-        self.token = TOKEN
+        self.token = token
         self.pending: dict[int, dict[str, Any]] = {}
         """Updates that no offset has passed."""
         self.acknowledged: list[int] = []
@@ -159,23 +163,37 @@ class TelegramServer:
         self.changed.set()
         self.changed = anyio.Event()
 
+    def recall_s(self, failures: int) -> float:
+        """Return how long a chat waits whose update was not taken so often in a row."""
+        return RECALL_S
+
     async def _call_all(self) -> None:
-        """Hand updates to the webhook, one after the other, each until it is taken."""
+        """Hand updates to the webhook, one at a time, each until it is taken."""
+        clock, recalls = SystemClock(), Recalls()
         while True:
-            if not (self.hook and self.call and self.pending):
-                await self.changed.wait()
+            changed, due = self.changed, recalls.next(self.pending, clock.monotonic())
+            if due is None or self.call is None or not self.hook:
+                await changed.wait()
                 continue
 
-            update_id, update = next(iter(self.pending.items()))
+            due_at, update_id = due
+            wait_s = due_at - clock.monotonic()
+            if wait_s > 0:
+                with anyio.move_on_after(wait_s):
+                    await changed.wait()
+                continue
+
+            update = self.pending[update_id]
             headers = {"x-telegram-bot-api-secret-token": self.hook.get("secret_token", "")}
             self.answers.append(await self.call(headers, orjson.dumps(update)))
             if 200 <= self.answers[-1] < 300:
+                recalls.taken(update)
                 del self.pending[update_id]
                 self.on_acknowledged(update_id)
-                self.note()
             else:
-                self.note()
-                await SystemClock().sleep(RECALL_S)
+                pause_s = self.recall_s(recalls.failed(update))
+                recalls.hold(update, clock.monotonic() + pause_s)
+            self.note()
 
     def _hook_info(self) -> dict[str, Any]:
         info = {
@@ -198,7 +216,8 @@ class TelegramServer:
         if request.match_info["token"] != self.token:
             failure = Failure(401, "Unauthorized")
         if failure.body:
-            return web.Response(status=failure.status, text=failure.body)
+            body = failure.body.encode() if isinstance(failure.body, str) else failure.body
+            return web.Response(status=failure.status, body=body, content_type="text/html")
 
         if failure.status != 200:
             return _refused(failure)
@@ -218,7 +237,8 @@ class TelegramServer:
         result: object = True
         match method:
             case "getMe":
-                result = {"id": 123456, "is_bot": True, "first_name": "G", "username": BOT_NAME}
+                bot_id = int(self.token.partition(":")[0])
+                result = {"id": bot_id, "is_bot": True, "first_name": "G", "username": BOT_NAME}
             case "getUpdates":
                 result = await self._updates(fields)
             case "sendMessage":
@@ -262,11 +282,11 @@ class TelegramServer:
             text = "Conflict: terminated by other getUpdates request; make sure that only one bot"
             raise _RefusedError(Failure(409, f"{text} instance is running"))
 
-        return list(self.pending.values())[:100]
+        return list(self.pending.values())[: int(fields.get("limit", "100"))]
 
     def _send(self, fields: dict[str, str]) -> dict[str, Any]:
         chat, topic = fields["chat_id"], fields.get("message_thread_id", "")
-        posted = Posted(chat, topic, _shown(fields), self.next_id(), fields)
+        posted = Posted(chat, topic, _shown(fields), self.next_id(), fields, _notifies(fields))
         self.posted.append(posted)
         self.on_posted(posted)
         return _message(posted)
@@ -282,7 +302,7 @@ class TelegramServer:
             why = "Bad Request: message is not modified: specified new message content and reply"
             raise _RefusedError(Failure(400, why))
 
-        found[0].text = text
+        found[0].text, found[0].notifies = text, _notifies(fields)
         self.on_edited(found[0])
         return _message(found[0])
 
@@ -316,6 +336,10 @@ def _shown(fields: dict[str, str]) -> str:
         raise _RefusedError(Failure(400, "Bad Request: message text is empty"))
 
     return text
+
+
+def _notifies(fields: dict[str, str]) -> bool:
+    return fields.get("parse_mode") == "HTML" and '<a href="tg://user' in fields["text"]
 
 
 def _message(posted: Posted) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from typing_extensions import override
 
 from gateway.channels.base import Outbound, Receipt
 from gateway.channels.running import Channels, ChannelState
@@ -18,10 +19,28 @@ from gateway.settings import SecretSource
 from tests.support.telegram_api import TelegramServer, message
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from gateway.channels.base import Channel
+
 ANN = SessionSource("telegram", "7", ChatType.DM, "main", user_id="7")
+
+
+class WatchedClock(FakeClock):
+    """Tells what is waited for."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__()
+        self.waits_s: list[float] = []
+        """Each wait that began."""
+        self._note = note
+
+    @override
+    async def sleep(self, duration_s: float) -> None:
+        self.waits_s.append(duration_s)
+        self._note()
+        await super().sleep(duration_s)
 
 
 @dataclass
@@ -30,11 +49,13 @@ class Run:
 
     server: TelegramServer
     channel: TelegramChannel
-    clock: FakeClock
+    clock: WatchedClock
     received: list[Inbound] = field(default_factory=list)
     receipts: list[Receipt | Exception] = field(default_factory=list)
     """What becomes of the next messages; then all are stored."""
     channels: Channels | None = None
+    reached: list[str] = field(default_factory=list)
+    """The account, each time that the platform could be reached."""
 
     async def receive(self, inbound: Inbound) -> Receipt:
         receipt = self.receipts.pop(0) if self.receipts else Receipt()
@@ -51,7 +72,7 @@ class Run:
     def offsets(self) -> list[str | None]:
         return [said.get("offset") for method, said in self.server.asked if method == "getUpdates"]
 
-    async def say(self, text: str, number: int, **more: Any) -> int:  # noqa: ANN401 - as of `message`
+    async def say(self, text: str | None, number: int, **more: Any) -> int:  # noqa: ANN401 - as of `message`
         """Have Ann write, and wait until it came and is acknowledged; return the update's id."""
         update_id = self.server.push(message=message(text, number, **more))
         await self.server.until(lambda: update_id in self.server.acknowledged)
@@ -90,12 +111,18 @@ async def running(
     **more: Any,  # noqa: ANN401 - of the settings
 ) -> AsyncGenerator[Run]:
     """Run a channel as the gateway does."""
-    server, clock = server or TelegramServer(), FakeClock()
+    server = server or TelegramServer()
+    clock = WatchedClock(server.note)
     run = Run(server, TelegramChannel("main", settings(tmp_path, server, **more), clock), clock)
     run.channels = Channels([run.channel], clock, lambda: 1.0)
     reached = anyio.Event()
+
+    def note(channel: Channel) -> None:
+        run.reached.append(channel.account)
+        reached.set()
+
     async with server.serving(), anyio.create_task_group() as tasks:
-        tasks.start_soon(run.channels.run, run.receive, lambda _channel: reached.set())
+        tasks.start_soon(run.channels.run, run.receive, note)
         if ready:
             with anyio.fail_after(5):
                 await reached.wait()

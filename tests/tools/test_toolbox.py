@@ -229,7 +229,7 @@ def test_a_missing_sdk_is_told_with_the_command_that_installs_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.startswith("tools.servers: the mcp SDK cannot be imported (")
-    assert done.stdout.strip().endswith("pip install session-gateway[mcp]")
+    assert done.stdout.strip().endswith("in the checkout of session-gateway brings it")
 
 
 async def test_a_silent_server_is_waited_for_a_short_while_and_named() -> None:

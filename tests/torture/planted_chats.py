@@ -22,7 +22,7 @@ from gateway.commands.carrying_out import Effect
 from gateway.commands.door import Door
 from gateway.model import TurnId
 from gateway.transcripts import inbox, outbox_changes, outbox_rows
-from gateway.transcripts.outbox_rows import OutboxState
+from gateway.transcripts.outbox_rows import OutboxState, Repeat
 from gateway.turns import commit, runner
 from gateway.turns.pipeline import Turns
 from tests.torture.laws import Law
@@ -128,7 +128,12 @@ def marks_first() -> None:
     """A reply is marked as sent, and then sent."""
 
     def wrong(
-        transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+        transaction: Transaction,
+        row: OutboxRow,
+        *,
+        repeat: Repeat,
+        at: datetime,
+        shown_id: str = "",
     ) -> None:
         del repeat, shown_id
         chars = len(row.text)
@@ -142,7 +147,12 @@ def forgets_tries() -> None:
     """That a reply is about to be sent is not noted."""
 
     def wrong(
-        transaction: Transaction, row: OutboxRow, *, repeat: bool, at: datetime, shown_id: str = ""
+        transaction: Transaction,
+        row: OutboxRow,
+        *,
+        repeat: Repeat,
+        at: datetime,
+        shown_id: str = "",
     ) -> None:
         del transaction, row, repeat, at, shown_id
 

@@ -14,7 +14,7 @@ from gateway.retention.discarding import DEAD_DAYS, DELIVERED_DAYS, discard_old
 from gateway.retention.erasing import erase
 from gateway.transcripts import outbox, outbox_changes, outbox_rows
 from gateway.transcripts.inbox import Origin
-from gateway.transcripts.outbox_rows import OutboxState
+from gateway.transcripts.outbox_rows import OutboxState, Repeat
 from tests.support.channels import asked_in, owe, place
 from tests.support.database import opened_database
 from tests.support.state import START, open_state
@@ -124,7 +124,7 @@ async def test_what_is_noted_of_a_reply_changes_no_other_at_its_position(tmp_pat
         assert other.position == row.position
 
         def note(transaction: Any) -> None:  # noqa: ANN401 - a transaction
-            outbox_changes.note_sending(transaction, row, repeat=True, at=START)
+            outbox_changes.note_sending(transaction, row, repeat=Repeat.MESSAGE, at=START)
             outbox_changes.note_sent(transaction, row, chars=99, platform_id="x", at=START)
             outbox_changes.bury(transaction, row, error="no", at=START)
             outbox_changes.remove(transaction, row)

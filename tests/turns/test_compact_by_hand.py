@@ -292,7 +292,7 @@ async def test_what_cannot_be_summarised_is_refused_and_nothing_is_held(tmp_path
         await bench.say("hello")
         plain, unknown = key_of(agent="plain"), key_of("nobody")
 
-        with pytest.raises(ConflictError, match="No agent 'plain' runs here that can summarise"):
+        with pytest.raises(ConflictError, match="The agent plain cannot summarise"):
             await bench.turns.compact(plain)
         with pytest.raises(NotFoundError):
             await bench.turns.compact(unknown)
@@ -304,7 +304,7 @@ async def test_what_cannot_be_summarised_is_refused_and_nothing_is_held(tmp_path
         assert not any(map(bench.turns.is_busy, (plain, unknown, key_of())))
         assert (await bench.say("again", agent="plain")).status == "ok"
     async with running_turns(tmp_path / "state", {"main": Waits()}) as bench:
-        with pytest.raises(ConflictError, match="No agent 'plain'"):
+        with pytest.raises(ConflictError, match="The agent plain cannot"):
             await bench.turns.compact(plain)
 
 

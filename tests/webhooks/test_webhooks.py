@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import orjson
 import pytest
+from structlog.testing import capture_logs
+from typing_extensions import override
 
 from gateway.clock import FakeClock
-from gateway.errors import ConfigurationError, ConflictError, NotFoundError
+from gateway.durable.database import Database
+from gateway.errors import ConfigurationError, ConflictError, NotFoundError, StorageFullError
 from gateway.model import SessionKey
-from gateway.webhooks import rows
-from gateway.webhooks.line import MAX_PARALLEL, Line, WebhookState
+from gateway.webhooks import rows, webhooks
+from gateway.webhooks.line import MAX_PARALLEL, RETRY_S, Line, WebhookState
 from gateway.webhooks.rows import instant
 from gateway.webhooks.settings import EventKind
 from tests.support.webhooks import OTHER_SECRET, Reaction, Receiver
@@ -20,18 +25,25 @@ from tests.webhooks.running import KEY, settings_of, webhooks_on
 from tests.webhooks.test_planning import SCHEDULE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gateway.durable.batch import Queries, Transaction
     from gateway.durable.connection import Connection
+    from gateway.webhooks.rows import EventRow
     from tests.support.webhooks import Post
     from tests.webhooks.running import Bench
 
+T = TypeVar("T")
 BROKEN = Reaction(500)
 
 
 def numbers(receiver: Receiver) -> list[int]:
     return [post.body["data"]["number"] for post in receiver.posts]
+
+
+def number_of(row: EventRow) -> int:
+    return int(orjson.loads(row.body)["data"]["number"])
 
 
 async def fails(bench: Bench, receiver: Receiver, times: int) -> None:
@@ -193,6 +205,130 @@ async def test_an_endpoint_that_is_gone_is_left_alone_until_the_next_start(tmp_p
     assert (state, waiting, posted) == (WebhookState.DISABLED, 2, 1)
     assert sorted(numbers(receiver)) == [1, 1, 2]
     assert len(set(receiver.ids)) == 2
+
+
+@pytest.mark.parametrize("by", ["id", "webhook"])
+async def test_a_retry_tries_an_endpoint_that_was_gone_which_may_be_gone_again(
+    tmp_path: Path, by: str
+) -> None:
+    receiver = Receiver()
+    table = settings_of(tmp_path, receiver.url)
+    async with receiver.serving(), webhooks_on(tmp_path / "s", table) as bench:
+
+        async def retry() -> int:
+            if by == "id":
+                return await bench.webhooks.retry([row.event_id for row in await bench.rows()])
+
+            return await bench.webhooks.retry_all("ops")
+
+        receiver.always = Reaction(410)
+        await bench.tell(1)
+        await fails(bench, receiver, 1)
+        await bench.tell(2)
+        first = await retry()
+        with anyio.fail_after(10):
+            while (await bench.statistics()).failed < 3:
+                pass
+        gone_again = (await bench.statistics()).state
+        receiver.always = Reaction()
+        second = await retry()
+        await bench.until(lambda queued, _: not queued)
+        at_last = (await bench.statistics()).state
+
+    assert (first, second) == (2, 2)
+    assert (gone_again, at_last) == (WebhookState.DISABLED, WebhookState.RUNNING)
+    assert sorted(numbers(receiver)) == [1, 1, 1, 2, 2]
+
+
+async def test_all_of_a_large_queue_is_posted_again_in_slices_between_which_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "SLICE", 10)
+    ours = settings_of(tmp_path, Receiver().url, max_queued=85)
+    theirs = settings_of(tmp_path, Receiver().url, "two", secret=OTHER_SECRET)
+    changed: list[int] = []
+
+    def note(transaction: Transaction) -> None:
+        changed.append(transaction.connection.total_changes())
+
+    async def write(bench: Bench) -> None:
+        while True:
+            await bench.state.database.write(note)
+
+    async with webhooks_on(tmp_path / "s", ours, theirs, runs=False) as bench:
+        await bench.tell(*range(60))
+        for sql in (
+            "UPDATE webhook_events SET attempts = 3, due_at = '2027', error = 'answered 500'",
+            "UPDATE webhook_events SET dead_at = '2026' WHERE webhook = 'ops' AND position <= 80",
+        ):
+            await bench.state.database.write(lambda tx, sql=sql: tx.execute(sql))  # type: ignore[misc]
+        await bench.tell(*range(60, 90))
+        other = [row for row in await bench.rows() if row.webhook == "two"]
+        await bench.state.database.write(note)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(write, bench)
+            retried = await bench.webhooks.retry_all("ops")
+            tasks.cancel_scope.cancel()
+        await bench.state.database.write(note)
+        queued, dead = await bench.rows(), await bench.dead()
+
+    ours_now = [row for row in queued if row.webhook == "ops"]
+    # Of 90 there is room for 85: what waits, and the oldest of the dead.
+    assert retried == len(ours_now) == 85
+    assert {(row.attempts, row.due_at) for row in ours_now} == {(0, "2026-01-01T00:00:00.000000Z")}
+    assert [number_of(row) for row in ours_now] == [*range(35), *range(40, 90)]
+    assert [number_of(row) for row in dead] == [*range(35, 40)]
+    assert [row for row in queued if row.webhook == "two"] == other
+    # Two slices at most from one write of somebody else to the next.
+    assert 0 < max(after - before for before, after in itertools.pairwise(changed)) <= 20
+
+
+class Refusing(Database):
+    """A database on a disk that is full while a test says so."""
+
+    full = False
+
+    @override
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        if self.full:
+            raise StorageFullError
+
+        return await super().write(work)
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(204, []), (500, [1]), (410, [1])])
+async def test_what_became_of_a_post_is_noted_however_long_the_disk_is_full(
+    tmp_path: Path, status: int, attempts: list[int]
+) -> None:
+    receiver, clock, answered = Receiver(), FakeClock(), anyio.Event()
+    receiver.reactions = [Reaction(status, wait=answered)]
+    receiver.always = Reaction(wait=anyio.Event())
+    table = settings_of(tmp_path, receiver.url)
+    async with (
+        receiver.serving(),
+        Refusing.open(tmp_path / "gateway.db", clock) as database,
+        anyio.create_task_group() as tasks,
+    ):
+        assert isinstance(database, Refusing)
+        hooks = webhooks.Webhooks(database, clock, [table], lambda: 0.0)
+        await tasks.start(hooks.run)
+        await database.write(lambda tx: hooks.stage(tx, EventKind.TURN_COMPLETED, KEY, {}))
+        await receiver.until(lambda: receiver.posts)
+        database.full = True
+        answered.set()
+        with capture_logs() as logs, anyio.fail_after(10):
+            while [line["event"] for line in logs].count("webhook.waiting_for_storage") < 3:
+                await clock.advance(RETRY_S)
+        full = await hooks.page(rows.EventState.QUEUED, limit=10)
+        posted = len(receiver.posts)
+        database.full = False
+        with anyio.fail_after(10):
+            while full == (noted := await hooks.page(rows.EventState.QUEUED, limit=10)):
+                await clock.advance(RETRY_S)
+        tasks.cancel_scope.cancel()
+
+    assert ([row.attempts for row in full], posted) == ([0], 1)
+    assert [row.attempts for row in noted] == attempts
 
 
 async def test_an_event_that_was_being_posted_comes_again_with_its_id_after_a_restart(

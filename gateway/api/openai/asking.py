@@ -10,13 +10,16 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.access.tokens import OPERATOR
+import orjson
+
+from gateway.access.tokens import OPERATOR, ClientToken
 from gateway.agents.asked import NO_WISHES, Asked, Wishes
 from gateway.agents.direct import DirectRequest, Takes
 from gateway.api.bodies import header_of
 from gateway.api.openai.conversation import conversation, said_last
 from gateway.api.openai.errors import refused
-from gateway.api.openai.wire import MAX_SESSION_CHARS
+from gateway.api.openai.wire import MAX_SESSION_CHARS, ChatRequest, read_request
+from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.model import AgentId, Inbound, SessionSource, ToolSpec
 from gateway.turns.brought import Brought
 
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
-    from gateway.api.openai.wire import ChatRequest
     from gateway.model import TurnId
 
 PLATFORM: Final = "openai"
@@ -52,13 +54,47 @@ _USUAL: Final = {
 class Asker:
     """Who sends a request."""
 
-    token: str
-    """The name of the client's token; empty: the gateway's own."""
+    token: ClientToken | None
+    """The client's; None: the gateway's own."""
+
+    @property
+    def name(self) -> str:
+        """The name of the client's token; empty: the gateway's own."""
+        return "" if self.token is None else self.token.name
 
     def source(self, session: str = "") -> SessionSource:
         """Return where the messages of a session come from; no other token has the same place."""
-        user = self.token or OPERATOR
-        return SessionSource(PLATFORM, session, account=self.token, user_id=user)
+        return SessionSource(PLATFORM, session, account=self.name, user_id=self.name or OPERATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A request as it was read."""
+
+    request: ChatRequest
+    session: str
+    """The name of its session, NFC; empty: it is for none."""
+    direct: DirectRequest | None
+    """What a request without a session asks an agent for."""
+    tokens: int
+    """How many that is, roughly."""
+
+
+def read(scope: Scope, asker: Asker, turn_id: TurnId, fields: dict[str, object]) -> Read:
+    """Return the request that a JSON object is, with all that takes time for a long one.
+
+    Raises:
+        ProblemError: it is none, or its conversation or its tools are not taken.
+    """
+    request = read_request(fields)
+    session = session_name(scope, request)
+    if session:
+        return Read(request, session, None, 0)
+
+    direct = direct_request(request, asker, turn_id)
+    chars = estimate_context_chars(direct.messages)
+    chars += sum(len(orjson.dumps(tool.schema)) + len(tool.description) for tool in direct.tools)
+    return Read(request, "", direct, tokens_of_chars(chars))
 
 
 def session_name(scope: Scope, request: ChatRequest) -> str:
@@ -115,7 +151,8 @@ def message_of(
         agent=AgentId(request.model),
         typed=False,
     )
-    return inbound, Brought(Asked(told.instructions, tuple(tools), wishes), told.results, again)
+    asked = Asked(told.instructions, tuple(tools), wishes)
+    return inbound, Brought(asked, told.results, again, told.heard)
 
 
 def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> DirectRequest:
@@ -130,7 +167,7 @@ def direct_request(request: ChatRequest, asker: Asker, turn_id: TurnId) -> Direc
     cache_key = ""
     if request.prompt_cache_key:
         # Another token's prompt must not be found by its name.
-        told = f"{asker.token}\0{request.prompt_cache_key}".encode(errors="replace")
+        told = f"{asker.name}\0{request.prompt_cache_key}".encode(errors="replace")
         cache_key = hashlib.sha256(told).hexdigest()[:32]
     return DirectRequest(messages, tools, wishes, cache_key)
 

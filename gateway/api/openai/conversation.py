@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from gateway.api.openai.wire import AnyMessage, ImagePart
 
-_DATA_URL: Final = re.compile(
-    r"data:(image/(?:gif|jpeg|png|webp));base64,((?:[A-Za-z0-9+/]{4})*"
-    r"(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)"
-)
+_DATA_URL: Final = re.compile(r"data:(image/(?:gif|jpeg|png|webp));base64,([A-Za-z0-9+/]*={0,2})")
+_BASE64_CHARS: Final = 4
+"""Base64 comes in groups of so many."""
 
 
 def conversation(messages: Sequence[AnyMessage], turn_id: TurnId) -> list[Message]:
@@ -76,6 +75,8 @@ class Told:
     """What tools of the client's have returned, by call."""
     instructions: tuple[str, ...]
     """What the model is told of this answer alone."""
+    heard: tuple[str, ...]
+    """The last answer that the client knows of; see `Brought`."""
 
 
 def said_last(messages: Sequence[AnyMessage]) -> Told:
@@ -110,7 +111,9 @@ def said_last(messages: Sequence[AnyMessage]) -> Told:
         raise refused(f"messages: {text}", "messages")
 
     told = (_text(one.content) for one in messages if isinstance(one, SystemMessage))
-    return Told("\n\n".join(texts), results, tuple(filter(str.strip, told)))
+    last = messages[behind - 1] if behind else None
+    heard = _heard(last) if isinstance(last, AssistantMessage) else ()
+    return Told("\n\n".join(texts), results, tuple(filter(str.strip, told)), heard)
 
 
 def place_of_result(messages: Sequence[AnyMessage], call_id: str) -> str:
@@ -121,6 +124,11 @@ def place_of_result(messages: Sequence[AnyMessage], call_id: str) -> str:
         if isinstance(one, ToolMessage) and clean_text(one.tool_call_id) == call_id
     )
     return f"messages[{place}].tool_call_id"
+
+
+def _heard(answer: AssistantMessage) -> tuple[str, ...]:
+    calls = tuple(clean_text(call.id) for call in answer.tool_calls or ())
+    return calls or (_text(answer.content or ()),)
 
 
 def _text(parts: Sequence[TextPart | ImagePart | RefusalPart]) -> str:
@@ -145,7 +153,7 @@ def _images(message: UserMessage, where: str) -> tuple[Image, ...]:
     images = []
     for place, part in _image_parts(message):
         found = _DATA_URL.fullmatch(part.image_url.url)
-        if found is None:
+        if found is None or len(found[2]) % _BASE64_CHARS:
             param = f"{where}.content[{place}].image_url.url"
             raise refused(
                 f"{param}: accepted is data:image/png;base64,... with a gif, jpeg, png or webp; "

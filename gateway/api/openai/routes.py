@@ -5,9 +5,6 @@ A client that goes away ends its stream and a stateless call; the turn of a sess
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,41 +12,41 @@ import anyio
 from starlette.routing import Route
 
 from gateway.agents.direct import Direct
-from gateway.api.answers import json_response, send_json
-from gateway.api.bodies import read_object
+from gateway.api.answers import json_response
+from gateway.api.bodies import read_as
 from gateway.api.form import query_form
 from gateway.api.guard import CLIENT
-from gateway.api.openai.answers import Completed, Frame
-from gateway.api.openai.asking import Asker, message_of, session_name
+from gateway.api.openai.answering import Answering
+from gateway.api.openai.answers import Frame
+from gateway.api.openai.asking import Asker, message_of
+from gateway.api.openai.asking import read as read_asked
 from gateway.api.openai.conversation import place_of_result
 from gateway.api.openai.errors import (
     COMPLETIONS,
     MODELS,
     error_event,
-    of_taken,
     refused,
     revoked,
     stopped,
 )
-from gateway.api.openai.sessions import SessionCalls, completed_turn
+from gateway.api.openai.sessions import SessionCalls
 from gateway.api.openai.stateless import StatelessCalls
-from gateway.api.openai.wire import MAX_VALUES, read_request
-from gateway.api.problems import ProblemError, problem_of, unexpected
+from gateway.api.openai.wire import MAX_VALUES
+from gateway.api.problems import ProblemError
 from gateway.api.streaming import KEEP_ALIVE_S, EventStream
 from gateway.errors import GatewayError
-from gateway.log import get_logger
 from gateway.model import AgentId
 from gateway.transcripts.open_turns import UnknownCallError
-from gateway.turns.ticket import Progress, Question, Reply, Told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
     from gateway.api.context import ApiContext
-    from gateway.api.openai.wire import ChatRequest
-    from gateway.api.problems import Problem
+    from gateway.api.openai.asking import Read
     from gateway.model import TurnId
 
 LOOK_S: Final = 4.0
@@ -94,45 +91,6 @@ class Models:
         return {"id": agent, "object": "model", "created": created, "owned_by": _OWNER}
 
 
-@dataclass(frozen=True, slots=True)
-class _Answering:
-    """An answer that is being made."""
-
-    progress: Progress[Reply] | Progress[Completed]
-    run: Callable[[], Coroutine[object, object, None]] | None = None
-    """Makes it; None where that is done elsewhere, in a session."""
-    keyed: bool = False
-    """Whether the message came with a key."""
-
-    def told(self, problem: Problem) -> Problem:
-        """Return what the client is told of a failure."""
-        return of_taken(problem, keyed=self.keyed) if self.run is None else problem
-
-    async def completed(self) -> Completed:
-        """Wait for the end and return the answer.
-
-        Raises:
-            ProblemError: there is none.
-        """
-        try:
-            found = await self.progress.reply()
-            return completed_turn(found) if isinstance(found, Reply) else found
-        except GatewayError as error:
-            problem = problem_of(error)
-            if problem is None:
-                get_logger().error("api.request_failed", exc_info=error)
-                problem = unexpected()
-            raise ProblemError(self.told(problem)) from error
-
-    async def begun(self) -> bool:
-        """Wait until there is text of an agent's, or the end; tell whether it is the end."""
-        async with aclosing(self.progress.deltas()) as pieces:
-            async for piece in pieces:
-                if not _is_held(piece):
-                    return self.progress.known_reply is not None
-        return True
-
-
 class Completions:
     """Takes requests for completions. An ASGI endpoint: it may stream."""
 
@@ -140,72 +98,78 @@ class Completions:
         """Have requests answered by the context's agents."""
         self._context = context
         self._calls = StatelessCalls(context)
-        self._sessions = SessionCalls(context.door)
+        self._sessions = SessionCalls(context.door, context.turns.handed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        context = self._context
-        fields = await read_object(
-            scope, receive, context.settings, context.clock, max_values=MAX_VALUES
+        context, asker = self._context, Asker(scope["state"][CLIENT])
+        turn_id = context.turns.new_turn_id()
+        read = await read_as(
+            *(scope, receive, context.settings, context.clock),
+            partial(read_asked, scope, asker, turn_id),
+            max_values=MAX_VALUES,
         )
-        request = read_request(fields)
-        asker = Asker(scope["state"][CLIENT])
-        if asker.token:
+        if asker.token is not None:
             await context.tokens.note_used(asker.token)
-        if AgentId(request.model) not in context.turns.answering.agents:
+        if AgentId(read.request.model) not in context.turns.answering.agents:
             raise _no_model()
 
-        turn_id = context.turns.new_turn_id()
+        # While the body came, or the use was noted.
+        self._check_open(asker)
         try:
-            await self._answer(scope, request, asker, turn_id, receive, send)
+            await self._answer(scope, read, asker, turn_id, receive, send)
         finally:
             self._calls.end(turn_id)
 
     async def _answer(
         self,
         scope: Scope,
-        request: ChatRequest,
+        read: Read,
         asker: Asker,
         turn_id: TurnId,
         receive: Receive,
         send: Send,
     ) -> None:
         """Answer a request; `turn_id` is that of a call without a session."""
-        answering, told_id = await self._answering(scope, request, asker, turn_id)
+        answering = await self._answering(scope, read, asker, turn_id)
+        request, now = read.request, self._context.clock.now()
         options = request.stream_options
         counts = bool(options is not None and options.include_usage)
-        frame = Frame(told_id, request.model, self._context.clock.now(), with_usage=counts)
+        frame = Frame(answering.turn_id, request.model, now, with_usage=counts)
         if request.stream:
             answer = partial(self._stream, answering, frame, asker, receive, send)
         else:
-            answer = partial(self._while_open, asker, partial(_whole, answering, frame, send))
+            whole = partial(answering.send_whole, frame, send)
+            answer = partial(self._while_open, asker, whole)
         try:
-            await _beside(answering, receive, answer)
+            await answering.beside(receive, answer)
         except anyio.get_cancelled_exc_class():
             # The server stops, and nothing runs above this task: it may end with an answer.
             raise ProblemError(answering.told(stopped())) from None
 
     async def _answering(
-        self, scope: Scope, request: ChatRequest, asker: Asker, turn_id: TurnId
-    ) -> tuple[_Answering, str]:
-        context, name = self._context, session_name(scope, request)
-        if name:
+        self, scope: Scope, read: Read, asker: Asker, turn_id: TurnId
+    ) -> Answering:
+        context, request = self._context, read.request
+        if read.session:
             agent = context.turns.answering.agents[AgentId(request.model)]
             takes = agent.takes() if isinstance(agent, Direct) else None
-            inbound, brought = message_of(scope, request, asker, name, takes)
+            inbound, brought = message_of(scope, request, asker, read.session, takes)
             try:
                 ticket = await self._sessions.submit(inbound, brought)
             except UnknownCallError as error:
                 param = place_of_result(request.messages, error.call_id)
                 raise refused(f"{param}: {error}", param) from error
-            return _Answering(ticket.progress, keyed=bool(inbound.message_id)), ticket.turn_id
+            note_whole = partial(context.turns.handed.note_whole, ticket.turn_id)
+            keyed = bool(inbound.message_id)
+            return Answering(ticket.turn_id, ticket.progress, keyed=keyed, note_whole=note_whole)
 
-        call = await self._calls.prepare(request, asker, turn_id)
-        return _Answering(call.progress, call.run), turn_id
+        call = await self._calls.prepare(read, asker, turn_id)
+        return Answering(turn_id, call.progress, call.run)
 
     async def _stream(
         self,
-        answering: _Answering,
+        answering: Answering,
         frame: Frame,
         asker: Asker,
         receive: Receive,
@@ -217,13 +181,27 @@ class Completions:
         that nobody on the way takes the connection for dead.
         """
         ended = False
-        with self._context.clock.move_on_after(KEEP_ALIVE_S):
+
+        async def begun() -> None:
+            nonlocal ended
             ended = await answering.begun()
+
+        with self._context.clock.move_on_after(KEEP_ALIVE_S):
+            await self._while_open(asker, begun)
         if ended:
             await answering.completed()
         stream = EventStream(self._context.clock, receive, send, error_event=error_event)
-        write = partial(self._while_open, asker, partial(_write, answering, frame, stream))
+        write = partial(self._while_open, asker, partial(answering.write, frame, stream))
         await stream.run(write, stopped=answering.told(stopped()))
+
+    def _check_open(self, asker: Asker) -> None:
+        """Make sure that the client's token opens the API still.
+
+        Raises:
+            ProblemError: it was revoked.
+        """
+        if asker.token is not None and not self._context.tokens.is_open(asker.token):
+            raise ProblemError(revoked())
 
     async def _while_open(
         self, asker: Asker, answer: Callable[[], Coroutine[object, object, None]]
@@ -233,21 +211,20 @@ class Completions:
         Raises:
             ProblemError: it was revoked.
         """
-        if not asker.token:
+        token = asker.token
+        if token is None:
             await answer()
             return
 
-        tokens, ended = self._context.tokens, False
-        digest = tokens.digest_of(asker.token)
+        ended, failed = False, None
 
         async def watch() -> None:
             nonlocal ended
-            while tokens.digest_of(asker.token) == digest:
+            while self._context.tokens.is_open(token):
                 await self._context.clock.sleep(LOOK_S)
             ended = True
             group.cancel_scope.cancel()
 
-        failed: GatewayError | None = None
         async with anyio.create_task_group() as group:
             group.start_soon(watch)
             try:
@@ -259,65 +236,6 @@ class Completions:
             raise ProblemError(revoked())
         if failed is not None:
             raise failed
-
-
-async def _whole(answering: _Answering, frame: Frame, send: Send) -> None:
-    await send_json(send, frame.whole(await answering.completed()))
-
-
-async def _write(answering: _Answering, frame: Frame, stream: EventStream) -> None:
-    """Write the chunks of an answer."""
-    await stream.data(frame.first())
-    held: list[str] = []
-    async with aclosing(answering.progress.deltas()) as pieces:
-        async for piece in pieces:
-            if _is_held(piece):
-                held.append(piece)
-                continue
-
-            for text in (*held, piece):
-                await stream.data(frame.text(text))
-            held.clear()
-    # Of an answer that failed, what is held says why, and so does the error.
-    completed = await answering.completed()
-    for text in held:
-        await stream.data(frame.text(text))
-    for chunk in (*frame.calls(completed.calls), *frame.last(completed)):
-        await stream.data(chunk)
-    await stream.data(b"[DONE]")
-
-
-async def _beside(
-    answering: _Answering, receive: Receive, answer: Callable[[], Coroutine[object, object, None]]
-) -> None:
-    """Answer while the answer is made, and as long as the client is there."""
-    if answering.run is None:
-        await answer()
-        return
-
-    failed: GatewayError | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(answering.run)
-        group.start_soon(_leave_with_client, receive, group.cancel_scope)
-        try:
-            await answer()
-        except GatewayError as error:
-            # Out of here it would come in a group of exceptions.
-            failed = error
-        group.cancel_scope.cancel()
-    if failed is not None:
-        raise failed
-
-
-async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-def _is_held(piece: str) -> bool:
-    """Return whether a piece waits for the next: it may say no more than why there is none."""
-    return isinstance(piece, Told) and not isinstance(piece, Question)
 
 
 def _no_model() -> Exception:

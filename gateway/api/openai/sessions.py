@@ -11,12 +11,14 @@ from gateway.api.openai.answers import Completed
 from gateway.api.openai.errors import NOT_AGAIN, agent_problem
 from gateway.api.problems import Problem, ProblemError
 from gateway.errors import GatewayError
+from gateway.turns.again import MaybeAnsweredError
 from gateway.turns.records import PAUSED
 
 if TYPE_CHECKING:
     from gateway.commands.door import Door
     from gateway.model import Inbound
     from gateway.turns.brought import Brought
+    from gateway.turns.handed import HandedOut
     from gateway.turns.ticket import Reply, Ticket
 
 MAX_REFUSED: Final = 1_024
@@ -26,17 +28,23 @@ MAX_REFUSED: Final = 1_024
 class SessionCalls:
     """Hands messages to sessions.
 
-    An SDK that lost an answer sends its message again, without an id. It is then taken for the last
-    one of the session if it says the same, unless it was refused when it came first.
+    An SDK that lost an answer sends its message again, without an id: `gateway.turns.again` tells
+    which message that is. While one of the same words is answered that cannot tell it from one that
+    was refused; so those are remembered.
     """
 
-    def __init__(self, door: Door) -> None:
-        """Hand messages to a door."""
+    def __init__(self, door: Door, handed: HandedOut) -> None:
+        """Hand messages to a door, and note that their answers are still to be handed out."""
         self._door = door
+        self._handed = handed
         self._refused: OrderedDict[bytes, None] = OrderedDict()
 
     async def submit(self, inbound: Inbound, brought: Brought) -> Ticket:
-        """Return the ticket of a message; see `Door.submit`."""
+        """Return the ticket of a message; see `Door.submit`.
+
+        Raises:
+            ProblemError: it may have been answered before the gateway was started.
+        """
         told = "\0".join((inbound.source.account, inbound.source.chat_id, inbound.text))
         mark = hashlib.sha256(told.encode(errors="replace")).digest()
         known_new = brought.again and mark in self._refused
@@ -44,6 +52,9 @@ class SessionCalls:
             brought = replace(brought, again=False)
         try:
             ticket = await self._door.submit(inbound, brought)
+        except MaybeAnsweredError as error:
+            problem = Problem(409, "maybe_answered", "Maybe answered", str(error), {}, NOT_AGAIN)
+            raise ProblemError(problem) from error
         except GatewayError:
             if not brought.again and not inbound.message_id:
                 self._refused[mark] = None
@@ -51,6 +62,8 @@ class SessionCalls:
                     self._refused.popitem(last=False)
             raise
         self._refused.pop(mark, None)
+        if not ticket.duplicate:
+            self._handed.expect(ticket.turn_id)
         return ticket
 
 

@@ -10,17 +10,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
 from gateway.access.deciding import Standing
 from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
-from gateway.agents.direct import Direct, DirectRequest
+from gateway.agents.direct import Direct
 from gateway.api.openai.answers import Completed
-from gateway.api.openai.asking import check_taken, direct_request
+from gateway.api.openai.asking import check_taken
 from gateway.api.openai.errors import CONTEXT_TOO_LONG, agent_problem, of_agent, refused, too_late
 from gateway.api.problems import ProblemError, unexpected
 from gateway.context.cache import cache_policy
-from gateway.context.estimate import estimate_context_chars, tokens_of_chars
 from gateway.context.prices import call_usd
 from gateway.durable.batch import PASSING
 from gateway.errors import (
@@ -50,10 +47,9 @@ from gateway.turns.ticket import Progress
 if TYPE_CHECKING:
     from gateway.agents.base import Agent, AgentEvent
     from gateway.api.context import ApiContext
-    from gateway.api.openai.asking import Asker
-    from gateway.api.openai.wire import ChatRequest
+    from gateway.api.openai.asking import Asker, Read
     from gateway.durable.batch import Transaction
-    from gateway.model import SessionSource, TurnId
+    from gateway.model import TurnId
 
 BUSY_S: Final = 5.0
 """When to come again where too many calls run."""
@@ -98,6 +94,44 @@ class _Made:
         return Completed("".join(self.texts), self.agent, usage, self.message.tool_calls, self.cut)
 
 
+class _Asked:
+    """What a call asks for, and who can answer it."""
+
+    def __init__(self, read: Read) -> None:
+        if read.direct is None:
+            raise AssertionError("a request to a session")
+
+        self.direct = read.direct
+        self._request, self._tokens = read.request, read.tokens
+
+    def check(self, agent: Agent) -> None:
+        """Refuse what the agent cannot do, and what does not fit its window.
+
+        Raises:
+            ProblemError: either.
+        """
+        if not isinstance(agent, Direct):
+            text = f"the agent {self._request.model!r} answers in sessions alone: name one."
+            raise refused(f"model: {text}", "model")
+
+        check_taken(self.direct.tools, self.direct.wishes, agent.takes(), self._request)
+        if self._tokens > _room(agent):
+            raise refused(
+                f"The messages and tools are more than the {_room(agent)} tokens that the agent "
+                "takes.",
+                "messages",
+                code=CONTEXT_TOO_LONG,
+            )
+
+    def heeded_by(self, agent: Agent) -> bool:
+        """Return whether an agent can stand in for another."""
+        if not isinstance(agent, Direct):
+            return False
+
+        heeds = agent.takes().heeds(self.direct.tools, self.direct.wishes)
+        return heeds and self._tokens <= _room(agent)
+
+
 class StatelessCalls:
     """Answers calls, so many at once and no more."""
 
@@ -107,7 +141,7 @@ class StatelessCalls:
         self._running: dict[TurnId, tuple[str, int]] = {}
         """Of each call its user and the tokens that it sends, roughly."""
 
-    async def prepare(self, request: ChatRequest, asker: Asker, turn_id: TurnId) -> StatelessCall:
+    async def prepare(self, read: Read, asker: Asker, turn_id: TurnId) -> StatelessCall:
         """Return a call that may run; it counts as one that does until `end`.
 
         Raises:
@@ -128,21 +162,14 @@ class StatelessCalls:
         if admission.standing is Standing.STRANGER:
             raise ForbiddenError(admission.text or "This token may not talk here.")
 
-        agent = context.turns.answering.agents[AgentId(request.model)]
-        asked = direct_request(request, asker, turn_id)
-        _check(agent, asked, request)
-        if len(self._running) >= context.turn_settings().max_running:
-            raise BusyError(
-                "The gateway answers too many calls. Please try again in a moment.",
-                retry_after_s=BUSY_S,
-                caller_limit=False,
-            )
-
+        asked, agent_id = _Asked(read), AgentId(read.request.model)
+        asked.check(context.turns.answering.agents[agent_id])
+        user = user_of(source)
+        self._check_places(user)
         # Each call is a session of its own: of the rates, only that of the user counts.
         context.turns.spend(Inbound(source, ""), SessionKey(turn_id))
-        user = user_of(source)
         under_way = sum(tokens for whose, tokens in self._running.values() if whose == user)
-        self._running[turn_id] = (user, _tokens(asked))
+        self._running[turn_id] = (user, read.tokens)
         try:
             # What runs is used, though its provider has not counted it yet.
             extra = Usage(input_tokens=under_way)
@@ -153,11 +180,35 @@ class StatelessCalls:
             self.end(turn_id)
             raise
 
-        return StatelessCall(context, AgentId(request.model), asked, source, turn_id)
+        return StatelessCall(context, agent_id, asked, user, turn_id)
 
     def end(self, turn_id: TurnId) -> None:
         """Count a call no more; harmless where it was not."""
         self._running.pop(turn_id, None)
+
+    def _check_places(self, user: str) -> None:
+        """Make sure that there is a place for one more call of a user's.
+
+        No user has more than half of them: slow calls of one must not shut out the others.
+
+        Raises:
+            BusyError: there is none.
+        """
+        most = self._context.turn_settings().max_running
+        if len(self._running) >= most:
+            raise BusyError(
+                "The gateway answers too many calls. Please try again in a moment.",
+                retry_after_s=BUSY_S,
+                caller_limit=False,
+            )
+
+        share = max(1, most // 2)
+        if sum(whose == user for whose, _ in self._running.values()) >= share:
+            raise BusyError(
+                f"{share} of your calls run already, which is the most. Please try again later.",
+                retry_after_s=BUSY_S,
+                caller_limit=True,
+            )
 
 
 class StatelessCall:
@@ -167,15 +218,15 @@ class StatelessCall:
         self,
         context: ApiContext,
         agent: AgentId,
-        asked: DirectRequest,
-        source: SessionSource,
+        asked: _Asked,
+        user: str,
         turn_id: TurnId,
     ) -> None:
         """Take what is to be answered, and by whom."""
         self._context = context
         self._first = agent
         self._asked = asked
-        self._user = user_of(source)
+        self._user = user
         self._turn_id = turn_id
         self._made = _Made()
         self.progress: Progress[Completed] = Progress()
@@ -246,7 +297,7 @@ class StatelessCall:
         )
         for agent_id in order:
             agent = answering.agents[agent_id]
-            if agent_id != self._first and not _heeds(agent, self._asked):
+            if agent_id != self._first and not self._asked.heeded_by(agent):
                 continue
             try:
                 await self._ask(agent_id, agent)
@@ -267,7 +318,7 @@ class StatelessCall:
             raise AgentError(f"{agent_id}: answers in sessions alone")
 
         self._made.agent = agent_id
-        async with aclosing(agent.ask(self._asked)) as events:
+        async with aclosing(agent.ask(self._asked.direct)) as events:
             async for event in events:
                 self.progress.add_text(self._made.take(event))
 
@@ -297,40 +348,5 @@ class StatelessCall:
         return call_usd(policy, call.usage)
 
 
-def _check(agent: Agent, asked: DirectRequest, request: ChatRequest) -> None:
-    """Refuse what the agent cannot do, and what does not fit its window.
-
-    Raises:
-        ProblemError: either.
-    """
-    if not isinstance(agent, Direct):
-        text = f"the agent {request.model!r} answers in sessions alone: name one."
-        raise refused(f"model: {text}", "model")
-
-    check_taken(asked.tools, asked.wishes, agent.takes(), request)
-    if not _fits(agent, asked):
-        room = agent.facts().window_tokens - agent.facts().reserve_tokens
-        raise refused(
-            f"The messages and tools are more than the {room} tokens that the agent takes.",
-            "messages",
-            code=CONTEXT_TOO_LONG,
-        )
-
-
-def _heeds(agent: Agent, asked: DirectRequest) -> bool:
-    """Return whether an agent can stand in for another."""
-    if not isinstance(agent, Direct):
-        return False
-
-    return agent.takes().heeds(asked.tools, asked.wishes) and _fits(agent, asked)
-
-
-def _fits(agent: Agent, asked: DirectRequest) -> bool:
-    facts = agent.facts()
-    return _tokens(asked) <= facts.window_tokens - facts.reserve_tokens
-
-
-def _tokens(asked: DirectRequest) -> int:
-    chars = estimate_context_chars(asked.messages)
-    chars += sum(len(orjson.dumps(tool.schema)) + len(tool.description) for tool in asked.tools)
-    return tokens_of_chars(chars)
+def _room(agent: Agent) -> int:
+    return agent.facts().window_tokens - agent.facts().reserve_tokens

@@ -39,12 +39,14 @@ class _Object(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nothing(cls, value: Any) -> Any:  # noqa: ANN401 - whatever a client sends
-        """Leave out fields that are not known and ask for nothing."""
+        """Leave out fields that are not known and ask for nothing; of others the first is told."""
         if not isinstance(value, dict):
             return value
 
         known = cls.model_fields
-        return {key: one for key, one in value.items() if one is not None or key in known}
+        strange = (key for key, one in value.items() if one is not None and key not in known)
+        first = next(strange, None)
+        return {key: one for key, one in value.items() if key in known or key == first}
 
 
 def _parts(value: object) -> object:
@@ -85,12 +87,16 @@ class RefusalPart(_Object):
     refusal: str
 
 
-Texts = Annotated[list[TextPart], BeforeValidator(_parts)]
+Texts = Annotated[list[TextPart], Field(fail_fast=True), BeforeValidator(_parts)]
 Shown = Annotated[
-    list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], BeforeValidator(_parts)
+    list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+    Field(fail_fast=True),
+    BeforeValidator(_parts),
 ]
 Said = Annotated[
-    list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]], BeforeValidator(_parts)
+    list[Annotated[TextPart | RefusalPart, Field(discriminator="type")]],
+    Field(fail_fast=True),
+    BeforeValidator(_parts),
 ]
 FunctionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Speaker = Annotated[str, Field(max_length=64)]
@@ -139,7 +145,7 @@ class AssistantMessage(_Object):
     role: Literal["assistant"]
     content: Said | None = None
     refusal: str | None = None
-    tool_calls: Annotated[list[Call], Field(max_length=256)] | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True, max_length=256)] | None = None
     parsed: Any = None
     """What the SDK's helpers have made of the content; they send it back."""
     annotations: list[Any] | None = None
@@ -208,11 +214,13 @@ class ChatRequest(_Object):
     """A request for a completion."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[AnyMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    ]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     user: Annotated[str, Field(max_length=MAX_SESSION_CHARS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Annotated[ToolChoice, BeforeValidator(_choice)] | None = None
     parallel_tool_calls: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
