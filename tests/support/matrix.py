@@ -41,11 +41,11 @@ class Run:
     lost: str = ""
     """Why the channel ended."""
     changed: anyio.Event = field(default_factory=anyio.Event)
-    _before: int = 0
-    """When the place was stored the last time before the last message."""
+    _before: bytes = b""
+    """The place as it was stored before the last message."""
 
     async def receive(self, inbound: Inbound) -> Receipt:
-        self._before = self._written()
+        self._before = self.place.read_bytes()
         receipt = self.receipts.pop(0) if self.receipts else Receipt()
         self.note()
         if isinstance(receipt, Exception):
@@ -70,11 +70,8 @@ class Run:
     async def stored(self) -> None:
         """Wait until the place is past what was handed over."""
         with anyio.fail_after(PATIENCE_S):
-            while self._written() == self._before:
-                await anyio.to_thread.run_sync(self.place.read_bytes)
-
-    def _written(self) -> int:
-        return self.place.stat().st_mtime_ns
+            while await anyio.to_thread.run_sync(self.place.read_bytes) == self._before:
+                pass
 
     def _ready(self) -> None:
         self.reached.set()
