@@ -60,28 +60,20 @@ FLOORS: Final = {
 
 SDKS: Final = {
     "aiogram": {
-        f"gateway.channels.{name}"
-        for name in ("telegram", "telegram_api", "telegram_polling", "telegram_webhook")
+        f"gateway.channels.telegram.{name}" for name in ("api", "channel", "polling", "webhook")
     },
     "anthropic": {"gateway.agents.anthropic"},
     "mcp": {f"gateway.tools.{name}" for name in ("client", "http", "lines", "stdio", "wire")},
     "nio": {
-        f"gateway.channels.{name}"
-        for name in (
-            "matrix",
-            "matrix_api",
-            "matrix_behind",
-            "matrix_gap",
-            "matrix_joining",
-            "matrix_sync",
-        )
+        f"gateway.channels.matrix.{name}"
+        for name in ("api", "behind", "channel", "gap", "joining", "sync")
     },
     "openai": {"gateway.agents.openai"},
 }
 """The modules that may import each vendor's SDK; they load it, so nobody else loads them early."""
 
 SDK_TYPES: Final = {
-    "gateway.channels.telegram_inbound": "aiogram",
+    "gateway.channels.telegram.inbound": "aiogram",
     "gateway.tools.results": "mcp",
 }
 """Modules that may name an SDK's types, and never load it."""

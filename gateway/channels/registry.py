@@ -8,10 +8,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gateway.channels.matrix_settings import MatrixSettings
+from gateway.channels.matrix.settings import MatrixSettings
 from gateway.channels.settings import LoopbackSettings
-from gateway.channels.telegram_settings import TelegramSettings
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.telegram.settings import TelegramSettings
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,19 +38,19 @@ def open_channel(account: str, settings: ChannelSettings, state_dir: Path, clock
     with _extra(account, settings.kind):
         match settings:
             case LoopbackSettings():
-                from gateway.channels.loopback import LoopbackChannel  # noqa: PLC0415 - only here
+                from gateway.channels.loopback.channel import LoopbackChannel  # noqa: PLC0415 - only here
 
                 return LoopbackChannel(account, settings, state_dir, clock)
             case MatrixSettings():
-                from gateway.channels.matrix import MatrixChannel  # noqa: PLC0415 - imports the SDK
+                from gateway.channels.matrix.channel import MatrixChannel  # noqa: PLC0415 - imports the SDK
 
                 return MatrixChannel(account, settings, state_dir, clock)
             case TelegramSettings():
-                from gateway.channels.telegram import TelegramChannel  # noqa: PLC0415 - imports the SDK
+                from gateway.channels.telegram.channel import TelegramChannel  # noqa: PLC0415 - imports the SDK
 
                 return TelegramChannel(account, settings, clock)
             case WebhookChannelSettings():
-                from gateway.channels.webhook import WebhookChannel  # noqa: PLC0415 - only here
+                from gateway.channels.webhook.channel import WebhookChannel  # noqa: PLC0415 - only here
 
                 return WebhookChannel(account, settings, clock)
 

@@ -9,9 +9,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from gateway.channels.matrix_settings import MatrixSettings
-from gateway.channels.telegram_settings import TelegramSettings
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.matrix.settings import MatrixSettings
+from gateway.channels.telegram.settings import TelegramSettings
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.settings import PathSetting, Settings
 
 ACCEPTED_ACCOUNT: Final = "a name of 1 to 32 characters a-z 0-9 _ - that begins with a-z or 0-9"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.channels.settings import ChannelSettings
-from gateway.channels.telegram_settings import OFFICIAL_TELEGRAM_URL
+from gateway.channels.telegram.settings import OFFICIAL_TELEGRAM_URL
 from gateway.config.keys import KeyPath, dotted, quoted
 from gateway.settings import is_loopback
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from gateway.api.settings import MIN_TOKEN_CHARS
-from gateway.channels.matrix_settings import problem_of_access_token
-from gateway.channels.telegram_settings import problem_of_token, problem_of_webhook_secret
+from gateway.channels.matrix.settings import problem_of_access_token
+from gateway.channels.telegram.settings import problem_of_token, problem_of_webhook_secret
 from gateway.config.keys import KeyPath, dotted
 from gateway.config.model import GatewayConfig
 from gateway.config.places import NO_PLACES

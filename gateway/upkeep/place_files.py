@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gateway.channels.base import ChannelError
-from gateway.channels.matrix_place import PLACES, read_place
+from gateway.channels.matrix.place import PLACES, read_place
 from gateway.errors import DamagedDataError, GatewayError
 from gateway.upkeep.archive_files import copy_file
 from gateway.upkeep.findings import Level, Report, Tally, tell

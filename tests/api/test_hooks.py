@@ -13,8 +13,8 @@ import pytest
 
 from gateway.api.hooks import LOCKOUT_S, MAX_BODY_BYTES, MAX_FAILURES, WINDOW_S
 from gateway.channels.base import Receipt
-from gateway.channels.webhook import WebhookChannel
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.webhook.channel import WebhookChannel
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.clock import FakeClock
 from gateway.retention.discarding import DELIVERED_DAYS, discard_old
 from gateway.sessions.history import stamp

@@ -18,7 +18,7 @@ from gateway.channels.base import (
     Receipt,
     SendError,
 )
-from gateway.channels.loopback import MAX_WAITING, LoopbackChannel
+from gateway.channels.loopback.channel import MAX_WAITING, LoopbackChannel
 from gateway.channels.settings import LoopbackSettings
 from gateway.clock import FakeClock
 from gateway.errors import StorageFullError, UnavailableError

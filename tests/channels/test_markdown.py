@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.channels import matrix_markup, telegram_markup
 from gateway.channels.markdown import plain_where_it_fails
+from gateway.channels.matrix import markup as matrix_markup
+from gateway.channels.telegram import markup as telegram_markup
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.channels.base import NotConnectedError, Outbound, SendError
-from gateway.channels.matrix_api import PAGE
+from gateway.channels.matrix.api import PAGE
 from gateway.errors import StorageBusyError
 from gateway.model import AgentId, Change, ChatType, SessionSource
 from gateway.sessions.key import session_key

@@ -11,10 +11,10 @@ import pytest
 from typing_extensions import override
 
 from gateway.channels.base import ChannelError, Receipt
-from gateway.channels.matrix import MatrixChannel
-from gateway.channels.matrix_api import PAGE
-from gateway.channels.matrix_json import LARGE_BYTES, read_json
-from gateway.channels.matrix_place import Place, Room, place_path, write_place
+from gateway.channels.matrix.api import PAGE
+from gateway.channels.matrix.channel import MatrixChannel
+from gateway.channels.matrix.parsing import LARGE_BYTES, read_json
+from gateway.channels.matrix.place import Place, Room, place_path, write_place
 from gateway.clock import FakeClock
 from tests.support.held_up import HELD_UP_S, slowest_of_three, watched
 from tests.support.matrix import settings

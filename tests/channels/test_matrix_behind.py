@@ -11,10 +11,10 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.channels.matrix_api import PAGE
-from gateway.channels.matrix_behind import TRIES
-from gateway.channels.matrix_gap import MAX_MISSED
-from gateway.channels.matrix_rooms import WELCOME_MS
+from gateway.channels.matrix.api import PAGE
+from gateway.channels.matrix.behind import TRIES
+from gateway.channels.matrix.gap import MAX_MISSED
+from gateway.channels.matrix.rooms import WELCOME_MS
 from gateway.clock import FakeClock
 from gateway.errors import StorageBusyError
 from gateway.model import ChatType

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.channels.base import Outbound
-from gateway.channels.matrix_content import MAX_CONTENT_BYTES, MAX_TEXT_CHARS, edit, message
-from gateway.channels.matrix_inbound import MARK
-from gateway.channels.matrix_markup import render
+from gateway.channels.matrix.content import MAX_CONTENT_BYTES, MAX_TEXT_CHARS, edit, message
+from gateway.channels.matrix.inbound import MARK
+from gateway.channels.matrix.markup import render
 from gateway.model import SessionSource
 from tests.support.matrix_html import links_in, read_html
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.channels.matrix_settings import MatrixSettings
+from gateway.channels.matrix.settings import MatrixSettings
 from gateway.channels.registry import open_channel
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
@@ -27,8 +27,8 @@ def test_the_daemon_does_not_load_the_library() -> None:
 def test_where_the_library_is_missing_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("matrix", "matrix_api", "matrix_sync"):
-        monkeypatch.delitem(sys.modules, f"gateway.channels.{name}", raising=False)
+    for name in ("api", "behind", "channel", "gap", "joining", "sync"):
+        monkeypatch.delitem(sys.modules, f"gateway.channels.matrix.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "nio.api", None)
     settings = MatrixSettings(
         kind="matrix", homeserver="https://matrix.example.org", token=SecretSource(env="NONE")

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from gateway.channels.base import NotConnectedError, Outbound, SendError
-from gateway.channels.matrix_api import DEFAULT_PAUSE_S, MAX_ASKED_S, MAX_PAUSE_S
-from gateway.channels.matrix_sync import LAZY_S
+from gateway.channels.matrix.api import DEFAULT_PAUSE_S, MAX_ASKED_S, MAX_PAUSE_S
+from gateway.channels.matrix.sync import LAZY_S
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
 from gateway.model import ChatType, SessionSource

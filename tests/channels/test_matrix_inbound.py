@@ -9,9 +9,9 @@ import pytest
 
 from gateway.channels.base import Outbound
 from gateway.channels.fields import MAX_ID_CHARS
-from gateway.channels.matrix_content import edit, message
-from gateway.channels.matrix_inbound import Origin, Where, changed_id, inbound_of, origin_of
-from gateway.channels.matrix_rooms import WELCOME_MS, counts, joining, since_invited
+from gateway.channels.matrix.content import edit, message
+from gateway.channels.matrix.inbound import Origin, Where, changed_id, inbound_of, origin_of
+from gateway.channels.matrix.rooms import WELCOME_MS, counts, joining, since_invited
 from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound, SessionSource
 
 ANN = "@ann:matrix.test"

@@ -10,9 +10,9 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.channels.matrix_api import FIRST_PAUSE_S, MAX_PAUSE_S
-from gateway.channels.matrix_joining import AT_ONCE, TRIES
-from gateway.channels.matrix_sync import MAX_OPEN
+from gateway.channels.matrix.api import FIRST_PAUSE_S, MAX_PAUSE_S
+from gateway.channels.matrix.joining import AT_ONCE, TRIES
+from gateway.channels.matrix.sync import MAX_OPEN
 from tests.support.matrix import PATIENCE_S
 from tests.support.played_matrix import (
     BOT,

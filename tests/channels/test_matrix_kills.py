@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from gateway.channels.matrix_place import place_path
+from gateway.channels.matrix.place import place_path
 from gateway.sessions.key import encode_part
 from tests.support import synapse
 from tests.support.daemon import running_daemon

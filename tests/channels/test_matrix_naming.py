@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.channels.matrix_inbound import Where, inbound_of
-from gateway.channels.matrix_naming import Called, answered_id, heard
+from gateway.channels.matrix.inbound import Where, inbound_of
+from gateway.channels.matrix.naming import Called, answered_id, heard
 from gateway.commands.parsing import parse
 from gateway.model import Change, Inbound
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gateway.channels.base import ChannelError
-from gateway.channels.matrix_place import Place, Room, place_path, read_place, write_place
+from gateway.channels.matrix.place import Place, Room, place_path, read_place, write_place
 from gateway.clock import FakeClock
 from gateway.upkeep.backup import back_up
 from gateway.upkeep.salvage import salvage

@@ -9,9 +9,9 @@ import anyio.to_thread
 import pytest
 
 from gateway.channels.base import Outbound, Receipt, SendError
-from gateway.channels.matrix import TYPING_S
-from gateway.channels.matrix_content import MAX_TEXT_CHARS
-from gateway.channels.matrix_inbound import MARK
+from gateway.channels.matrix.channel import TYPING_S
+from gateway.channels.matrix.content import MAX_TEXT_CHARS
+from gateway.channels.matrix.inbound import MARK
 from gateway.model import SessionSource
 from tests.support import synapse
 from tests.support.matrix import PATIENCE_S, Meeting, channel_of, running

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-MODULE = "gateway.channels.loopback"
+MODULE = "gateway.channels.loopback.channel"
 SETTINGS = LoopbackSettings(kind="loopback")
 
 

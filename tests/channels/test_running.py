@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from typing_extensions import override
 
 from gateway.channels.base import LONGEST_WISH_S, ChannelError, Receipt
-from gateway.channels.loopback import LoopbackChannel
+from gateway.channels.loopback.channel import LoopbackChannel
 from gateway.channels.running import (
     LONGEST_PAUSE_S,
     STEADY_S,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.channels.matrix_settings import MatrixSettings
+from gateway.channels.matrix.settings import MatrixSettings
 from gateway.channels.settings import ChannelSettings, LoopbackSettings
-from gateway.channels.telegram_settings import TelegramSettings
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.telegram.settings import TelegramSettings
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.config import GatewayConfig, load
 from gateway.errors import ConfigurationError
 

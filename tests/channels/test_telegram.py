@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from gateway.channels.base import ChannelError, NotConnectedError, Receipt, SendError
 from gateway.channels.running import ChannelState, open_channels
-from gateway.channels.telegram import TelegramChannel
+from gateway.channels.telegram.channel import TelegramChannel
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
 from gateway.model import ChatType, SessionSource

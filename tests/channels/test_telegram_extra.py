@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.channels.registry import open_channel
-from gateway.channels.telegram_settings import TelegramSettings
+from gateway.channels.telegram.settings import TelegramSettings
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError
 from gateway.settings import SecretSource
@@ -27,7 +27,7 @@ def test_the_daemon_does_not_load_the_library() -> None:
 def test_where_the_library_is_missing_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "gateway.channels.telegram", raising=False)
+    monkeypatch.delitem(sys.modules, "gateway.channels.telegram.channel", raising=False)
     monkeypatch.setitem(sys.modules, "aiogram.exceptions", None)
     settings = TelegramSettings(kind="telegram", token=SecretSource(env="NONE"))
 

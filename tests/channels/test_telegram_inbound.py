@@ -9,7 +9,7 @@ from aiogram.types import Update
 
 from gateway.access.deciding import Standing, standing
 from gateway.access.settings import AccessSettings, PlatformAccess
-from gateway.channels.telegram_inbound import inbound_of
+from gateway.channels.telegram.inbound import inbound_of
 from gateway.commands.parsing import parse
 from gateway.model import Attachment, AttachmentKind, Change, ChatType, Inbound, SessionSource
 from tests.support.telegram_api import BOT_NAME, message, user

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.channels.telegram import MAX_TEXT_CHARS
-from gateway.channels.telegram_markup import MAX_UNITS, render, units, visible
+from gateway.channels.telegram.channel import MAX_TEXT_CHARS
+from gateway.channels.telegram.markup import MAX_UNITS, render, units, visible
 from tests.support.telegram_html import read_html
 
 

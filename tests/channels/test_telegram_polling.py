@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from gateway.channels.base import Receipt
 from gateway.channels.running import LONGEST_PAUSE_S, ChannelState
-from gateway.channels.telegram_polling import BATCH, CALM_S, RETRY_S
+from gateway.channels.telegram.polling import BATCH, CALM_S, RETRY_S
 from gateway.errors import StorageBusyError
 from tests.support.telegram_api import Failure, TelegramServer, message
 from tests.support.telegram_runs import running

@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 from gateway.channels.base import LONGEST_WISH_S, Receipt
 from gateway.channels.hooks import HookedChannel, HookRequest, JudgesHeads
 from gateway.channels.running import ChannelState, open_channels
-from gateway.channels.telegram import TelegramChannel
-from gateway.channels.telegram_settings import (
+from gateway.channels.telegram.channel import TelegramChannel
+from gateway.channels.telegram.settings import (
     TelegramWebhookSettings,
     problem_of_webhook_secret,
 )
-from gateway.channels.telegram_webhook import CHECK_S, MAX_UNANSWERED, SECRET_HEADER
+from gateway.channels.telegram.webhook import CHECK_S, MAX_UNANSWERED, SECRET_HEADER
 from gateway.clock import FakeClock
 from gateway.errors import ConfigurationError, StorageBusyError
 from gateway.settings import SecretSource

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.channels import webhook
 from gateway.channels.base import NotConnectedError, Outbound, Receipt, SendError
 from gateway.channels.hooks import HookAnswer, HookedChannel, HookRequest, JudgesHeads
-from gateway.channels.webhook import AT_ONCE_BYTES, NOWHERE, WebhookChannel
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.webhook import channel as webhook
+from gateway.channels.webhook.channel import AT_ONCE_BYTES, NOWHERE, WebhookChannel
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.clock import FakeClock
 from gateway.errors import BusyError, ConfigurationError, StorageFullError
 from gateway.model import AttachmentKind, ChatType, Inbound, SessionSource

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 
-from gateway.channels.loopback import LoopbackChannel
+from gateway.channels.loopback.channel import LoopbackChannel
 from gateway.channels.settings import LoopbackSettings
 from gateway.clock import FakeClock
 from gateway.model import Change, ChatType, SessionSource

@@ -12,8 +12,8 @@ import httpx2
 import orjson
 from typing_extensions import override
 
-from gateway.channels.matrix import MatrixChannel
-from gateway.channels.matrix_settings import MatrixSettings
+from gateway.channels.matrix.channel import MatrixChannel
+from gateway.channels.matrix.settings import MatrixSettings
 from gateway.clock import FakeClock, SystemClock
 from gateway.model import Change, ChatType, SessionSource
 from gateway.settings import SecretSource

@@ -9,8 +9,8 @@ import orjson
 from typing_extensions import override
 
 from gateway.channels.hooks import HookRequest
-from gateway.channels.telegram import TelegramChannel
-from gateway.channels.telegram_settings import TelegramSettings, TelegramWebhookSettings
+from gateway.channels.telegram.channel import TelegramChannel
+from gateway.channels.telegram.settings import TelegramSettings, TelegramWebhookSettings
 from gateway.clock import FakeClock, SystemClock
 from gateway.model import Change, ChatType, SessionSource
 from gateway.settings import SecretSource

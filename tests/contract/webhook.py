@@ -9,8 +9,8 @@ import anyio
 import orjson
 
 from gateway.channels.hooks import HookRequest
-from gateway.channels.webhook import WebhookChannel
-from gateway.channels.webhook_settings import WebhookChannelSettings
+from gateway.channels.webhook.channel import WebhookChannel
+from gateway.channels.webhook.settings import WebhookChannelSettings
 from gateway.clock import FakeClock
 from gateway.model import ChatType, SessionSource
 from gateway.settings import SecretSource

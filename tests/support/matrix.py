@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 
 from gateway.channels.base import ChannelError, Receipt
-from gateway.channels.matrix import MatrixChannel
-from gateway.channels.matrix_place import place_path
-from gateway.channels.matrix_settings import MatrixSettings
+from gateway.channels.matrix.channel import MatrixChannel
+from gateway.channels.matrix.place import place_path
+from gateway.channels.matrix.settings import MatrixSettings
 from gateway.clock import Clock, FakeClock
 from gateway.model import Inbound
 from gateway.settings import SecretSource

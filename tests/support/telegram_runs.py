@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from gateway.channels.base import Outbound, Receipt
 from gateway.channels.running import Channels, ChannelState
-from gateway.channels.telegram import TelegramChannel
-from gateway.channels.telegram_settings import TelegramSettings
+from gateway.channels.telegram.channel import TelegramChannel
+from gateway.channels.telegram.settings import TelegramSettings
 from gateway.clock import FakeClock
 from gateway.model import ChatType, Inbound, SessionSource
 from gateway.settings import SecretSource

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.channels.base import Receipt
-from gateway.channels.loopback import LoopbackChannel
+from gateway.channels.loopback.channel import LoopbackChannel
 from gateway.commands.carrying_out import Effect
 from gateway.commands.door import Door
 from gateway.model import TurnId

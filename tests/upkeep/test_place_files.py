@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from gateway.channels.matrix_place import Place, place_path, read_place, write_place
+from gateway.channels.matrix.place import Place, place_path, read_place, write_place
 from gateway.clock import FakeClock
 from gateway.errors import DamagedDataError, ExitCode
 from gateway.upkeep.backup import back_up

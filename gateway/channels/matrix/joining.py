@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.channels.matrix_api import NoAnswerError, RefusedError, pause_before_s
+from gateway.channels.matrix.api import NoAnswerError, RefusedError, pause_before_s
 from gateway.model import clean_name
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from gateway.channels.matrix_api import Homeserver
+    from gateway.channels.matrix.api import Homeserver
     from gateway.clock import Clock
 
 TRIES: Final = 40

@@ -19,14 +19,14 @@ from aiogram.methods import DeleteWebhook, GetUpdates, GetWebhookInfo
 from aiogram.types import Update
 
 from gateway.channels.base import LONGEST_WISH_S
-from gateway.channels.telegram_api import channel_error, is_webhook, readable
-from gateway.channels.telegram_inbound import UPDATES
+from gateway.channels.telegram.api import channel_error, is_webhook, readable
+from gateway.channels.telegram.inbound import UPDATES
 from gateway.log import get_logger
 
 if TYPE_CHECKING:
     from aiogram import Bot
 
-    from gateway.channels.telegram_settings import TelegramSettings
+    from gateway.channels.telegram.settings import TelegramSettings
     from gateway.clock import Clock
 
 RETRY_S: Final = 1.0

@@ -17,10 +17,10 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from gateway.channels.base import ChannelError
-from gateway.channels.matrix_api import NoAnswerError, RefusedError, lost
-from gateway.channels.matrix_behind import Behind, Piece
-from gateway.channels.matrix_gap import Gap
-from gateway.channels.matrix_inbound import (
+from gateway.channels.matrix.api import NoAnswerError, RefusedError, lost
+from gateway.channels.matrix.behind import Behind, Piece
+from gateway.channels.matrix.gap import Gap
+from gateway.channels.matrix.inbound import (
     MESSAGES,
     Origin,
     Where,
@@ -29,10 +29,10 @@ from gateway.channels.matrix_inbound import (
     names_in,
     origin_of,
 )
-from gateway.channels.matrix_joining import Joining
-from gateway.channels.matrix_naming import Called, answered_id, heard
-from gateway.channels.matrix_place import Place, Room, read_place, write_place
-from gateway.channels.matrix_rooms import (
+from gateway.channels.matrix.joining import Joining
+from gateway.channels.matrix.naming import Called, answered_id, heard
+from gateway.channels.matrix.place import Place, Room, read_place, write_place
+from gateway.channels.matrix.rooms import (
     Part,
     after,
     inviters,
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from gateway.channels.matrix_api import Homeserver
-    from gateway.channels.matrix_inbound import Event
-    from gateway.channels.matrix_settings import MatrixSettings
+    from gateway.channels.matrix.api import Homeserver
+    from gateway.channels.matrix.inbound import Event
+    from gateway.channels.matrix.settings import MatrixSettings
     from gateway.clock import Clock
     from gateway.model import Inbound
 

@@ -13,12 +13,12 @@ import anyio
 import anyio.to_thread
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
-from gateway.channels.matrix_api import Homeserver, lost, unsent
-from gateway.channels.matrix_content import MAX_TEXT_CHARS, edit, is_event_id, message
-from gateway.channels.matrix_inbound import PLATFORM
-from gateway.channels.matrix_place import place_path
-from gateway.channels.matrix_settings import problem_of_access_token
-from gateway.channels.matrix_sync import Reader
+from gateway.channels.matrix.api import Homeserver, lost, unsent
+from gateway.channels.matrix.content import MAX_TEXT_CHARS, edit, is_event_id, message
+from gateway.channels.matrix.inbound import PLATFORM
+from gateway.channels.matrix.place import place_path
+from gateway.channels.matrix.settings import problem_of_access_token
+from gateway.channels.matrix.sync import Reader
 from gateway.channels.receipts import Receipts
 from gateway.log import get_logger
 from gateway.secret_values import secret_at
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from gateway.channels.base import Outbound, Receive
-    from gateway.channels.matrix_settings import MatrixSettings
+    from gateway.channels.matrix.settings import MatrixSettings
     from gateway.clock import Clock
     from gateway.model import Inbound, SessionSource
 

@@ -14,7 +14,7 @@ import anyio
 from gateway.channels.base import NotConnectedError, Receipt, SendError
 from gateway.channels.fields import FieldError
 from gateway.channels.hooks import HookAnswer
-from gateway.channels.webhook_wire import (
+from gateway.channels.webhook.wire import (
     PLATFORM,
     event_id_of,
     event_in,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from gateway.channels.base import Outbound, Receive
     from gateway.channels.hooks import HookRequest
-    from gateway.channels.webhook_settings import WebhookChannelSettings
+    from gateway.channels.webhook.settings import WebhookChannelSettings
     from gateway.clock import Clock
     from gateway.model import Inbound, SessionSource
     from gateway.settings import SecretSource

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.channels.matrix_api import NoAnswerError, RefusedError, pause_before_s
-from gateway.channels.matrix_gap import MAX_MISSED, Gap
-from gateway.channels.matrix_inbound import Event, names_in
-from gateway.channels.matrix_rooms import counts, joining, since_invited
+from gateway.channels.matrix.api import NoAnswerError, RefusedError, pause_before_s
+from gateway.channels.matrix.gap import MAX_MISSED, Gap
+from gateway.channels.matrix.inbound import Event, names_in
+from gateway.channels.matrix.rooms import counts, joining, since_invited
 from gateway.log import get_logger
 from gateway.model import clean_name
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from gateway.channels.matrix_api import Homeserver
-    from gateway.channels.matrix_place import Place
+    from gateway.channels.matrix.api import Homeserver
+    from gateway.channels.matrix.place import Place
     from gateway.clock import Clock
 
 TRIES: Final = 8

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.matrix_inbound import part
+from gateway.channels.matrix.inbound import part
 from gateway.channels.naming import needs_no_name
 from gateway.model import Change
 
 if TYPE_CHECKING:
-    from gateway.channels.matrix_inbound import Event
+    from gateway.channels.matrix.inbound import Event
     from gateway.model import Inbound
 
 _QUOTED: Final = "<mx-reply>"

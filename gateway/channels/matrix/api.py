@@ -21,7 +21,7 @@ from nio.client.async_client import AsyncClient, AsyncClientConfig
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.causes import cause_of
-from gateway.channels.matrix_json import read_json
+from gateway.channels.matrix.parsing import read_json
 from gateway.errors import GatewayError
 from gateway.model import clean_name
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientResponse
 
-    from gateway.channels.matrix_settings import MatrixSettings
+    from gateway.channels.matrix.settings import MatrixSettings
 
 CONNECT_TIMEOUT_S: Final = 10.0
 DEFAULT_PAUSE_S: Final = 5.0

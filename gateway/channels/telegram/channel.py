@@ -21,12 +21,12 @@ from aiogram.types import LinkPreviewOptions, ReplyParameters
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.hooks import HookAnswer, HookRequest
 from gateway.channels.receipts import Receipts
-from gateway.channels.telegram_api import channel_error, open_bot, send_error
-from gateway.channels.telegram_inbound import PLATFORM, inbound_of, message_name
-from gateway.channels.telegram_markup import render
-from gateway.channels.telegram_polling import Polling
-from gateway.channels.telegram_settings import problem_of_token
-from gateway.channels.telegram_webhook import Webhook
+from gateway.channels.telegram.api import channel_error, open_bot, send_error
+from gateway.channels.telegram.inbound import PLATFORM, inbound_of, message_name
+from gateway.channels.telegram.markup import render
+from gateway.channels.telegram.polling import Polling
+from gateway.channels.telegram.settings import problem_of_token
+from gateway.channels.telegram.webhook import Webhook
 from gateway.log import get_logger
 from gateway.secret_values import secret_at
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from gateway.channels.base import Outbound, Receive
-    from gateway.channels.telegram_settings import TelegramSettings
+    from gateway.channels.telegram.settings import TelegramSettings
     from gateway.clock import Clock
     from gateway.model import SessionSource
 

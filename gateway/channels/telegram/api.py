@@ -36,7 +36,7 @@ from gateway.model import clean_name
 if TYPE_CHECKING:
     from aiogram.methods import TelegramMethod
 
-    from gateway.channels.telegram_settings import TelegramSettings
+    from gateway.channels.telegram.settings import TelegramSettings
 
 CONNECT_TIMEOUT_S: Final = 10.0
 _REFUSED: Final = "Telegram refuses the token; the bot's owner is told a new one by @BotFather"

@@ -21,9 +21,9 @@ from aiogram.methods import GetWebhookInfo, SetWebhook
 
 from gateway.channels.base import LONGEST_WISH_S, ChannelError
 from gateway.channels.hooks import HookAnswer, HookRequest
-from gateway.channels.telegram_api import channel_error, read_update
-from gateway.channels.telegram_inbound import UPDATES
-from gateway.channels.telegram_settings import problem_of_webhook_secret
+from gateway.channels.telegram.api import channel_error, read_update
+from gateway.channels.telegram.inbound import UPDATES
+from gateway.channels.telegram.settings import problem_of_webhook_secret
 from gateway.log import get_logger
 from gateway.model import clean_name
 from gateway.secret_values import secret_at
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from aiogram import Bot
     from aiogram.types import WebhookInfo
 
-    from gateway.channels.telegram_polling import HandOver
-    from gateway.channels.telegram_settings import TelegramWebhookSettings
+    from gateway.channels.telegram.polling import HandOver
+    from gateway.channels.telegram.settings import TelegramWebhookSettings
     from gateway.clock import Clock
 
 CHECK_S: Final = 60.0

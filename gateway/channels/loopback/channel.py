@@ -20,7 +20,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from gateway.channels.base import ChannelError, NotConnectedError, SendError
 from gateway.channels.fields import FieldError
-from gateway.channels.loopback_wire import (
+from gateway.channels.loopback.wire import (
     Delivered,
     Failed,
     Serve,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from gateway.channels.base import Outbound, Receive
-    from gateway.channels.loopback_wire import Line
+    from gateway.channels.loopback.wire import Line
     from gateway.channels.settings import LoopbackSettings
     from gateway.clock import Clock
     from gateway.model import SessionSource

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from gateway.channels.matrix_inbound import MARK
-from gateway.channels.matrix_markup import render
+from gateway.channels.matrix.inbound import MARK
+from gateway.channels.matrix.markup import render
 from gateway.text import whole
 
 if TYPE_CHECKING:

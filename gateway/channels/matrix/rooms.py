@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.matrix_inbound import Event, part
+from gateway.channels.matrix.inbound import Event, part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.channels.matrix_place import Room
+    from gateway.channels.matrix.place import Room
 
 WELCOME_MS: Final = 600_000
 """What was written so long before we came, and after we were invited, is answered: many clients

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.matrix_api import RefusedError
-from gateway.channels.matrix_inbound import Event
-from gateway.channels.matrix_rooms import events_in, reaches_back
+from gateway.channels.matrix.api import RefusedError
+from gateway.channels.matrix.inbound import Event
+from gateway.channels.matrix.rooms import events_in, reaches_back
 from gateway.log import get_logger
 from gateway.model import clean_name
 
 if TYPE_CHECKING:
-    from gateway.channels.matrix_api import Homeserver
+    from gateway.channels.matrix.api import Homeserver
 
 MAX_MISSED: Final = 1_000
 """So many events of a room are fetched at most after an absence; what is older is passed over."""

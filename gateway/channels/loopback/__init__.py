@@ -1,0 +1,1 @@
+"""Loopback: a Unix socket that speaks JSON lines, for bridges and scripts."""

@@ -1,0 +1,1 @@
+"""Matrix: one user of a homeserver, read by sync."""

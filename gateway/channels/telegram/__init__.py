@@ -1,0 +1,1 @@
+"""Telegram: one bot, by long polling or by webhook."""

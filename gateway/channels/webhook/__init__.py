@@ -1,0 +1,1 @@
+"""Webhooks in: programs that post signed messages, and are posted their replies."""
