@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gateway.model import Inbound
 
 
+REPEAT: Final = "(This may be a repeat.)\n\n"
+"""What is said before a text that may have been shown before."""
 LONGEST_WISH_S: Final = 3_600.0
 """For how long a platform that asks for it is left alone at most."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 
 
 def cause_of(error: BaseException) -> str:
     """Return what the system calls a failure of a connection; else the name of the error."""
-    if not isinstance(error, OSError) or not error.errno:
+    # TLS counts its own faults.
+    if not isinstance(error, OSError) or isinstance(error, ssl.SSLError) or not error.errno:
         return type(error).__name__
 
     # Below 0 are the codes of name look-ups.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.base import Outbound, SendError
+from gateway.channels.base import REPEAT, Outbound, SendError
 from gateway.errors import GatewayError
 from gateway.log import get_logger
 
@@ -30,6 +30,8 @@ LONGEST_WAIT_S: Final = 300.0
 @dataclass(slots=True, eq=False)
 class _Untold:
     outbound: Outbound
+    since: float
+    """When it was to be shown first, monotonic."""
     tries: int = 0
 
 
@@ -42,18 +44,28 @@ class Receipts:
         account: str,
         clock: Clock,
         show: Callable[[Outbound], Awaitable[object]],
+        *,
+        idempotent: bool = False,
     ) -> None:
-        """Take the account; `show` shows a message, or raises SendError."""
+        """Take the account, and whether its platform shows the same receipt once.
+
+        `show` shows a message, or raises SendError.
+        """
         self._names = {"platform": platform, "account": account}
         self._clock = clock
         self._show = show
+        self._idempotent = idempotent
         self._untold: list[_Untold] = []
         """What is being shown, and what was as a run ended."""
 
     def resume(self, tasks: TaskGroup) -> None:
-        """Show what was left as the run before ended, now that the platform can be reached."""
+        """Show what was left as the run before ended, now that the platform can be reached.
+
+        What is no longer at once would be wrong by now: a place in a queue, a code that has ended.
+        """
+        latest = self._clock.monotonic() - LONGEST_WAIT_S
         for untold in list(self._untold):
-            if untold.tries < MAX_TRIES:
+            if untold.tries < MAX_TRIES and untold.since >= latest:
                 tasks.start_soon(self._tell, untold)
             else:
                 self._untold.remove(untold)
@@ -83,7 +95,7 @@ class Receipts:
             reply_to=inbound.message_id,
             plain=True,
         )
-        self._untold.append(_Untold(told))
+        self._untold.append(_Untold(told, self._clock.monotonic()))
         tasks.start_soon(self._tell, self._untold[-1])
 
     async def _tell(self, untold: _Untold) -> None:
@@ -95,9 +107,15 @@ class Receipts:
     async def _try(self, untold: _Untold) -> float | None:
         """Try to show a receipt; return after what time to try again; None: that is all."""
         untold.tries += 1
+        said = untold.outbound
+        if not self._idempotent:
+            # Of a try that is cancelled nobody knows what became.
+            untold.outbound = replace(said, text=f"{REPEAT}{said.text}", repeat=True)
         try:
-            await self._show(untold.outbound)
+            await self._show(said)
         except SendError as error:
+            if not error.ambiguous:
+                untold.outbound = said
             wait_s = AGAIN_S if error.retry_after_s is None else error.retry_after_s
             if error.retryable and untold.tries < MAX_TRIES and wait_s <= LONGEST_WAIT_S:
                 return wait_s

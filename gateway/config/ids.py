@@ -56,10 +56,11 @@ def _ids(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str, str, object]]:
 
 def _platform(route: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Return the platform that a route is of; empty where it is of several."""
-    if "platform" in route or "account" not in route:
+    account = route.get("account")
+    if "platform" in route or not isinstance(account, str):
         return str(route.get("platform", ""))
 
-    found = [one for one in PLATFORMS if route["account"] in accounts_of(data, one)]
+    found = [one for one in PLATFORMS if account in accounts_of(data, one)]
     return found[0] if len(found) == 1 else ""
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from gateway.delivery.planning import LONGEST_WISH_S, expired, lifetime
+from gateway.channels.base import LONGEST_WISH_S
+from gateway.delivery.planning import expired, lifetime
 from gateway.delivery.trying import Attempt
 from gateway.durable.batch import PASSING
 from gateway.log import get_logger

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from gateway.channels.base import Outbound
+from gateway.channels.base import LONGEST_WISH_S, REPEAT, Outbound
 from gateway.delivery.pieces import cut
 from gateway.model import clean_name
 from gateway.transcripts.outbox_rows import Repeat
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S: Final = 3.0
 LONGEST_PAUSE_S: Final = 900.0
-LONGEST_WISH_S: Final = 3_600.0
-"""The longest pause that a platform is granted."""
 REPEAT_AFTER_S: Final = 30.0
 """How long to wait before what may have been shown is sent once more: a second doubt is the end of
 a reply, and a platform whose front fails for a moment must not bring that about."""
@@ -35,7 +33,6 @@ KEPT_DAYS: Final = 30
 """After so many days nothing is sent any more, not even with a note."""
 NOTE_CHARS: Final = 128
 """What the notes ahead of a text take at most."""
-REPEAT: Final = "(This may be a repeat.)\n\n"
 _GROWTH: Final = 3.0
 _LEAST_WISH_S: Final = 1.0
 """How long a platform is left alone that asks for a pause of no length."""

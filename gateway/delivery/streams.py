@@ -94,7 +94,7 @@ class Streams:
         self._next_at = self._put_off(self._next_at, chat, seconds)
 
     def pause(self, chat: str, wish_s: float) -> None:
-        """Take note that a chat's platform answered a part with the wish for a pause."""
+        """Take note that a platform asks for a pause before anything is sent to a chat."""
         self._paused_until = self._put_off(self._paused_until, chat, wish_s)
 
     def pause_s(self, chat: str) -> float:

@@ -209,9 +209,20 @@ class Attempt:
                 await channel.probe()
                 return True
         except SendError as error:
+            self._note_wish(error)
+            if error.retry_after_s is not None:
+                self.desk.streams.pause(self.chat, error.retry_after_s)
             # What it refuses for good tells that it is there.
             return not error.retryable
+        except Exception:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
+            get_logger().exception("outbox.channel_crashed", channel=self.channel.platform)
         return False
+
+    def _note_wish(self, error: SendError) -> None:
+        """Leave the platform alone for as long as it asks for, if it does."""
+        if error.retry_after_s is not None:
+            name = channel_of(self.channel.platform, self.channel.account)
+            self.desk.streams.note_busy(name, self.chat, error.retry_after_s)
 
     async def _send(self, send: Send) -> str | SendError:
         """Return the platform's id of what was sent, or why it was not."""
@@ -224,9 +235,7 @@ class Attempt:
                 await self.channel.edit(send.outbound, send.shown_id)
                 return send.shown_id
         except SendError as error:
-            if error.retry_after_s is not None:
-                name = channel_of(self.channel.platform, self.channel.account)
-                self.desk.streams.note_busy(name, self.chat, error.retry_after_s)
+            self._note_wish(error)
             return error
         except Exception as error:  # noqa: BLE001 - the boundary of a channel: no fault of it ends more
             get_logger().exception("outbox.channel_crashed", channel=self.channel.platform)

@@ -75,7 +75,8 @@ def open_turn(place: Queries, session_id: SessionId, *, failed: bool = False) ->
         failed: Whether an error came of it: what was said of an answer then is left out.
     """
     said = turn_backwards(place, session_id)
-    if failed and said and said[0].role is Role.ASSISTANT and not said[0].tool_calls:
+    # One for each error in a row.
+    while failed and said and said[0].role is Role.ASSISTANT and not said[0].tool_calls:
         del said[0]
     for message in said:
         if message.tool_calls:

@@ -168,6 +168,16 @@ async def test_after_an_error_the_turn_goes_on_with_the_same_results(
     assert found.count("tool") == len(sent[1:]) + 1
 
 
+async def test_results_may_be_sent_again_after_each_of_several_errors(tmp_path: Path) -> None:
+    cut = Answer("It is go", then="is cut")
+    async with asked_by_sdk(tmp_path) as asked, await asked.client() as sdk:
+        asked.fake.answer(calls("weather"), cut, cut, cut, "Sunny.")
+        client = Client(sdk)
+        answers = [(await client.ask())[0] for _ in range(5)]
+
+    assert answers[1:] == ["502", "502", "502", "Sunny."]
+
+
 async def test_results_are_not_taken_for_a_message_that_is_answered(tmp_path: Path) -> None:
     """What failed does not go on while another message is answered, and is not that one."""
     got: list[tuple[str, str]] = []

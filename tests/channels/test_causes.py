@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 
 import aiohttp
 import pytest
@@ -34,6 +35,7 @@ async def test_a_name_that_stands_for_nothing_has_no_address() -> None:
         (OSError(errno.ENETUNREACH, "to 10.0.0.1"), "network is unreachable"),
         (OSError("10.0.0.1"), "OSError"),
         (TimeoutError(), "TimeoutError"),
+        (ssl.SSLError(1, "wrong version number"), "SSLError"),
         (ValueError("a secret"), "ValueError"),
     ],
 )

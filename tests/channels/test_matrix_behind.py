@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.channels.matrix.api import PAGE
-from gateway.channels.matrix.behind import TRIES
+from gateway.channels.matrix.behind import AT_ONCE, TRIES
 from gateway.channels.matrix.gap import MAX_MISSED
 from gateway.channels.matrix.rooms import WELCOME_MS
 from gateway.clock import FakeClock
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    from gateway.channels.base import Receipt
+    from gateway.model import Inbound
+
 FAILS = (500, {"errcode": "M_UNKNOWN"})
 OTHER = "!other"
 
@@ -57,6 +60,12 @@ async def waiting(tmp_path: Path, server: PlayedHomeserver) -> AsyncGenerator[Ru
 
 def gap(place: str, *events: object, room: str = ROOM, members: int | None = 2) -> Any:  # noqa: ANN401 - as `said`
     return said(place, *events, room=room, members=members, limited=True, prev_batch=f"p-{place}")
+
+
+def together(syncs: list[Any]) -> Any:  # noqa: ANN401 - as `said`
+    """Return one sync that tells of the rooms of several."""
+    rooms = {name: one for _, body in syncs for name, one in body["rooms"]["join"].items()}
+    return 200, {**syncs[-1][1], "rooms": {"join": rooms}}
 
 
 def page(*events: object, **more: object) -> tuple[int, object]:
@@ -142,6 +151,41 @@ async def test_a_gap_that_is_not_to_be_read_is_given_up_and_told(tmp_path: Path)
     (told,) = [one for one in logs if one["event"] == "matrix.gap_not_filled"]
     assert (told["reason"], told["events"]) == ("500 M_UNKNOWN", 1)
     assert server.times("messages") == 1 + TRIES
+
+
+async def test_a_gap_is_never_given_up_because_the_homeserver_is_busy(tmp_path: Path) -> None:
+    server = PlayedHomeserver(BOT)
+    server.answers["messages"] = [(429, BUSY)] * (2 * TRIES) + [page(event(3))]
+    with capture_logs() as logs:
+        async with running(tmp_path, server) as run:
+            server.push(said("s1", event(0)), gap("s2", event(4)), said("s3", event(5)))
+            await run.until(lambda: len(run.received) == 4)
+
+    assert run.texts == ["text 0", "text 3", "text 4", "text 5"]
+    assert "matrix.gap_not_filled" not in [one["event"] for one in logs]
+
+
+async def test_of_many_rooms_that_are_behind_few_are_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, read = PlayedHomeserver(BOT), list[int]()
+    rooms = [f"!{number}" for number in range(5 * AT_ONCE)]
+    server.answers["messages"] = [page(event(1)) for _ in rooms]
+    receive = Run.receive
+
+    async def noted(run: Run, inbound: Inbound) -> Receipt:
+        read.append(server.times("messages"))
+        return await receive(run, inbound)
+
+    monkeypatch.setattr(Run, "receive", noted)
+    async with running(tmp_path, server) as run:
+        known = [said("s1", room=room) for room in rooms]
+        gaps = [gap("s2", event(2), room=room) for room in rooms]
+        server.push(together(known), together(gaps))
+        await run.until(lambda: len(run.received) == 2 * len(rooms))
+
+    # Two messages a room: so many rooms are done when one more is asked for.
+    assert all(asked <= number // 2 + AT_ONCE for number, asked in enumerate(read))
 
 
 async def test_after_an_end_amid_it_all_of_the_room_is_read_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.channels.base import NotConnectedError, Outbound, Receipt, SendError
+from gateway.channels.base import REPEAT, NotConnectedError, Outbound, Receipt, SendError
 from gateway.channels.receipts import AGAIN_S, LONGEST_WAIT_S, MAX_TELLING, Receipts
 from gateway.clock import FakeClock
 from gateway.model import ChatType, Inbound, SessionSource
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ANN = SessionSource("played", "7", ChatType.DM, "main", user_id="7")
 BUSY = SendError("too many requests", retryable=True, retry_after_s=30)
+DOUBT = SendError("no answer", retryable=True, ambiguous=True)
 
 
 @dataclass
@@ -32,11 +33,14 @@ class Chat:
     failures: list[SendError] = field(default_factory=list)
     """Of the next tries."""
     hangs: bool = False
+    idempotent: bool = False
     shown: list[Outbound] = field(default_factory=list)
     tries: int = 0
 
     def __post_init__(self) -> None:
-        self.receipts = Receipts("played", "main", self.clock, self.show)
+        self.receipts = Receipts(
+            "played", "main", self.clock, self.show, idempotent=self.idempotent
+        )
 
     async def show(self, outbound: Outbound) -> None:
         self.tries += 1
@@ -73,24 +77,27 @@ async def test_what_is_told_answers_the_message_and_is_shown_as_it_stands() -> N
 
 
 @pytest.mark.parametrize(
-    ("failure", "after_s"),
+    ("failure", "after_s", "repeat"),
     [
-        pytest.param(BUSY, 30, id="a-pause"),
-        pytest.param(NotConnectedError(), AGAIN_S, id="not-there"),
-        pytest.param(SendError("no answer", retryable=True, ambiguous=True), AGAIN_S, id="outage"),
+        pytest.param(BUSY, 30, False, id="a-pause"),
+        pytest.param(NotConnectedError(), AGAIN_S, False, id="not-there"),
+        pytest.param(DOUBT, AGAIN_S, True, id="outage"),
     ],
 )
-async def test_what_could_not_be_shown_is_tried_once_more(
-    failure: SendError, after_s: float
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_what_could_not_be_shown_is_tried_once_more_and_says_so_where_it_may_have_been(
+    failure: SendError, after_s: float, *, repeat: bool, idempotent: bool
 ) -> None:
-    chat = Chat(failures=[failure])
+    chat = Chat(failures=[failure], idempotent=idempotent)
     async with chat.run() as tasks:
         await chat.tell(tasks)
         await chat.clock.advance(after_s - 0.01)
         early = chat.tries
         await chat.clock.advance(0.01)
 
-    assert (early, len(chat.shown)) == (1, 1)
+    note = REPEAT if repeat and not idempotent else ""
+    assert early == 1
+    assert [one.text for one in chat.shown] == [f"{note}Your code is 4711."]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +137,19 @@ async def test_what_a_lost_channel_leaves_is_shown_in_its_next_run(*, hangs: boo
         pass
 
     assert len(chat.shown) == 1
+
+
+async def test_what_a_long_absence_made_wrong_is_not_shown_after_it() -> None:
+    chat = Chat(failures=[NotConnectedError()])
+    with capture_logs() as logs:
+        async with chat.run() as tasks:
+            await chat.tell(tasks)
+        await chat.clock.advance(LONGEST_WAIT_S + 1)
+        async with chat.run():
+            pass
+
+    assert chat.shown == []
+    assert [line["reason"] for line in logs] == ["the channel was lost"]
 
 
 async def test_what_two_runs_could_not_show_is_given_up() -> None:

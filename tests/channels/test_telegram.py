@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from gateway.channels.base import ChannelError, NotConnectedError, Receipt, SendError
+from gateway.channels.base import REPEAT, ChannelError, NotConnectedError, Receipt, SendError
 from gateway.channels.running import ChannelState, open_channels
 from gateway.channels.telegram.channel import TelegramChannel
 from gateway.clock import FakeClock
@@ -37,14 +37,14 @@ async def test_what_was_refused_is_acknowledged_and_its_sender_told_as_it_stands
 
 
 @pytest.mark.parametrize(
-    "failure",
+    ("failure", "note"),
     [
-        Failure(429, "Too Many Requests", {"retry_after": 3}),
-        Failure(502, body="<html>"),
+        (Failure(429, "Too Many Requests", {"retry_after": 3}), ""),
+        (Failure(502, body="<html>"), REPEAT),
     ],
 )
 async def test_a_code_is_told_though_telegram_refuses_once(
-    tmp_path: Path, failure: Failure
+    tmp_path: Path, failure: Failure, note: str
 ) -> None:
     server = TelegramServer()
     server.failures["sendMessage"] = [failure]
@@ -55,7 +55,7 @@ async def test_a_code_is_told_though_telegram_refuses_once(
         await run.clock.advance(run.clock.waits_s[0])
         await server.until(lambda: server.posted)
 
-    assert [one.text for one in server.posted] == ["Your code is 4711."]
+    assert [one.text for one in server.posted] == [f"{note}Your code is 4711."]
 
 
 async def test_a_code_that_an_outage_kept_back_is_told_after_it(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ async def test_a_code_that_an_outage_kept_back_is_told_after_it(tmp_path: Path) 
         await run.clock.advance(1)
         await server.until(lambda: server.posted)
 
-    assert [one.text for one in server.posted] == ["Your code is 4711."]
+    assert [one.text for one in server.posted] == [f"{REPEAT}Your code is 4711."]
 
 
 async def test_an_update_that_is_not_understood_is_passed_and_those_beside_it_come(

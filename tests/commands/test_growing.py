@@ -13,12 +13,12 @@ import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.channels.base import NotConnectedError, SendError
+from gateway.channels.base import LONGEST_WISH_S, NotConnectedError, SendError
 from gateway.channels.running import Channels
 from gateway.clock import FakeClock
 from gateway.commands.following import Followers
 from gateway.commands.growing import FIRST_S, PART_TIMEOUT_S, Growing, grow
-from gateway.delivery.planning import LONGEST_WISH_S, NOTE_CHARS
+from gateway.delivery.planning import NOTE_CHARS
 from gateway.delivery.streams import Streams
 from gateway.transcripts import outbox_changes
 from gateway.transcripts.inbox import Origin

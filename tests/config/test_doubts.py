@@ -127,6 +127,15 @@ def test_an_entry_that_does_nothing_is_a_warning(tmp_path: Path, text: str, doub
     assert loaded(tmp_path, text) == [doubt]
 
 
+@pytest.mark.parametrize("account", ["['bot']", "{ a = 1 }", "1"])
+def test_an_account_that_is_no_name_is_told_as_that(tmp_path: Path, account: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(tmp_path, f"{ROUTE}account = {account}\nuser_id = '@ann'\n")
+
+    (problem,) = caught.value.problems
+    assert "routes[0].account" in problem
+
+
 def test_entries_that_do_something_are_neither(tmp_path: Path) -> None:
     text = (
         "[access]\nadmins = ['telegram:7', 'http:me', 'loopback:@ann', 'matrix:@a:b.org']\n"

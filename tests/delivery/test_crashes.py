@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.channels.base import REPEAT
 from gateway.clock import FakeClock
-from gateway.delivery.planning import REPEAT
 from gateway.durable.database import Database
 from gateway.transcripts import outbox_rows
 from gateway.transcripts.outbox_rows import OutboxState

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.channels.base import NotConnectedError, Outbound, SendError
+from gateway.channels.base import REPEAT, NotConnectedError, Outbound, SendError
 from gateway.clock import FakeClock
-from gateway.delivery.planning import REPEAT
 from gateway.transcripts.outbox import chat_of
 from gateway.transcripts.outbox_rows import OutboxState
 from tests.support.channels import PlayedChannel, busy, delivering, place, refusal

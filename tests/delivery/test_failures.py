@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from gateway.channels.base import NotConnectedError, SendError
+from gateway.channels.base import LONGEST_WISH_S, REPEAT, NotConnectedError, SendError
 from gateway.clock import FakeClock
-from gateway.delivery.planning import KEPT_DAYS, LONGEST_WISH_S, REPEAT, REPEAT_AFTER_S
+from gateway.delivery.planning import KEPT_DAYS, REPEAT_AFTER_S
 from gateway.durable.database import Database
 from gateway.errors import ConflictError, NotFoundError, StorageFullError
 from gateway.transcripts.outbox_rows import OutboxState

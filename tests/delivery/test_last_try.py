@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.channels.base import NotConnectedError, Probed, SendError
-from gateway.delivery.planning import REPEAT, REPEAT_AFTER_S
+from gateway.channels.base import REPEAT, NotConnectedError, Probed, SendError
+from gateway.delivery.planning import REPEAT_AFTER_S
 from gateway.transcripts.outbox_rows import OutboxState
 from tests.support.channels import PlayedChannel, busy, delivering, refusal
 
@@ -22,7 +22,7 @@ DOUBT = SendError("Bad Gateway", retryable=True, ambiguous=True)
 class ProbedChannel(PlayedChannel):
     """Can be asked whether its platform is there; it is, unless `answer` says otherwise."""
 
-    answer: SendError | None = None
+    answer: Exception | None = None
     probed: int = 0
 
     async def probe(self) -> None:
@@ -31,9 +31,9 @@ class ProbedChannel(PlayedChannel):
             raise self.answer
 
 
-@pytest.mark.parametrize("answer", [DOUBT, NotConnectedError(), busy(1.0)])
+@pytest.mark.parametrize("answer", [DOUBT, NotConnectedError(), busy(1.0), OSError()])
 async def test_while_a_platform_fails_what_may_have_been_shown_waits_for_it(
-    tmp_path: Path, answer: SendError
+    tmp_path: Path, answer: Exception
 ) -> None:
     channel = ProbedChannel(plays=[DOUBT], answer=answer)
     async with delivering(tmp_path / "gateway.db", channel) as bench:
@@ -48,10 +48,25 @@ async def test_while_a_platform_fails_what_may_have_been_shown_waits_for_it(
         await bench.later(60.0)
         row = await bench.row("ann-t1")
 
-    assert probed in range(20, 40)
+    assert probed in range(15, 40)
     assert channel.texts("ann") == [f"{REPEAT}ann 1"]
     assert channel.texts("bob") == ["bob 1"]
     assert row.state is OutboxState.SENT
+
+
+async def test_a_pause_that_is_asked_for_instead_is_kept_to(tmp_path: Path) -> None:
+    channel = ProbedChannel(plays=[DOUBT], answer=busy(1_000.0))
+    async with delivering(tmp_path / "gateway.db", channel) as bench:
+        await bench.owe(1)
+        await bench.settle()
+        await bench.later(REPEAT_AFTER_S)
+        for _ in range(9):
+            await bench.later(100.0)
+        probed, channel.answer = channel.probed, None
+        await bench.later(200.0)
+
+        assert probed == 1
+        assert channel.texts() == [f"{REPEAT}ann 1"]
 
 
 async def test_a_platform_that_refuses_to_say_whether_it_is_there_is_there(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.channels.base import REPEAT
 from gateway.delivery.pieces import _LONG_CHARS, Piece, cut
-from gateway.delivery.planning import NOTE_CHARS, REPEAT
+from gateway.delivery.planning import NOTE_CHARS
 
 TEXTS = st.text(st.sampled_from("ab. \n\u0301😀"), max_size=300)
 

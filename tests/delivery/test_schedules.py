@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.channels.base import REPEAT
 from gateway.clock import FakeClock
-from gateway.delivery.planning import REPEAT
 from gateway.durable.database import Database
 from gateway.transcripts import outbox_rows
 from gateway.transcripts.outbox_rows import OutboxState

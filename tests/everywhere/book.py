@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from gateway.delivery.planning import REPEAT
+from gateway.channels.base import REPEAT
 from gateway.turns.running import GIVEN_UP
 from tests.everywhere.growing import answer_to
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from gateway.delivery.planning import REPEAT
+from gateway.channels.base import REPEAT
 from gateway.turns.running import GIVEN_UP
 from tests.everywhere.book import WAITS, Book, Break
 from tests.everywhere.growing import SLOWLY, answer_to

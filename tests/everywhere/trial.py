@@ -67,7 +67,7 @@ class Trial:
             folder: Where the state is.
             sides: Who takes part.
             users: How many on each side.
-            seconds: How long they write.
+            seconds: About how long they write; a daemon that starts slowly makes it longer.
             pause_s: How long a user pauses between two messages, on average.
         """
         self._state = folder / "state"
@@ -80,8 +80,6 @@ class Trial:
         self._over = anyio.Event()
         self._up = anyio.Event()
         """Set while there is a daemon."""
-        self._has_calmed = anyio.Event()
-        """Set once nothing breaks any more."""
         self._is_over = anyio.Event()
         """Set once nobody is to write any more."""
         self._group: TaskGroup | None = None
@@ -98,10 +96,10 @@ class Trial:
                         for user in range(self._users):
                             people.start_soon(self._talk, side, user)
                         people.start_soon(self._intrude, side)
-                    people.start_soon(self._end)
                     await self._trouble()
-                    self._has_calmed.set()
+                    # People go on: whoever rests needs no memory.
                     await self._watch_memory(self._seconds * 0.45)
+                    self._is_over.set()
                 self.report.quiet_after_s = await self._quiet()
                 await self._look_at_sessions()
         for side in self._sides:
@@ -184,13 +182,6 @@ class Trial:
                 text = f"{side.name} {user} {number}"
                 self.report.said += 1
                 await side.say(user, place, f"{text} {SLOWLY}" if slow and not nth else text)
-
-    async def _end(self) -> None:
-        """Have people write for so long, and a while into the calm."""
-        await self._clock.sleep(self._seconds * 0.7)
-        await self._has_calmed.wait()
-        await self._clock.sleep(self._seconds * 0.15)
-        self._is_over.set()
 
     async def _intrude(self, side: Side) -> None:
         """Write as a stranger, at times, and what is none of the gateway's business."""

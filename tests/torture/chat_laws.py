@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from gateway.delivery.planning import REPEAT
+from gateway.channels.base import REPEAT
 from gateway.sessions.key import encode_part
 from gateway.turns.running import GIVEN_UP
 from tests.torture.agreement import check_stored

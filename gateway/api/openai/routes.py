@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from gateway.api.context import ApiContext
     from gateway.api.openai.asking import Read
@@ -136,16 +136,25 @@ class Completions:
         options = request.stream_options
         counts = bool(options is not None and options.include_usage)
         frame = Frame(answering.turn_id, request.model, now, with_usage=counts)
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         if request.stream:
-            answer = partial(self._stream, answering, frame, asker, receive, send)
+            answer = partial(self._stream, answering, frame, asker, receive, noted)
         else:
-            whole = partial(answering.send_whole, frame, send)
+            whole = partial(answering.send_whole, frame, noted)
             answer = partial(self._while_open, asker, whole)
         try:
             await answering.beside(receive, answer)
         except anyio.get_cancelled_exc_class():
-            # The server stops, and nothing runs above this task: it may end with an answer.
-            raise ProblemError(answering.told(stopped())) from None
+            # The server stops, and nothing runs above this task: it may end with an answer, unless
+            # a stream has said so.
+            if not begun:
+                raise ProblemError(answering.told(stopped())) from None
 
     async def _answering(
         self, scope: Scope, read: Read, asker: Asker, turn_id: TurnId

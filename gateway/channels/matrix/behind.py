@@ -56,6 +56,32 @@ class Piece:
         self.events.extend(zip(events, counts(events, user_id, self.members), strict=True))
 
 
+@dataclass(slots=True)
+class _Tries:
+    """How often something was asked in vain without coming further."""
+
+    tried: int = 0
+    at: tuple[str, int] = ("", 0)
+
+    def pause_s(self, error: RefusedError | NoAnswerError, at: tuple[str, int]) -> float | None:
+        """Return how long to leave the homeserver alone; None: it was asked often enough.
+
+        Args:
+            error: Why it was in vain.
+            at: Something else once it has come further.
+        """
+        if isinstance(error, RefusedError) and error.is_passing:
+            # It refuses nothing of the room.
+            return error.asked_s
+
+        self.tried = self.tried + 1 if at == self.at else 1
+        self.at = at
+        if self.tried >= TRIES:
+            return None
+
+        return pause_before_s(self.tried, error.pause_s if isinstance(error, RefusedError) else 0.0)
+
+
 class Behind:
     """Reads what is missing of rooms, and takes that and what waits behind it."""
 
@@ -149,50 +175,49 @@ class Behind:
             await self._store()
 
     async def _take_piece(self, piece: Piece) -> None:
-        """Fill the gap before a piece, or give it up, and take all of it."""
+        """Fill the gap before a piece, or give it up, and take all of it.
+
+        Of no more rooms than `AT_ONCE` gaps are read at a time, up to their last message: what is
+        read is held. A room that pauses lets others go on.
+        """
+        tries = _Tries()
+        while True:
+            async with self._limit:
+                pause_s = await self._go_on(piece, tries)
+            if pause_s is None:
+                return
+
+            await self._clock.sleep(pause_s)
+
+    async def _go_on(self, piece: Piece, tries: _Tries) -> float | None:
+        """Read and take what can be; return the pause before the next try, None: all is taken."""
         gap, user_id = piece.gap, self._place.user_id
         if not piece.events:
-            tell = ""
-
-            async def fill() -> None:
-                nonlocal tell
-                tell = await gap.fill(self._server, user_id)
-
-            failed = await self._insist(fill, lambda: gap.read)
-            gap.log(self._account, failed or tell)
+            try:
+                reason = await gap.fill(self._server, user_id)
+            except (RefusedError, NoAnswerError) as error:
+                pause_s = tries.pause_s(error, ("read", gap.read))
+                if pause_s is not None:
+                    return pause_s
+                reason = str(error)
+            gap.log(self._account, reason)
             piece.unfold(user_id)
         while piece.events:
-            failed = await self._insist(lambda: self._take(piece), lambda: len(piece.events))
-            if failed:
+            try:
+                await self._take(piece)
+            except (RefusedError, NoAnswerError) as error:
+                pause_s = tries.pause_s(error, ("take", len(piece.events)))
+                if pause_s is not None:
+                    return pause_s
+
                 piece.events.popleft()
                 get_logger().warning(
                     "matrix.event_passed_over",
                     account=self._account,
                     room_id=clean_name(gap.room_id),
-                    reason=failed,
+                    reason=str(error),
                 )
-
-    async def _insist(self, work: Callable[[], Awaitable[object]], at: Callable[[], int]) -> str:
-        """Do something that asks the homeserver; return why it is given up, empty where it is done.
-
-        Args:
-            work: What can be begun again.
-            at: Returns something else once it has come further.
-        """
-        tried, before = 0, at()
-        while True:
-            try:
-                async with self._limit:
-                    await work()
-            except (RefusedError, NoAnswerError) as error:
-                tried = tried + 1 if at() == before else 1
-                before = at()
-                if tried == TRIES:
-                    return str(error)
-                asked_s = error.pause_s if isinstance(error, RefusedError) else 0.0
-            else:
-                return ""
-            await self._clock.sleep(pause_before_s(tried, asked_s))
+        return None
 
     def _note(self, room_id: str, since: str | None) -> None:
         room = self._place.rooms[room_id]

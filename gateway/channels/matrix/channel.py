@@ -71,7 +71,9 @@ class MatrixChannel:
         self._state_dir = state_dir
         self._reader = Reader(account, settings, path, clock, self._server)
         self._user_id = ""
-        self._receipts = Receipts(PLATFORM, account, clock, partial(self._send, notice=True))
+        self._receipts = Receipts(
+            PLATFORM, account, clock, partial(self._send, notice=True), idempotent=True
+        )
         self._typing: dict[str, float] = {}
         """By room, until when it is seen that we write, monotonic."""
 

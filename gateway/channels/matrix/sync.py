@@ -128,8 +128,7 @@ class Reader:
         Raises:
             ChannelError: it cannot be read on; what is not stored comes again.
         """
-        with lost():
-            self._called = Called(user_id, await self._server.name_of(user_id))
+        self._called = await self._who(user_id)
         if self._place.user_id != user_id:
             await self._begin(user_id)
         self._behind = Behind(
@@ -156,6 +155,14 @@ class Reader:
             joins.begin(tasks)
             answer = await self._sync(self._place.since, self._settings.poll_timeout_s)
             await self._take(answer, hand_over, tasks)
+
+    async def _who(self, user_id: str) -> Called:
+        """Return what people call us; where it cannot be asked, as it was told before."""
+        try:
+            return Called(user_id, await self._server.name_of(user_id))
+        except (RefusedError, NoAnswerError) as error:
+            get_logger().warning("matrix.name_not_told", account=self._account, reason=str(error))
+        return self._called if self._called.user_id == user_id else Called(user_id)
 
     async def _begin(self, user_id: str) -> None:
         """Mark the place for a start: what was written before is not answered.

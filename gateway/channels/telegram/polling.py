@@ -37,6 +37,8 @@ millisecond."""
 CALM_S: Final = 600.0
 """After so long without another program that polls, one is told of anew; the pauses of two gateways
 that take turns are shorter."""
+UNDISTURBED_S: Final = 120.0
+"""After so long without one, a bot that is written to all the time counts as up."""
 HandOver = Callable[[Update | None], Awaitable[bool]]
 """Hands over what an update says, None for one that is not understood; returns whether the
 platform is done with it."""
@@ -78,13 +80,14 @@ class Polling:
             get_logger().warning("telegram.webhook_removed", account=self._account)
 
     async def _poll(self, bot: Bot, hand_over: HandOver, ready: Callable[[], None]) -> None:
-        wait_s, told = 0, False
+        wait_s, told, began = 0, False, self._clock.monotonic()
         while True:
             updates = await self._updates(bot, wait_s)
             # Whoever polls ends the polls of all others, at once: only one that lasted tells that
-            # nobody else does, and a message ends it early.
+            # nobody else does, and a message ends it early; several in a row last as well.
             lasted = bool(wait_s) and not updates
-            self._contested = self._contested and not (lasted or self._is_calm())
+            undisturbed = self._clock.monotonic() - began >= UNDISTURBED_S
+            self._contested = self._contested and not (lasted or undisturbed)
             if not told and not self._contested:
                 told = True
                 ready()
