@@ -87,6 +87,7 @@ async def test_a_turn_that_was_killed_runs_once_after_the_restart(tmp_path: Path
         again = await daemon.say("hello", message_id="m1")
         assert (again["reply"], again["duplicate"]) == ("hello", True)
         assert await daemon.said(KEY) == [("user", "hello"), ("assistant", "hello")]
+        await daemon.log.wait_for("turn.completed")
         assert len(daemon.log.of("turn.completed")) == 1
 
 

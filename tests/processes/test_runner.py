@@ -225,9 +225,8 @@ async def test_another_user_is_refused(tmp_path: Path) -> None:
         "print(s.recv(1000).decode())"
     )
     for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_mode & stat.S_IXOTH:
-            break
-        directory.chmod(0o711)
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            directory.chmod(0o711)
     async with running_runner(path):
         path.chmod(0o666)
         told = await anyio.run_process(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def test_a_program_gets_the_variables_it_was_given_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "key").write_text("the secret\n")
+    (tmp_path / "key").write_text("our secret\n")
     monkeypatch.setenv("GATEWAY_TOKEN", "canary")
     monkeypatch.setenv("WANTED", "taken")
     settings = tiny(
@@ -37,7 +37,7 @@ async def test_a_program_gets_the_variables_it_was_given_and_no_other(
     given.pop("LC_CTYPE", None)  # Python sets it by itself
     assert given == {
         "PLAIN": "$HOME",
-        "KEY": "the secret",
+        "KEY": "our secret",
         "PATH": os.environ["PATH"],
         "WANTED": "taken",
     }
