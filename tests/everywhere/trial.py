@@ -205,8 +205,9 @@ class Trial:
         for side in self._sides:
             async with self._away(side):
                 await self._again(kill=True)
-            # What is sent again at a start is to be known as sent, or it would be in doubt twice.
-            await self._clock.sleep(step / 2)
+            # What is sent again at a start is to be known as sent, or it would be in doubt twice;
+            # and a session is paused of which three starts in a row find an answer cut off.
+            await self._clock.sleep(max(step / 2, growing.LASTS_S))
 
     async def _watch_memory(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds
