@@ -82,6 +82,7 @@ async def test_a_stop_lets_running_requests_end_and_takes_no_more(tmp_path: Path
     assert [answer.json()["reply"] for answer in answers] == ["working hello"]
 
 
+@pytest.mark.alone
 async def test_an_idle_server_stops_at_once(tmp_path: Path) -> None:
     async with running_api(tmp_path) as api:
         await api.client.get("/livez")  # leaves a kept connection behind

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import pytest
 
 from gateway.access.pairing import Pairing
 from gateway.agents.echo import EchoAgent
@@ -102,6 +103,7 @@ async def test_a_hundred_thousand_sessions_are_pruned_at_start_while_messages_ar
         assert (await daemon.log.wait_for("session.pruned"))["pruned"] == 0
 
 
+@pytest.mark.alone
 async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answered(
     tmp_path: Path,
 ) -> None:

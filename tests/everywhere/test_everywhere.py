@@ -24,7 +24,7 @@ MOST_GROWTH_BYTES: Final = 1_000_000
 @pytest.mark.parametrize(
     ("users", "seconds"),
     [
-        pytest.param(10, 20, id="short"),
+        pytest.param(10, 20, marks=pytest.mark.alone, id="short"),
         pytest.param(50, 120, marks=pytest.mark.torture, id="two-minutes"),
     ],
 )

@@ -173,6 +173,7 @@ async def test_nobody_of_the_group_is_left_behind_at_the_end(tmp_path: Path) -> 
     await until(lambda: is_gone(int(noted.read_text())))
 
 
+@pytest.mark.alone
 async def test_a_program_that_will_not_end_is_killed_in_bounded_time() -> None:
     clock = SystemClock()
     async with running(tiny("stubborn")) as server:
@@ -183,6 +184,7 @@ async def test_a_program_that_will_not_end_is_killed_in_bounded_time() -> None:
     assert clock.monotonic() - began < 2 * GRACE_S + 1.5
 
 
+@pytest.mark.alone
 async def test_a_program_that_heeds_the_end_of_its_input_ends_at_once() -> None:
     clock = SystemClock()
     async with running(tiny()) as server:
