@@ -1,4 +1,4 @@
-"""What all tests have in common: hypothesis without a clock, and what the end of a run tells.
+"""What all tests have in common: hypothesis without a clock, plain tracebacks, counts at the end.
 
 With several workers (`-n`) each gathers what is to be told, and the process above them prints it.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from structlog.dev import ConsoleRenderer, plain_traceback
 
 from tests.support.told import TOLD, Told
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # A slow machine is not a failing law.
 settings.register_profile("gateway", deadline=None)
 settings.load_profile("gateway")
+# Logs that nobody configured: with frames and their values drawn, a traceback takes a second.
+ConsoleRenderer.get_active().exception_formatter = plain_traceback
 
 
 def pytest_configure(config: pytest.Config) -> None:
