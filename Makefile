@@ -49,7 +49,7 @@ run: .venv/.stamp ## start the daemon with CONFIG (config/gateway.toml)
 .PHONY: test
 test: .venv/.stamp .synapse/.stamp ## run the whole test suite
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not torture and not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "alone and not torture"
 
 .PHONY: torture
 torture: .venv/.stamp .synapse/.stamp ## crash, kill and damage the store for about two hours, and count

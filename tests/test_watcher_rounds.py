@@ -91,7 +91,7 @@ class Wired:
         await self.bench.clock.advance(TTL_S)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not holds():
                 await anyio.lowlevel.checkpoint()
 
@@ -284,12 +284,12 @@ async def _change_after_the_round(
 
     def wait(_: Transaction) -> None:
         begun.set()
-        release.wait(5)
+        release.wait(30)
 
     def hold() -> None:
         database.submit(wait)
         # Work that comes before the writer has begun with this would not wait, but go with it.
-        assert begun.wait(5)
+        assert begun.wait(30)
 
     async def say() -> None:
         replies.append(await held.bench.say("cold"))

@@ -69,7 +69,7 @@ async def open_room(
     tmp_path: Path, rules: AccessSettings | None = None, clock: FakeClock | None = None
 ) -> AsyncGenerator[Room]:
     clock = clock or FakeClock()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with Database.open(tmp_path / "gateway.db", clock) as database:
             pairing = await Pairing.load(database, clock)
             access = Access(rules or AccessSettings(), pairing, clock)

@@ -149,7 +149,7 @@ async def run_agent(
     """Run to the end; `into` keeps the events where the run fails."""
     events: list[AgentEvent] = [] if into is None else into
     talk = messages if isinstance(messages, Talk) else Talk(list(messages), cache_key)
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with aclosing(agent.run(talk)) as running:
             async for event in running:
                 events.append(event)

@@ -160,13 +160,13 @@ async def test_a_stream_cut_at_any_byte_is_an_error_or_the_whole_answer(*, frame
 async def test_silence_ends_the_request() -> None:
     async with (
         upstream(FakeClock()) as fake,
-        anthropic_agent(fake, read_timeout_s=0.2) as agent,
+        anthropic_agent(fake, read_timeout_s=1.0) as agent,
     ):
         fake.answer(Answer("Hello", then="hangs"))
         with pytest.raises(AgentError, match="silent for too long") as caught:
             await run_agent(agent, [user("hi")])
         assert "in time" in caught.value.user_text
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await fake.client_left.wait()
         fake.answer("well again")
         assert (await run_agent(agent, [user("hi")])).text == "well again"
@@ -177,14 +177,14 @@ async def test_a_connection_that_stays_open_after_the_end_is_not_waited_for() ->
     async with upstream(FakeClock()) as fake, anthropic_agent(fake) as agent:
         fake.answer(played(whole.silent_after(len(whole.wire))))
         assert (await run_agent(agent, [user("hi")])).text == "Hello"
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await fake.client_left.wait()
 
 
 async def test_a_cancelled_run_closes_its_connection_and_the_next_one_works() -> None:
     async with upstream(FakeClock()) as fake, anthropic_agent(fake) as agent:
         fake.answer(Answer("Hello", then="hangs"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             with anyio.CancelScope() as scope:
                 async with aclosing(agent.run(Talk([user("hi")]))) as running:
                     async for event in running:
@@ -198,7 +198,7 @@ async def test_a_cancelled_run_closes_its_connection_and_the_next_one_works() ->
 async def test_a_run_that_is_left_early_closes_its_connection() -> None:
     async with upstream(FakeClock()) as fake, anthropic_agent(fake) as agent:
         fake.answer(Answer("Hello", then="hangs"))
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async with aclosing(agent.run(Talk([user("hi")]))) as running:
                 await anext(running)
             await fake.client_left.wait()

@@ -20,6 +20,7 @@ from gateway.model import Image, Message, Role, ToolCall, TurnId, Usage
 from tests.support.command_programs.playing import (
     ECHO,
     GOOD,
+    PATIENCE_S,
     Run,
     agent_of,
     answered,
@@ -59,7 +60,7 @@ say("text", text="two")
 say("done")
 """
     answer = Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(answer.follow, agent_of(code, cwd=str(tmp_path)))
             await answer.begun.wait()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 import pytest
+import uvloop
 from structlog.testing import capture_logs
 
 from gateway.agents.asked import NOTHING_ASKED
@@ -24,6 +25,7 @@ from gateway.errors import AgentError, AgentFailure
 from gateway.model import Role
 from tests.support.command_programs.playing import (
     GOOD,
+    PATIENCE_S,
     Run,
     Talk,
     agent_of,
@@ -55,11 +57,15 @@ PATIENT = {"timeout_s": 86_400.0, "idle_timeout_s": 86_400.0}
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """Hold every test of this module to the law that its docstring names."""
-    before, open_before = children(), descriptors()
-    yield
-    assert children() == before
+def before() -> Iterator[set[int]]:
+    """Hold every test of this module to the law that its docstring names; give who was there.
+
+    What tests of others have left unreaped in this process may go at any time.
+    """
+    uvloop.new_event_loop().close()  # the first one of a process opens a pipe for good
+    earlier, open_before = children(), descriptors()
+    yield earlier
+    assert children() <= earlier
     assert not [
         place
         for number, place in descriptors().items()
@@ -83,32 +89,33 @@ if turn()["messages"][-1]["text"] == "fine":
 
 
 @pytest.mark.parametrize(
-    ("code", "wait_s", "reason"),
+    "code",
     [
-        pytest.param("time.sleep(600)", 60, "was silent for 60 s", id="silence"),
-        pytest.param("os.close(2); time.sleep(600)", 60, "was silent for 60 s", id="no-stderr"),
+        pytest.param("say('text', text='a'); time.sleep(600)", id="silence"),
+        pytest.param("os.close(2); say('text', text='a'); time.sleep(600)", id="no-stderr"),
         pytest.param(
-            "while True: os.write(2, b'x'); time.sleep(0.001)",
-            60,
-            "was silent for 60 s",
+            "say('text', text='a')\nwhile True: os.write(2, b'x'); time.sleep(0.001)",
             id="stderr-is-no-answer",
         ),
-        pytest.param("os.write(1, b'{'); time.sleep(600)", 120, "was silent for", id="half-a-line"),
+        # In one piece, so that nothing comes after what the test waits for.
+        pytest.param(
+            """os.write(1, b'{"type":"text","text":"a"}\\n{'); time.sleep(600)""", id="half-a-line"
+        ),
     ],
 )
-async def test_silence_ends_the_turn(code: str, wait_s: float, reason: str) -> None:
+async def test_silence_ends_the_turn(code: str, before: set[int]) -> None:
     clock, result = FakeClock(), Run()
-    agent = agent_of(_either(f"say('text', text='a')\n{code}"), clock)
-    with anyio.fail_after(10):
+    agent = agent_of(_either(code), clock)
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent)
             await result.begun.wait()
             await clock.advance(59.9)
-            assert children()
-            await clock.advance(wait_s - 59.9)
+            assert children() - before
+            await clock.advance(0.1)
 
     assert result.error is not None
-    assert reason in str(result.error)
+    assert "was silent for 60 s" in str(result.error)
     assert (result.error.user_text, result.error.failure) == (TIMED_OUT, AgentFailure.OUTAGE)
     await _works_again(agent)
 
@@ -123,7 +130,7 @@ say("text", text="b")
 time.sleep(600)
 """
     agent = agent_of(_either(code), clock, timeout_s=100.0, cwd=str(tmp_path))
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent)
             await result.begun.wait()
@@ -140,15 +147,17 @@ time.sleep(600)
     await _works_again(agent)
 
 
-async def test_a_program_that_does_not_hear_sigterm_is_killed_after_the_grace() -> None:
+async def test_a_program_that_does_not_hear_sigterm_is_killed_after_the_grace(
+    before: set[int],
+) -> None:
     clock, result = FakeClock(), Run()
     agent = agent_of(_either(f"{DEAF} {GOOD}\ntime.sleep(600)"), clock)
-    with capture_logs() as logs, anyio.fail_after(10):
+    with capture_logs() as logs, anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent)
             await until(lambda: len(result.messages) == 1)
             await clock.advance(GRACE_S - 0.1)
-            assert children()
+            assert children() - before
             await clock.advance(0.1)
 
     assert result.text == "fine"
@@ -177,7 +186,7 @@ async def test_nobody_of_the_group_survives(last: str, deaf: str) -> None:
     # The grandchild holds the output open, so that its end is not the program's.
     code = f"{CHILD}\n{deaf}\nsay('text', text=str(child({SLEEP!r})))\n{last}"
     clock, result = FakeClock(), Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent_of(code, clock, **PATIENT))
             await pass_time(clock, lambda: result.ended)
@@ -209,7 +218,7 @@ async def test_an_answer_is_read_to_its_end_although_the_program_is_gone() -> No
 async def test_a_program_that_closed_its_output_and_goes_on_is_no_answer() -> None:
     clock, result = FakeClock(), Run()
     code = "say('text', text='x'); os.close(1); time.sleep(600)"
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent_of(code, clock, **PATIENT))
             await pass_time(clock, lambda: result.ended)
@@ -222,7 +231,7 @@ async def test_a_program_that_closed_its_output_and_goes_on_is_no_answer() -> No
 @pytest.mark.parametrize("rounds", range(12))
 async def test_a_turn_may_be_cancelled_while_the_program_starts(rounds: int) -> None:
     agent, result = agent_of(_either("time.sleep(600)")), Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent)
             for _ in range(rounds):
@@ -245,7 +254,7 @@ async def test_a_turn_may_be_cancelled_while_the_program_starts(rounds: int) -> 
 )
 async def test_a_turn_may_be_cancelled_while_the_program_runs(code: str) -> None:
     agent, result = agent_of(_either(f"say('text', text='x')\n{code}")), Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(result.follow, agent)
             await result.begun.wait()
@@ -308,7 +317,7 @@ def _children_of(thread: int) -> set[int]:
 
 async def test_a_turn_may_be_cancelled_while_its_conversation_goes_in() -> None:
     result = Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             code = "say('text', text='x'); time.sleep(600)"
             tasks.start_soon(result.follow, agent_of(code), user("x" * 10_000_000))
@@ -316,9 +325,9 @@ async def test_a_turn_may_be_cancelled_while_its_conversation_goes_in() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_a_turn_cancelled_while_its_program_ends_waits_for_that_end() -> None:
+async def test_a_turn_cancelled_while_its_program_ends_waits_for_that_end(before: set[int]) -> None:
     clock, result = FakeClock(), Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             code = f"{DEAF} {GOOD}\ntime.sleep(600)"
             tasks.start_soon(result.follow, agent_of(code, clock))
@@ -327,21 +336,21 @@ async def test_a_turn_cancelled_while_its_program_ends_waits_for_that_end() -> N
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await clock.advance(GRACE_S / 2)
-                assert children()
+                assert children() - before
                 await clock.advance(GRACE_S / 2)
 
 
-async def test_so_many_run_at_once_and_the_others_wait() -> None:
+async def test_so_many_run_at_once_and_the_others_wait(before: set[int]) -> None:
     code = "say('text', text='x'); sys.stdin.read(); time.sleep(600)"
     clock, runs = FakeClock(), [Run() for _ in range(5)]
     agent = agent_of(code, clock, max_parallel=2)
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             for result in runs:
                 tasks.start_soon(result.follow, agent)
             await until(lambda: sum(result.begun.is_set() for result in runs) == 2)
             await anyio.wait_all_tasks_blocked()
-            assert len(children()) == 2
+            assert len(children() - before) == 2
             await clock.advance(60)
             await until(lambda: sum(result.begun.is_set() for result in runs) == 4)
             assert sum(result.error is not None for result in runs) == 2
@@ -353,7 +362,7 @@ async def test_so_many_run_at_once_and_the_others_wait() -> None:
 async def test_who_waits_may_be_cancelled_and_takes_no_place() -> None:
     agent = agent_of(_either("say('text', text='x'); time.sleep(600)"), max_parallel=1)
     first, second = Run(), Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(first.follow, agent)
             await first.begun.wait()
@@ -386,12 +395,12 @@ async def test_a_conversation_that_cannot_be_had_starts_nothing() -> None:
     await _works_again(agent)
 
 
-async def test_a_reader_that_stops_early_ends_the_program() -> None:
+async def test_a_reader_that_stops_early_ends_the_program(before: set[int]) -> None:
     result = Run()
     agent = agent_of("say('text', text='x'); time.sleep(600)")
     events = agent.run(Talk([user("hi")]))
     result.events.append(await anext(events))
-    assert children()
+    assert children() - before
     await events.aclose()
 
     assert result.deltas == ["x"]

@@ -193,7 +193,7 @@ async def test_an_answer_whose_usage_was_cut_off_has_none() -> None:
 async def test_silence_ends_the_request(before: bytes) -> None:
     answer = text_answer("Hel", "lo")
     silent = answer.silent_after(answer.wire.index(before) + len(before))
-    async with wire_server(silent) as server, openai_agent(server, read_timeout_s=0.2) as agent:
+    async with wire_server(silent) as server, openai_agent(server, read_timeout_s=1.0) as agent:
         if before == b"[DONE]":
             assert (await run_agent(agent, [user("hi")])).text == "Hello"
         else:
@@ -201,7 +201,7 @@ async def test_silence_ends_the_request(before: bytes) -> None:
                 await run_agent(agent, [user("hi")])
             assert "in time" in caught.value.user_text
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await server.client_left.wait()
         server.script(text_answer("well again"))
         assert (await run_agent(agent, [user("hi")])).text == "well again"
@@ -211,7 +211,7 @@ async def test_a_cancelled_run_closes_its_connection_and_the_next_one_works() ->
     answer = text_answer("Hel", "lo")
     silent = answer.silent_after(answer.wire.index(b'"content":"lo"'))
     async with wire_server(silent) as server, openai_agent(server) as agent:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             with anyio.CancelScope() as scope:
                 async with aclosing(agent.run(Talk([user("hi")]))) as running:
                     async for event in running:
@@ -226,7 +226,7 @@ async def test_a_run_that_is_left_early_closes_its_connection() -> None:
     answer = text_answer("Hel", "lo")
     silent = answer.silent_after(len(answer.wire) - len(DONE))
     async with wire_server(silent) as server, openai_agent(server) as agent:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async with aclosing(agent.run(Talk([user("hi")]))) as running:
                 await anext(running)
             await server.client_left.wait()

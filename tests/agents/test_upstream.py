@@ -463,7 +463,7 @@ async def test_blocks_of_a_request_begin_with_those_of_the_one_before() -> None:
 
 async def test_it_runs_by_hand_and_tells_what_it_was_asked() -> None:
     command = [sys.executable, "-m", "tests.support.upstream"]
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with await anyio.open_process(command) as process:
             assert process.stdout is not None
             lines = BufferedByteReceiveStream(process.stdout)

@@ -57,7 +57,7 @@ class Asked:
         return openai.AsyncOpenAI(
             api_key=token,
             base_url=self.base_url,
-            timeout=10,
+            timeout=30,
             http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
             **{"max_retries": 0, **more},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import httpx2
 import orjson
+from anyio.abc import SocketStream
 from starlette.types import ASGIApp
 
 from gateway.access.gate import Access
@@ -52,8 +54,6 @@ from tests.support.turns import scripted
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
     from pathlib import Path
-
-    from anyio.abc import SocketStream
 
     from gateway.agents.base import Agent, AgentEvent, Conversation
     from gateway.channels.hooks import HookedChannel
@@ -126,9 +126,11 @@ class RunningApi:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    async def connect(self) -> SocketStream:
-        """Open a raw connection."""
-        return await anyio.connect_tcp("127.0.0.1", self.port)
+    async def connect(self, sent: bytes = b"") -> SocketStream:
+        """Open a raw connection; what is sent is there before the server sees it."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection.sendall(sent)
+        return await SocketStream.from_socket(connection)
 
     async def post(self, path: str, body: object = None, *, accept: str = "*/*") -> httpx2.Response:
         """Post JSON, or nothing at all."""
@@ -217,7 +219,7 @@ async def running_api(
         )
         app, url = build_app(context), url_of(listener)
         async with httpx2.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5
+            base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30
         ) as client:
             parts = (state, pipeline, pairing, registry, items, clock, agent)
             api = RunningApi(*parts, app, url, client, stop, context.webhooks, context.door)
@@ -276,7 +278,7 @@ def message(**fields: object) -> dict[str, object]:
 async def read_until_closed(stream: SocketStream) -> bytes:
     """Return all that comes until the peer closes, or resets."""
     received = b""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while True:
             try:
                 received += await stream.receive()
@@ -287,7 +289,7 @@ async def read_until_closed(stream: SocketStream) -> bytes:
 async def read_answer(stream: SocketStream) -> tuple[int, dict[str, str], bytes]:
     """Read one response with a content length; return status, headers in lower case, and body."""
     received = b""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while b"\r\n\r\n" not in received:
             received += await stream.receive()
         head, _, body = received.partition(b"\r\n\r\n")

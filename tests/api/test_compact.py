@@ -101,7 +101,7 @@ async def test_why_nothing_was_done_is_told(tmp_path: Path) -> None:
 async def test_while_a_turn_runs_it_is_a_conflict(tmp_path: Path) -> None:
     async with running_api(tmp_path, gate_open=False) as api, anyio.create_task_group() as group:
         group.start_soon(api.post, "/v1/messages", message())
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.agent.started.wait()
         response = await api.post(COMPACT)
         api.agent.gate.set()

@@ -84,14 +84,14 @@ async def test_a_stream_gives_pieces_and_then_the_whole(tmp_path: Path) -> None:
 async def test_a_stream_that_waits_says_how_many_are_answered_first(tmp_path: Path) -> None:
     async with running_api(tmp_path, gate_open=False) as api, anyio.create_task_group() as group:
         group.start_soon(api.post, "/v1/messages", message())
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.agent.started.wait()
         stream = api.client.stream(
             "POST", "/v1/messages", json=message(text="again"), headers={"Accept": STREAM}
         )
         async with stream as response:
             chunks = response.aiter_text()
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 first = await anext(chunks)
             assert events_of(first) == [("queued", {"ahead": 1})]
             api.agent.gate.set()
@@ -106,7 +106,7 @@ async def test_a_silent_stream_says_that_it_lives(tmp_path: Path) -> None:
         )
         async with stream as response:
             chunks = response.aiter_text()
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert "working" in await anext(chunks)
                 await api.clock.advance(15)
                 assert await anext(chunks) == ": still here\n\n"
@@ -128,7 +128,7 @@ async def test_a_client_that_goes_away_cancels_nothing(tmp_path: Path, accept: s
         )
         async with await api.connect() as stream:
             await stream.send(head + body)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await api.agent.started.wait()
         # Another request and its answer: by then the server has seen the client go.
         assert (await api.client.get("/livez")).status_code == 200
@@ -266,7 +266,7 @@ async def test_a_bound_is_told_with_when_to_come_again(tmp_path: Path) -> None:
         anyio.create_task_group() as group,
     ):
         group.start_soon(api.post, "/v1/messages", message())
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.agent.started.wait()
 
         response = await api.post("/v1/messages", message(text="again"), accept=STREAM)
@@ -310,10 +310,10 @@ async def test_who_waits_while_the_gateway_stops_is_told(tmp_path: Path, accept:
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await api.agent.started.wait()
             api.stop.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.served.wait()
 
     [response] = answers

@@ -93,7 +93,7 @@ async def test_an_end_of_the_gateway_has_no_message_answered_twice(
         async with daemon_at(port, state, text) as daemon:
             token = (await daemon.post("/v1/tokens", {"name": "alice"})).json()["token"]
             tasks.start_soon(ask, token)
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 await fake.asked.wait()
             daemon.signal(end)
             await daemon.ended()
@@ -179,7 +179,7 @@ async def cut_off(
             async for _ in answer:
                 pass
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
             await asked.fake.asked.wait()
@@ -241,7 +241,7 @@ async def test_a_retry_while_the_message_is_answered_is_the_same_one(tmp_path: P
         async def ask(**headers: str) -> None:
             got.append(await told(client, "yes", **headers))
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(ask)
                 await asked.fake.asked.wait()
@@ -266,7 +266,7 @@ async def test_a_retry_of_a_message_without_a_key_is_never_one_with_a_key(tmp_pa
         async def ask(**headers: str) -> None:
             got.append((await told(client, "yes", **headers))[0])
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(partial(ask, Idempotency_Key="m2"))
                 await asked.fake.asked.wait()
@@ -331,7 +331,7 @@ async def test_a_retry_of_what_was_refused_while_the_same_was_answered_is_new(
         async def ask(**headers: str) -> None:
             got.append((await told(client, "yes", **headers))[0])
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(ask)
                 await asked.fake.asked.wait()

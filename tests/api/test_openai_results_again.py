@@ -191,7 +191,7 @@ async def test_results_are_not_taken_for_a_message_that_is_answered(tmp_path: Pa
         async def more() -> None:
             got.append(await Client(sdk, said("never mind")).ask())
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(more)
                 await asked.fake.asked.wait()
@@ -216,7 +216,7 @@ async def test_results_that_come_again_while_they_are_answered_are_the_same(
         async def bring() -> None:
             got.append(await client.ask())
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 group.start_soon(bring)
                 await asked.fake.asked.wait()

@@ -67,7 +67,7 @@ async def test_one_that_is_too_old_is_shown_to_block_nothing(tmp_path: Path) -> 
 async def test_stopping_ends_it_and_a_second_time_is_a_conflict(tmp_path: Path) -> None:
     async with running_api(tmp_path, processes=ON) as api:
         started = await api.processes.start(caller(), ["sh", "-c", "echo hello; exec sleep 1000"])
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not (await got(api, f"{PATH}/{started.process_id}"))["output"]:
                 await anyio.lowlevel.checkpoint()
         stopped = (await api.post(f"{PATH}/{started.process_id}/stop")).json()

@@ -127,7 +127,7 @@ async def test_one_plan_is_made_at_a_time(tmp_path: Path, path: str) -> None:
 
     def hold(_: object) -> None:
         held.release()
-        gate.wait(10)
+        gate.wait(30)
 
     async with running_api(tmp_path, pruning=RULES) as api:
         await said(api.state.database, 3)
@@ -139,10 +139,10 @@ async def test_one_plan_is_made_at_a_time(tmp_path: Path, path: str) -> None:
         async with anyio.create_task_group() as group:
             for _ in range(2):  # as many as there are readers
                 group.start_soon(api.state.database.read, hold)
-                await anyio.to_thread.run_sync(partial(held.acquire, timeout=10))
+                await anyio.to_thread.run_sync(partial(held.acquire, timeout=30))
             group.start_soon(ask)
             group.start_soon(ask)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while not answers:
                     await anyio.lowlevel.checkpoint()
             refused = await api.post("/v1/pruning/plan", {})

@@ -60,14 +60,14 @@ def test_an_address_that_cannot_be_is_named() -> None:
 
 async def test_a_stop_lets_running_requests_end_and_takes_no_more(tmp_path: Path) -> None:
     answers: list[httpx2.Response] = []
-    async with running_api(tmp_path, gate_open=False) as api:
+    async with running_api(tmp_path, gate_open=False, grace_s=30) as api:
 
         async def ask() -> None:
             answers.append(await api.post("/v1/messages", message()))
 
         async with anyio.create_task_group() as group:
             group.start_soon(ask)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await api.agent.started.wait()
                 api.stop.set()
                 while True:
@@ -76,7 +76,7 @@ async def test_a_stop_lets_running_requests_end_and_takes_no_more(tmp_path: Path
                     except OSError:
                         break
             api.agent.gate.set()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.served.wait()
 
     assert [answer.json()["reply"] for answer in answers] == ["working hello"]
@@ -92,9 +92,10 @@ async def test_an_idle_server_stops_at_once(tmp_path: Path) -> None:
 
 
 async def test_cancelling_cuts_connections() -> None:
-    cancelled = anyio.Event()
+    asked, cancelled = anyio.Event(), anyio.Event()
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        asked.set()
         try:
             await anyio.sleep_forever()
         finally:
@@ -110,10 +111,10 @@ async def test_cancelling_cuts_connections() -> None:
         group.start_soon(run)
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            with anyio.move_on_after(0.05):
-                await stream.receive()
+            with anyio.fail_after(30):
+                await asked.wait()
             group.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True), anyio.fail_after(5):
+            with anyio.CancelScope(shield=True), anyio.fail_after(30):
                 await cancelled.wait()
     with pytest.raises(OSError, match="attempts failed"):
         await anyio.connect_tcp("127.0.0.1", port)

@@ -100,7 +100,7 @@ async def test_an_entry_is_shown_with_whether_it_is_busy(tmp_path: Path) -> None
         anyio.create_task_group() as group,
     ):
         group.start_soon(_said, api, "hello")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await api.agent.started.wait()
         busy = (await api.client.get(f"/v1/sessions/{KEY}")).json()
         [listed] = (await api.client.get("/v1/sessions")).json()["sessions"]

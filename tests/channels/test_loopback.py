@@ -80,7 +80,7 @@ async def running(state_dir: Path, **settings: object) -> AsyncGenerator[Running
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await ready.wait()
         yield run
         tasks.cancel_scope.cancel()
@@ -328,7 +328,7 @@ async def test_no_more_clients_than_may_be_are_connected(state_dir: Path) -> Non
             async with connected(run.channel.path) as other:
                 assert await other.read() == {"error": "too many clients are connected"}
                 assert await other.ended()
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while True:
                 async with connected(run.channel.path) as later:
                     if await later.ask(**message(2)) == {"accepted": "m2"}:
@@ -432,7 +432,7 @@ async def test_a_client_that_goes_away_may_have_shown_it(state_dir: Path) -> Non
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(leave)
-                with pytest.raises(SendError) as caught, anyio.fail_after(5):
+                with pytest.raises(SendError) as caught, anyio.fail_after(30):
                     await run.channel.send(outbound())
         with pytest.raises(NotConnectedError):
             await run.channel.send(outbound())
@@ -482,10 +482,10 @@ async def test_a_client_that_does_not_read_is_left_and_holds_nothing_up(state_di
             tasks.start_soon(send)
             await anyio.wait_all_tasks_blocked()
             await run.clock.advance(5)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await failed.wait()
         async with connected(run.channel.path) as other:
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while await other.ask(serve=True) != {"serving": True}:
                     await anyio.lowlevel.checkpoint()
 
@@ -521,7 +521,7 @@ async def test_a_message_that_takes_long_holds_up_no_answer(state_dir: Path) -> 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(show)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 assert await run.channel.send(outbound()) == "17"
         assert run.received == []
         run.gate.set()

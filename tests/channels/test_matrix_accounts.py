@@ -110,7 +110,7 @@ async def test_of_two_accounts_of_a_user_the_first_one_of_the_configuration_read
     async with server.serving(), anyio.create_task_group() as tasks:
         for one in (first, second):
             tasks.start_soon(run, one)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await ready.wait()
             while not lost:
                 await anyio.lowlevel.checkpoint()

@@ -10,6 +10,7 @@ import anyio.lowlevel
 import orjson
 import pytest
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from gateway.channels.matrix.api import PAGE
 from gateway.channels.matrix.behind import AT_ONCE, TRIES
@@ -43,10 +44,33 @@ FAILS = (500, {"errcode": "M_UNKNOWN"})
 OTHER = "!other"
 
 
+class Pausing(FakeClock):
+    """Counts the pauses that begin; nobody waits for anything else on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses = 0
+        self._begun = anyio.Event()
+
+    @override
+    async def sleep(self, duration_s: float) -> None:
+        self.pauses += 1
+        self._begun.set()
+        self._begun = anyio.Event()
+        await super().sleep(duration_s)
+
+    async def end_pause(self, number: int, duration_s: float = 5) -> None:
+        """Let the pause of a number end, once it has begun."""
+        with anyio.fail_after(PATIENCE_S):
+            while self.pauses < number:
+                await self._begun.wait()
+        await self.advance(duration_s)
+
+
 @asynccontextmanager
 async def waiting(tmp_path: Path, server: PlayedHomeserver) -> AsyncGenerator[Run]:
     """Run a channel whose pauses end as its clock is advanced, once it has read the room."""
-    run = channel_of(tmp_path, server.url, BOT, clock=FakeClock(), answer_in_groups="all")
+    run = channel_of(tmp_path, server.url, BOT, clock=Pausing(), answer_in_groups="all")
     async with server.serving(), anyio.create_task_group() as tasks:
         tasks.start_soon(run.run)
         with anyio.fail_after(PATIENCE_S):
@@ -125,9 +149,9 @@ async def test_what_waits_behind_a_gap_comes_after_it_in_its_order(tmp_path: Pat
         server.push(said("s5", room=OTHER))
         await server.until_asked("sync", 7)
         server.answers["messages"].append(page(event(6)))
-        assert isinstance(run.clock, FakeClock)
-        for _ in range(2):
-            await run.clock.advance(5)
+        assert isinstance(run.clock, Pausing)
+        for number in (1, 2):
+            await run.clock.end_pause(number)
         await run.until(lambda: len(run.received) == 6)
         server.push(said("s6", event(8)))
         await run.until(lambda: len(run.received) == 7)
@@ -233,9 +257,9 @@ async def test_too_much_that_waits_is_not_held_but_read_again(tmp_path: Path) ->
             server.push(said(f"t{sync}", *told))
         server.push(said("u", event(9), room=OTHER))
         await run.until(lambda: run.received)
-        server.answers["messages"] = [page(), page(event(2), event(3))]
-        assert isinstance(run.clock, FakeClock)
-        await run.clock.advance(5)
+        server.answers["messages"] += [page(), page(event(2), event(3))]
+        assert isinstance(run.clock, Pausing)
+        await run.clock.end_pause(1)
         await run.until(lambda: len(run.received) == 4 + PAGE)
 
     last = 1_000 * (held + 1) + 10

@@ -206,7 +206,7 @@ async def test_configured_channels_are_opened_by_account(state_dir: Path) -> Non
     assert len(channels) == 2
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(channels.run, _receive, note)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await both.wait()
         for channel in channels:
             assert isinstance(channel, LoopbackChannel)

@@ -143,7 +143,7 @@ async def test_a_pause_that_is_asked_for_is_kept_while_polling(tmp_path: Path) -
     server = TelegramServer()
     server.failures["getUpdates"] = [Failure(429, "Too Many Requests", {"retry_after": 30})]
     async with running(tmp_path, server, ready=False) as run:
-        await server.until(run.offsets)
+        await server.until(lambda: run.clock.waits_s)
         await run.clock.advance(29.9)
         early = len(run.offsets())
         await run.clock.advance(0.1)

@@ -18,7 +18,7 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
-PATIENCE_S: Final = 20
+PATIENCE_S: Final = 60
 """How long a child may take before the test fails."""
 _PROGRAM: Final = (sys.executable, "-m", "gateway")
 

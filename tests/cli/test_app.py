@@ -10,7 +10,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli.app import app
-from tests.cli.processes import gateway, imports
+from tests.cli.processes import PATIENCE_S, gateway, imports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ HEAVY = {
 
 def test_help_loads_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gateway", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
 
     assert "check-config" in told.stdout
     assert not HEAVY & set(imports(told.stderr))
@@ -39,7 +39,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_status_loads_no_sdk_and_no_server(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gateway", "status"]
     told = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=20, cwd=tmp_path
+        command, capture_output=True, text=True, check=True, timeout=PATIENCE_S, cwd=tmp_path
     )
 
     loaded = set(imports(told.stderr))

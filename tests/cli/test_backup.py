@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -23,11 +25,47 @@ from tests.support.daemon import Daemon, running_daemon
 from tests.support.upkeep import change, found, used_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
 CLIENTS: Final = 8
 CONFIG: Final = "[store]\nsnapshot_interval_s = 0.1\n"
+STOPPING: Final = """
+import os, signal
+from gateway.cli import main
+from gateway.durable import copying
+from gateway.durable.disk import SystemDisk
+
+copy, sync = copying._copy_pages, SystemDisk.sync_data
+
+def stop(disk, descriptor):
+    SystemDisk.sync_data = sync
+    os.kill(os.getpid(), signal.SIGSTOP)
+    sync(disk, descriptor)
+
+def copy_and_stop(*given):
+    SystemDisk.sync_data = stop
+    copy(*given)
+
+copying._copy_pages = copy_and_stop
+main()
+"""
+"""The command `gateway`, which stops itself once a backup has copied a part of the database."""
+
+
+@asynccontextmanager
+async def stopped_backup(state: Path, target: Path) -> AsyncGenerator[subprocess.Popen[bytes]]:
+    """Begin a backup, which waits amid its copy until it is told to go on."""
+    command = [sys.executable, "-c", STOPPING, "backup", str(target), "--state-dir", str(state)]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE) as child:
+        try:
+            with anyio.fail_after(PATIENCE_S):
+                while not os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+                    assert child.poll() is None, "it ended before it was stopped"
+                    await anyio.lowlevel.checkpoint()
+            yield child
+        finally:
+            child.kill()
 
 
 async def test_a_backup_under_load_has_every_acknowledged_message_and_starts(
@@ -52,13 +90,14 @@ async def test_a_backup_under_load_has_every_acknowledged_message_and_starts(
             while len(said) < 200:
                 await daemon.get("/v1/status")
             owed = list(said)
-            outcome = await anyio.to_thread.run_sync(
-                gateway, "backup", copy, "--state-dir", tmp_path / "state", "--json"
-            )
+            async with stopped_backup(tmp_path / "state", copy) as child:
+                while len(said) < len(owed) + CLIENTS:
+                    await daemon.get("/v1/status")
+                child.send_signal(signal.SIGCONT)
+                out, _ = await anyio.to_thread.run_sync(child.communicate)
             stop.set()
-        assert outcome.status == 0, outcome.stderr
-        assert outcome.document["beside_daemon"] is True
-        assert len(said) > len(owed), "nothing was said meanwhile"
+        assert child.returncode == 0
+        assert orjson.loads(out)["beside_daemon"] is True
 
     assert {one.level for one in check_store(copy).findings} == {Level.OK}
     async with running_daemon(copy) as again:
@@ -73,17 +112,12 @@ async def test_a_backup_under_load_has_every_acknowledged_message_and_starts(
 async def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(tmp_path: Path) -> None:
     state, target = await used_state(tmp_path / "state"), tmp_path / "copy"
     aside = tmp_path / "copy.incomplete"
-    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(60000000))")
-    command = [sys.executable, "-m", "gateway", "backup", str(target), "--state-dir", str(state)]
+    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(6000000))")
 
-    with subprocess.Popen(command) as child:
-        with anyio.fail_after(PATIENCE_S):
-            while not (aside / "gateway.db").exists():
-                assert child.poll() is None, "it ended before it could be killed"
-                await anyio.lowlevel.checkpoint()
+    async with stopped_backup(state, target) as child:
         child.kill()
 
-    assert aside.exists()
+    assert (aside / "gateway.db").exists()
     assert not target.exists()
     assert not (aside / "sessions.json").exists()
     refused = gateway("backup", target, "--state-dir", state)
@@ -99,20 +133,12 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(tmp_pa
 
 async def test_a_backup_goes_on_when_the_daemon_is_killed_meanwhile(tmp_path: Path) -> None:
     state, target = await used_state(tmp_path / "state"), tmp_path / "copy"
-    aside = tmp_path / "copy.incomplete"
-    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(20000000))")
-    command = [sys.executable, "-m", "gateway", "backup", str(target), "--state-dir", str(state)]
+    change(state, "CREATE TABLE ballast (x)", "INSERT INTO ballast VALUES (zeroblob(6000000))")
     said = range(20)
     async with running_daemon(state, CONFIG) as daemon:
         for number in said:
             await daemon.say(f"text {number}", f"c{number % 5}", f"m{number}")
-        with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE) as child:
-            with anyio.fail_after(PATIENCE_S):
-                while not (aside / "gateway.db").exists():
-                    assert child.poll() is None, "it ended before the daemon could be killed"
-                    await anyio.lowlevel.checkpoint()
-            child.send_signal(signal.SIGSTOP)
-            assert not target.exists(), "it ended before the daemon could be killed"
+        async with stopped_backup(state, target) as child:
             await daemon.kill()
             child.send_signal(signal.SIGCONT)
             out, _ = await anyio.to_thread.run_sync(child.communicate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,6 +16,7 @@ from tests.cli.processes import gateway, running_gateway, terminal
 from tests.support.long_sessions import STARTED
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
 KEY = "agent:main:http::dm:ann::"
@@ -38,6 +40,17 @@ ask = ["box_add"]
 [tools.servers.box]
 {STARTED}
 """
+
+
+@contextmanager
+def running_with_tools(state: Path) -> Generator[None]:
+    """Run a daemon whose server of tools has started; it is ready without one that is slow."""
+    with running_gateway(state, config=ASKING):
+        for _ in range(100):
+            (server,) = gateway("status", "--json", "--state-dir", state).document["tools"]
+            if server["state"] == "running":
+                break
+        yield
 
 
 def test_one_message_is_answered_and_the_session_is_of_the_chat(tmp_path: Path) -> None:
@@ -145,7 +158,7 @@ def test_a_yes_at_the_prompt_is_one_to_the_question_on_the_screen(
     state = tmp_path / "state"
     text = () if dialogue else ("add",)
     with (
-        running_gateway(state, config=ASKING),
+        running_with_tools(state),
         terminal("chat", "--chat-id", "ann", *text, "--state-dir", state) as screen,
     ):
         if dialogue:
@@ -179,7 +192,7 @@ def test_a_yes_at_the_prompt_is_one_to_the_question_on_the_screen(
 def test_a_yes_with_the_number_is_taken_at_the_prompt_too(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with (
-        running_gateway(state, config=ASKING),
+        running_with_tools(state),
         terminal("chat", "--chat-id", "ann", "add", "--state-dir", state) as screen,
     ):
         for _ in range(2):
@@ -224,8 +237,10 @@ def _erase(state: Path, answer: str) -> int:
 
 
 def wait_until_busy(state: Path) -> None:
-    for _ in range(20):
-        if gateway("sessions", "show", KEY, "--state-dir", state, "--json").document["busy"]:
+    for _ in range(100):
+        shown = gateway("sessions", "show", KEY, "--state-dir", state, "--json")
+        # There is no such session before its first message has arrived.
+        if shown.status == 0 and shown.document["busy"]:
             return
     raise AssertionError("no turn is running")
 
@@ -260,7 +275,7 @@ def test_tab_completes_commands(tmp_path: Path) -> None:
 def test_lines_are_called_back_and_a_yes_is_not(tmp_path: Path) -> None:
     state = tmp_path / "state"
     with (
-        running_gateway(state, config=ASKING),
+        running_with_tools(state),
         terminal("chat", "--chat-id", "ann", "--state-dir", state) as screen,
     ):
         screen.wait_for("> ")

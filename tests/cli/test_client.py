@@ -63,10 +63,12 @@ def server_that_says(content_type: str, body: bytes) -> Generator[tuple[str, lis
             thread.join()
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+@contextmanager
+def deaf_url() -> Generator[str]:
+    """Give a URL at which nobody listens, and hold its port."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
 
 
 def test_a_holder_that_does_not_listen_is_told_as_75(tmp_path: Path) -> None:
@@ -78,8 +80,7 @@ def test_a_holder_that_does_not_listen_is_told_as_75(tmp_path: Path) -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_told_with_its_url(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{closed_port()}"
-    with held_directory(tmp_path / "state", url) as state:
+    with deaf_url() as url, held_directory(tmp_path / "state", url) as state:
         outcome = gateway("sessions", "list", "--state-dir", state)
 
     assert outcome.status == 69

@@ -27,7 +27,7 @@ LONG = 1_200
 
 def say(url: str, state: Path, *letters: str) -> None:
     headers = {"Authorization": f"Bearer {(state / 'token').read_text().strip()}"}
-    with httpx2.Client(base_url=url, headers=headers, timeout=10) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=30) as client:
         for letter in letters:
             body = {"chat_id": "ann", "text": letter * LONG}
             assert client.post("/v1/messages", json=body).status_code == 200

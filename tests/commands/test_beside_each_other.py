@@ -55,7 +55,7 @@ async def _say(bench: DoorBench, user: str, text: str, message_id: str = "") -> 
 
 
 async def _reported(bench: DoorBench, process_id: str) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while (await bench.processes.get(process_id)).reported_at is None:
             await anyio.lowlevel.checkpoint()
 
@@ -256,7 +256,7 @@ async def test_a_result_reaches_its_user_also_where_no_agent_tells_it(
         await bench.say("hello")
         bench.turns.turns.hooks.on_begun = lambda _row, progress: replies.append(progress)
         await bench.say("/bg echo the-result")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not gate.began:
                 await anyio.lowlevel.checkpoint()
             if ending == "stopped":

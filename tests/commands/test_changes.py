@@ -47,7 +47,7 @@ async def retract(bench: DoorBench, message_id: str, source: SessionSource = ANN
 
 
 async def ended(bench: DoorBench) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while await bench.turns.unfinished() or bench.turns.turns.statistics().running:
             await anyio.lowlevel.checkpoint()
 
@@ -245,7 +245,7 @@ async def test_a_caption_is_no_command(tmp_path: Path) -> None:
     gate = Gate()
     async with open_door(tmp_path / "s", PlayedAgent(gate.play), access=EVERYBODY) as bench:
         await bench.door.receive(Inbound(ANN, "/stop", "m1", attachments=(CAT,)))
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not gate.began:
                 await anyio.lowlevel.checkpoint()
 

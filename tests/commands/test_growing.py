@@ -6,12 +6,13 @@ import resource
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
+from typing_extensions import override
 
 from gateway.channels.base import LONGEST_WISH_S, NotConnectedError, SendError
 from gateway.channels.running import Channels
@@ -20,6 +21,7 @@ from gateway.commands.following import Followers
 from gateway.commands.growing import FIRST_S, PART_TIMEOUT_S, Growing, grow
 from gateway.delivery.planning import NOTE_CHARS
 from gateway.delivery.streams import Streams
+from gateway.durable.database import Database
 from gateway.transcripts import outbox_changes
 from gateway.transcripts.inbox import Origin
 from gateway.transcripts.outbox_rows import OutboxState
@@ -36,16 +38,46 @@ from tests.support.channels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    import asyncio
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from gateway.durable.batch import Transaction
+    from gateway.durable.connection import Connection
     from gateway.transcripts.inbox import InboxRow
+
+T = TypeVar("T")
 
 EVERY_S = 2.0
 
 
 def editing(**more: object) -> PlayedChannel:
     return PlayedChannel(edits=True, edit_interval_s=EVERY_S, **more)  # type: ignore[arg-type]
+
+
+class Watched(Database):
+    """Knows how much is asked of it: a task that waits for a thread is blocked, and goes on."""
+
+    asked = 0
+
+    @override
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        self.asked += 1
+        try:
+            return await super().read(query)
+        finally:
+            self.asked -= 1
+
+    @override
+    def _hand_over(
+        self, work: Callable[[Transaction], T], future: asyncio.Future[T]
+    ) -> asyncio.Future[T]:
+        self.asked += 1
+        future.add_done_callback(self._answered)
+        return super()._hand_over(work, future)
+
+    def _answered(self, _: asyncio.Future[T]) -> None:
+        self.asked -= 1
 
 
 @dataclass(frozen=True)
@@ -74,9 +106,12 @@ class Scene:
             await self.settle()
 
     async def settle(self) -> None:
-        """Wait until nothing goes on but by the clock: the storage is asked in a thread."""
-        for _ in range(3):
-            await self.bench.database.read(lambda conn: conn.execute("SELECT 1").fetchall())
+        """Wait until nothing goes on but by the clock."""
+        database = self.bench.database
+        assert isinstance(database, Watched)
+        await anyio.wait_all_tasks_blocked()
+        while database.asked:
+            await database.ping()
             await anyio.wait_all_tasks_blocked()
 
     async def reply(self, number: int, text: str, progress: Progress, chat: str = "ann") -> None:
@@ -86,7 +121,7 @@ class Scene:
         self.bench.delivery.wake(place(chat))
 
     async def until_sent(self, count: int) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(await self.bench.ids(OutboxState.SENT)) < count:
                 await self.pass_s(0.5)
 
@@ -99,7 +134,9 @@ async def scene(
 ) -> AsyncGenerator[Scene]:
     clock = FakeClock()
     channel.now = clock.monotonic
-    async with delivering(path / "gateway.db", channel, clock=clock, **settings) as bench:
+    async with delivering(
+        path / "gateway.db", channel, clock=clock, kind=Watched, **settings
+    ) as bench:
         followers = Followers(Channels([channel], clock), clock, bench.delivery)
         async with anyio.create_task_group() as tasks:
             await tasks.start(followers.run)
@@ -251,7 +288,7 @@ async def test_no_part_is_shown_once_the_reply_is_on_its_way() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(grow, channel, growing, stream, cast("Any", delivery), clock)
         await clock.advance(FIRST_S)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await delivery.asked.wait()
         assert await stream.close() == ""
         delivery.told.set()
@@ -321,7 +358,7 @@ async def test_a_reply_that_is_given_up_is_grown_no_more(tmp_path: Path) -> None
         await chat.pass_s(FIRST_S + EVERY_S)
         chat.channel.plays = [busy()]
         await chat.reply(1, "One two", progress)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not await chat.bench.ids(OutboxState.DEAD):
                 await chat.pass_s(0.5)
 

@@ -81,7 +81,7 @@ async def owed(bench: DoorBench) -> list[tuple[str, str, str, str]]:
 
 
 async def idle(bench: DoorBench) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while await bench.turns.unfinished():
             await anyio.lowlevel.checkpoint()
 

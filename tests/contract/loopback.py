@@ -27,7 +27,7 @@ class LoopbackPlatform:
         Ability.MARKUP: "its client is given the Markdown as it is",
         Ability.NOTIFIES: "its client notifies whom it likes",
     }
-    patience_s = 5.0
+    patience_s = 30.0
 
     @staticmethod
     def missing() -> str:

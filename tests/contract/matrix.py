@@ -86,7 +86,7 @@ class MatrixPlatform:
     """A user that the channel is, and Ann and Bob."""
 
     lacks: ClassVar[Mapping[Ability, str]] = {}
-    patience_s = 15.0
+    patience_s = 30.0
 
     @staticmethod
     def missing() -> str:
@@ -113,6 +113,7 @@ class MatrixPlatform:
             homeserver=self._front.url,
             token=SecretSource(file=str(secret)),
             poll_timeout_s=20,
+            request_timeout_s=60,
         )
         self.channel = MatrixChannel(account, settings, state_dir, _Brisk())
 

@@ -19,7 +19,7 @@ from gateway.model import Inbound
 from tests.support.commands import open_door
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
 
     from gateway.agents.base import Agent
@@ -141,13 +141,23 @@ def state_of(platform: Platform, channels: Channels) -> ChannelState:
     return found[wanted]
 
 
-async def until(platform: Platform, holds: Callable[[], bool]) -> None:
-    """Wait for people to see something, while time passes."""
+async def until(
+    platform: Platform,
+    holds: Callable[[], bool],
+    *,
+    stored: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Wait for people to see something, while time passes.
+
+    `stored`: returns once the disk has what was given to it; no time passes before.
+    """
     with anyio.fail_after(4 * platform.patience_s):
         while not holds():
             changed = platform.people.changed
             with anyio.move_on_after(TICK_S):
                 await changed.wait()
+            if stored is not None:
+                await stored()
             await platform.pass_s(0.25)
 
 

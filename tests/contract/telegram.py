@@ -35,7 +35,7 @@ class TelegramPlatform:
     lacks: ClassVar[Mapping[Ability, str]] = {
         Ability.RETRACTED: "the Bot API tells of nobody's deletions",
     }
-    patience_s = 5.0
+    patience_s = 30.0
 
     @staticmethod
     def missing() -> str:

@@ -138,11 +138,12 @@ async def test_a_busy_platform_is_left_alone_for_as_long_as_it_asks(
     platform: Platform, tmp_path: Path
 ) -> None:
     people, clock = platform.people, platform.clock
-    async with whole(platform, tmp_path / "s", PlayedAgent(echo)):
+    async with whole(platform, tmp_path / "s", PlayedAgent(echo)) as bench:
         people.next_answers = ["busy"]
         began = clock.monotonic()
         await platform.write(Written("m1", "one"))
-        await until(platform, lambda: bool(people.shown))
+        stored = bench.turns.state.database.ping
+        await until(platform, lambda: bool(people.shown), stored=stored)
         took_s = clock.monotonic() - began
         await platform.pass_s(30)
 

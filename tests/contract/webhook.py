@@ -37,7 +37,7 @@ class WebhookPlatform:
         Ability.MARKUP: "the program is given the Markdown as it is",
         Ability.NOTIFIES: "the program notifies whom it likes",
     }
-    patience_s = 5.0
+    patience_s = 30.0
 
     def __init__(self, state_dir: Path, account: str = "acme") -> None:
         self.people = People()

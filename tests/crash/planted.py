@@ -104,7 +104,7 @@ class AnswersEarly(SessionStore):
         def work(transaction: Transaction) -> None:
             entry = self.stage_update(transaction, key, change)
             loop.call_soon_threadsafe(staged.set_result, entry)
-            answered.wait(5)
+            answered.wait(30)
 
         self._database.submit(work)
         entry = await staged

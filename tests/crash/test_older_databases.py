@@ -269,7 +269,7 @@ def calls_of(older: Older, trace: Path) -> list[Call]:
 def open_traced(older: Older, strace: tuple[str, ...]) -> int:
     """Open the database in a process of its own, and return how that ended."""
     command = (*strace, sys.executable, "-c", OPEN, str(older.path / DATABASE))
-    return subprocess.run(command, check=False, timeout=20).returncode
+    return subprocess.run(command, check=False, timeout=60).returncode
 
 
 async def kill_at(older: Older, calls: Sequence[Call]) -> Killed:

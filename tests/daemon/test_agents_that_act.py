@@ -128,12 +128,14 @@ async def live(path: Path, fake: Upstream, wire: str, last: int, killed_after: i
     with server_of_tools(wire) as server:
         async with running_daemon(path, config(fake, wire, server)) as daemon:
             session = LongSession(daemon, fake)
+            await daemon.until_tools_run()
             await take_turns(session, 1, killed_after)
             await daemon.kill()
             logs = [daemon.log]
         asked = len(fake.requests)
         async with running_daemon(path, config(fake, wire, server)) as daemon:
             session.daemon = daemon
+            await daemon.until_tools_run()
             await take_turns(session, killed_after + 1, last)
             turns = turns_of(await transcript(daemon))
             logs.append(daemon.log)
@@ -197,6 +199,7 @@ async def test_a_long_session_goes_on_with_another_agent_where_each_fifth_reques
         with server_of_tools(wire) as server:
             async with running_daemon(path, config(fake, wire, server, spare=True)) as daemon:
                 session = LongSession(daemon, fake)
+                await daemon.until_tools_run()
                 fake.before = session.look
                 answers = [await say(session, turn) for turn in range(1, TURNS + 1)]
                 turns = turns_of(await transcript(daemon))

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.clock import FakeClock
 from tests.support import acting
-from tests.support.daemon import running_daemon
+from tests.support.daemon import START_S, running_daemon
 from tests.support.long_sessions import KEY, STARTED, agent
 from tests.support.upstream import upstream
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WIRES: Final = pytest.mark.parametrize("wire", ["anthropic", "openai"])
 ADD: Final = 'use box_add {"a": 2, "b": 40}'
 REFUSED: Final = "'box_add' was not run: the user did not allow it, or did not answer in time."
-LIMIT_S: Final = 30.0
+LIMIT_S: Final = 2 * START_S
 Event = tuple[str, dict[str, Any]]
 
 
@@ -48,6 +48,7 @@ grace_s = {grace_s}
 """
         with anyio.fail_after(LIMIT_S):
             async with running_daemon(path / "state", config) as daemon:
+                await daemon.until_tools_run()
                 yield daemon, fake
 
 

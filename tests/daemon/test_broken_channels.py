@@ -67,8 +67,8 @@ async def test_a_broken_channel_harms_no_other_and_is_told_everywhere(folder: Pa
         metrics = (await daemon.client.get("/metrics")).text.splitlines()
         command = partial(gateway, "status", "--state-dir", daemon.state_dir)
         shown = (await anyio.to_thread.run_sync(command)).stdout
-        warned = [line for line in daemon.log.of("channel.lost") if line["level"] == "warning"]
         code = await daemon.terminate()
+        warned = [line for line in daemon.log.of("channel.lost") if line["level"] == "warning"]
 
     assert answers == ["one", "two"]
     assert (status["lo"]["state"], status["lo"]["restarts"]) == ("running", 0)

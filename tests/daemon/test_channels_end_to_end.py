@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.to_thread
+import apsw
 import pytest
 
 from gateway.clock import SystemClock
+from gateway.durable.pages import open_checked
+from gateway.sessions.history import stamp
 from gateway.turns.running import CUT_OFF, GIVEN_UP
 from tests.cli.processes import gateway
 from tests.support.bridge import (
@@ -43,7 +47,9 @@ ask = ["box_add"]
 [tools.servers.box]
 command = {REAL}
 cwd = "{ROOT}"
+start_timeout_s = 60
 """
+TTL_S: Final = 60
 CHATS: Final = ("ann", "bob", "carol")
 REFUSED: Final = {"retryable": False, "error": "no such chat"}
 
@@ -61,6 +67,18 @@ async def outbox(daemon: Daemon, *arguments: str) -> Any:  # noqa: ANN401 - JSON
     done = await anyio.to_thread.run_sync(command)
     assert done.status == 0, done.stderr
     return done.document
+
+
+async def owe_long(folder: Path) -> None:
+    """Leave a reply that will soon be older than `TTL_S`; one that is made after it is not."""
+    async with bridged_daemon(folder=folder, serves=False) as (daemon, away):
+        await away.say("hello")
+        await until_owed(daemon, 1)
+        assert await daemon.terminate() == 0
+    at = SystemClock().now() - timedelta(seconds=TTL_S - 1)
+    path = folder / "state" / "gateway.db"
+    with closing(open_checked(path, apsw.SQLITE_OPEN_READWRITE)) as connection:
+        connection.execute("UPDATE outbox SET created_at = ?1, owed_since = ?1", (stamp(at),))
 
 
 async def until_late(reply: Line, seconds: float) -> None:
@@ -121,11 +139,12 @@ async def test_what_is_owed_is_sent_after_a_restart_in_order(folder: Path, how: 
         assert await owed(daemon) == []
 
 
-async def test_a_late_reply_says_so() -> None:
-    async with bridged_daemon("[delivery]\nttl_s = 0.3\n", serves=False) as (daemon, away):
-        await away.say("hello")
+async def test_a_late_reply_says_so(folder: Path) -> None:
+    await owe_long(folder)
+    config = f"[delivery]\nttl_s = {TTL_S}\n"
+    async with bridged_daemon(config, folder=folder, serves=False) as (daemon, _):
         (reply,) = await until_owed(daemon, 1)
-        await until_late(reply, 0.3)
+        await until_late(reply, TTL_S)
         async with bridge(daemon) as people:
             await people.until(lambda: bool(people.shown))
             assert (await people.ask("again")) == "again"
@@ -135,15 +154,16 @@ async def test_a_late_reply_says_so() -> None:
     assert people.texts("ann") == [f"{note}hello", "again"]
 
 
-async def test_a_late_reply_is_a_dead_letter_where_it_is_configured_so() -> None:
-    config = '[delivery]\nttl_s = 0.3\nlate = "drop"\n'
-    async with bridged_daemon(config, serves=False) as (daemon, away):
-        await away.say("hello")
+async def test_a_late_reply_is_a_dead_letter_where_it_is_configured_so(folder: Path) -> None:
+    await owe_long(folder)
+    config = f'[delivery]\nttl_s = {TTL_S}\nlate = "drop"\n'
+    async with bridged_daemon(config, folder=folder, serves=False) as (daemon, _):
         (dead,) = await until_owed(daemon, 1, "dead")
         assert dead["error"] == "expired"
         async with bridge(daemon) as people:
             assert await people.ask("again") == "again"
             assert people.texts("ann") == ["again"]
+        await daemon.log.wait_for("outbox.dead")
         (line,) = daemon.log.of("outbox.dead")
         assert (line["reason"], line["turn_id"]) == ("expired", dead["id"])
 
@@ -172,6 +192,7 @@ async def test_a_tool_that_needs_a_yes_is_asked_for_in_the_chat_at_once_and_a_ye
     None
 ):
     async with bridged_daemon(ADDS) as (daemon, people):
+        await daemon.until_tools_run()
         message_id = await people.write("add")
         asked = await people.answer(message_id)
         assert "box_add" in asked["text"]
@@ -240,7 +261,7 @@ async def test_a_chat_that_breaks_three_starts_in_a_row_is_paused_and_told_so(fo
 
     async with bridged_daemon(folder=folder) as (daemon, people):
         assert "stopped three times in a row" in (await people.first())["text"]
-        assert daemon.log.of("session.paused_after_restarts")
+        await daemon.log.wait_for("session.paused_after_restarts")
         message_id = await people.write("three")
         await people.until(lambda: message_id in people.receipts)
         assert people.receipts[message_id]["refused"] == message_id

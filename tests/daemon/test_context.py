@@ -13,7 +13,7 @@ from gateway.agents.base import MessageFinished, ModelCallFinished, TextDelta
 from gateway.clock import FakeClock, SystemClock
 from gateway.context.estimate import estimate_context_chars
 from gateway.model import Message, ModelCall, Role, ToolCall, Usage
-from tests.support.daemon import running_daemon
+from tests.support.daemon import START_S, running_daemon
 from tests.support.state import key_of
 from tests.support.turns import PlayedAgent, running_turns
 from tests.support.upstream import upstream
@@ -82,7 +82,7 @@ async def read_forty_files(path: Path) -> None:
 
 async def in_file(daemon: Daemon, source: str) -> dict[str, Any]:
     """Return the entry in `sessions.json` once its context was measured this way."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(START_S):
         while True:
             count = len(daemon.log.of("store.snapshot"))
             document = orjson.loads((daemon.state_dir / "sessions.json").read_bytes())
@@ -107,7 +107,7 @@ async def one_round(daemon: Daemon, fake: Upstream) -> None:
         event = await daemon.log.wait_for("context.pruned")
         shown = await daemon.get(f"/v1/sessions/{KEY}")
         estimated = await in_file(daemon, "estimate")
-        with anyio.fail_after(10):
+        with anyio.fail_after(START_S):
             await fake.asked.wait()
         pruned = fake.requests[-1]
         fake.gate.set()

@@ -15,8 +15,11 @@ from tests.support.loopback import short_directory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.bridge import Bridge
+
 WORDS: Final = 40
 WHOLE: Final = " ".join(f"w{number}" for number in range(WORDS))
+HELD: Final = (10, 20, 30)
 PROGRAM: Final = f"""
 import json, os, sys, time
 
@@ -24,21 +27,25 @@ def say(**line):
     print(json.dumps(line), flush=True)
 
 sys.stdin.readline()
-hangs = os.path.exists(sys.argv[1])
 for number in range({WORDS}):
     say(type="text", text=" " * (number > 0) + f"w{{number}}")
     time.sleep(0.05)
-    while hangs and number == {WORDS} - 10:
-        time.sleep(1)
+    while number in {HELD} and not os.path.exists(f"{{sys.argv[1]}}/w{{number}}"):
+        time.sleep(0.05)
 say(type="done")
 """
-"""Says its words one by one; where a file is there, it does not come to the last ones."""
+"""Says its words one by one; at some it waits for a file of their name."""
 
 
-def config(hangs: Path) -> str:
+def config(go_on: Path) -> str:
     """Return what follows the channel's table: it edits, and a program answers."""
-    argv = orjson.dumps([sys.executable, "-I", "-S", "-c", PROGRAM, str(hangs)]).decode()
+    argv = orjson.dumps([sys.executable, "-I", "-S", "-c", PROGRAM, str(go_on)]).decode()
     return f'edits = true\nedit_interval_s = 0.1\n[agents.main]\nkind = "command"\nargv = {argv}\n'
+
+
+def let_go_on(folder: Path, *numbers: int) -> None:
+    for number in numbers:
+        (folder / f"w{number}").touch()
 
 
 def grows(texts: list[str]) -> bool:
@@ -47,9 +54,12 @@ def grows(texts: list[str]) -> bool:
     return steps and texts[-1] == WHOLE
 
 
-async def test_an_answer_grows_in_one_message() -> None:
-    async with bridged_daemon(config(Path("/nowhere/hangs"))) as (daemon, people):
+async def test_an_answer_grows_in_one_message(tmp_path: Path) -> None:
+    async with bridged_daemon(config(tmp_path)) as (daemon, people):
         await people.write("go")
+        for number in HELD:
+            await people.until(_reads_to(people, number))
+            let_go_on(tmp_path, number)
         await until_owed(daemon, 1, "sent")
         shown, edits = list(people.shown), list(people.edits)
 
@@ -62,15 +72,14 @@ async def test_an_answer_grows_in_one_message() -> None:
 async def test_the_whole_is_shown_once_after_a_kill_amid_growing() -> None:
     with short_directory() as made:
         folder = Path(made)
-        hangs = folder / "hangs"
-        hangs.touch()
-        async with bridged_daemon(config(hangs), folder=folder) as (daemon, people):
+        let_go_on(folder, *HELD[:-1])
+        async with bridged_daemon(config(folder), folder=folder) as (daemon, people):
             await people.write("go")
-            await people.until(_edited_to(people.edits, f"w{WORDS - 10}"))
+            await people.until(_reads_to(people, HELD[-1]))
             await daemon.kill()
             (begun,) = people.shown
-        hangs.unlink()
-        async with bridged_daemon(config(hangs), folder=folder) as (daemon, people):
+        let_go_on(folder, HELD[-1])
+        async with bridged_daemon(config(folder), folder=folder) as (daemon, people):
             await until_owed(daemon, 1, "sent")
             after = [line["text"] for line in people.shown]
             repeats = [line["repeat"] for line in people.shown]
@@ -89,12 +98,15 @@ async def test_the_whole_is_shown_once_after_a_kill_amid_growing() -> None:
 async def test_a_kill_between_the_answer_and_its_last_edit_shows_it_once() -> None:
     with short_directory() as made:
         folder = Path(made)
-        settings = config(folder / "none")
+        settings = config(folder)
         async with bridged_daemon(settings, folder=folder) as (daemon, people):
             await people.write("go")
-            await people.until(lambda: bool(people.edits))
+            await people.until(_reads_to(people, HELD[0]))
+            let_go_on(folder, HELD[0])
+            await people.until(_reads_to(people, HELD[1]))
             # No edit is confirmed any more, so that the reply stays owed when it is made.
             people.confirms_edits = False
+            let_go_on(folder, *HELD[1:])
             (reply,) = await until_owed(daemon, 1)
             await daemon.kill()
         async with bridged_daemon(settings, folder=folder) as (daemon, people):
@@ -106,5 +118,6 @@ async def test_a_kill_between_the_answer_and_its_last_edit_shows_it_once() -> No
     assert shown[0]["text"].endswith(WHOLE)
 
 
-def _edited_to(edits: list[dict[str, str]], word: str) -> Callable[[], bool]:
-    return lambda: bool(edits) and edits[-1]["text"].endswith(word)
+def _reads_to(people: Bridge, number: int) -> Callable[[], bool]:
+    """Return what tells whether the message in the chat ends with a word."""
+    return lambda: any(line["text"].endswith(f"w{number}") for line in people.shown)

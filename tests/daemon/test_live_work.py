@@ -75,11 +75,25 @@ async def _until(daemon: Daemon, holds: Callable[[dict[str, dict[str, Any]]], bo
             pass
 
 
+def _is_quiet(status: dict[str, Any]) -> bool:
+    """Return whether no turn runs; one that waits has not begun yet."""
+    return not status["turns"]["running"] + status["turns"]["waiting"]
+
+
 async def _reports(daemon: Daemon) -> list[str]:
     """Return what the session was told of processes, each by its first two lines."""
     said = await daemon.said(KEY)
     told = [text for role, text in said if role in {"user", "notice"} and "[Background" in text]
     return ["\n".join(text.splitlines()[:2]) for text in told]
+
+
+async def _told(daemon: Daemon, count: int) -> list[str]:
+    """Return what the session was told, once it is so much and no turn runs any more."""
+    with anyio.fail_after(START_S):
+        while len(told := await _reports(daemon)) < count:
+            pass
+    await daemon.until(_is_quiet)
+    return told
 
 
 async def _prune(daemon: Daemon) -> dict[str, Any]:
@@ -113,9 +127,8 @@ async def test_an_old_session_lives_as_long_as_its_process_and_gets_its_result(
 
         await anyio.to_thread.run_sync(go.write_text, "it\n")
         await _until(daemon, lambda found: found[process]["reported_at"] is not None)
-        await daemon.until(lambda status: not status["turns"]["running"])
         command = f"/bin/sh -c 'read line <{go}; echo got $line'"
-        (told,) = await _reports(daemon)
+        (told,) = await _told(daemon, 1)
         assert told == f"[Background process {process}: {command}]\nIt ended with status 0."
         said = await daemon.said(KEY)
         assert any("got it" in text for _, text in said)
@@ -154,20 +167,18 @@ async def test_a_killed_gateway_finds_its_processes_again(tmp_path: Path) -> Non
             name: keepers[name] for name in lasting
         }
         assert found[dying]["exit_status"] == 7
-        await daemon.until(lambda status: not status["turns"]["running"])
-        told = await _reports(daemon)
+        told = await _told(daemon, 1)
         assert [line.splitlines()[1] for line in told] == ["It ended with status 7."]
         await daemon.kill()
 
     async with running_daemon(tmp_path / "state", CONFIG) as daemon:
-        await daemon.until(lambda status: not status["turns"]["running"])
+        await daemon.until(_is_quiet)
         assert await _reports(daemon) == told
         for name in lasting:
             stopped = await daemon.post(f"/v1/processes/{name}/stop")
             assert stopped.status_code == 200, stopped.text
         await _until(daemon, lambda found: all(one["reported_at"] for one in found.values()))
-        await daemon.until(lambda status: not status["turns"]["running"])
-        assert len(await _reports(daemon)) == 3
+        assert len(await _told(daemon, 3)) == 3
 
 
 async def test_what_a_service_manager_killed_with_the_gateway_is_lost_and_told(
@@ -187,6 +198,5 @@ async def test_what_a_service_manager_killed_with_the_gateway_is_lost_and_told(
 
     async with running_daemon(tmp_path / "state", CONFIG) as daemon:
         await _until(daemon, lambda found: found[process]["reported_at"] is not None)
-        await daemon.until(lambda status: not status["turns"]["running"])
-        (told,) = await _reports(daemon)
+        (told,) = await _told(daemon, 1)
         assert told.splitlines()[1].startswith("It is lost")

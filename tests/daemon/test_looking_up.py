@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from gateway.daemon.looking_up import MAX_LOOK_UPS, EventLoop
-from tests.support.daemon import started_daemon
+from tests.support.daemon import START_S, started_daemon
 from tests.support.lacking import lack
 from tests.support.webhooks import OTHER_SECRET, SECRET, Receiver
 
@@ -30,11 +31,15 @@ class Resolver:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.threads: dict[str, threading.Thread] = {}
+        self.was_asked = threading.Event()
         self.let_go = threading.Event()
 
     def __call__(self, host: bytes, *_: object) -> list[Any]:
         name = host.decode()
         self.asked.append(name)
+        self.threads[name] = threading.current_thread()
+        self.was_asked.set()
         if name.startswith("hangs"):
             self.let_go.wait()
         if name.startswith("unknown"):
@@ -49,11 +54,13 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Generator[Resolver]:
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     yield resolver
     resolver.let_go.set()
+    for thread in resolver.threads.values():
+        thread.join()
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await work()
 
     anyio.run(bounded, backend_options={"loop_factory": EventLoop})
@@ -79,6 +86,7 @@ def test_names_that_nobody_answers_hold_up_no_other_and_no_end(resolver: Resolve
             tasks.cancel_scope.cancel()
 
     run(work)
+    resolver.threads["fine"].join()
     left = [one for one in threading.enumerate() if one.name == "look-up"]
 
     assert told == [[("192.0.2.1", 80)]]
@@ -106,6 +114,7 @@ def test_however_many_ask_a_name_is_looked_up_once_at_a_time(resolver: Resolver)
             await anyio.wait_all_tasks_blocked()
             tasks.start_soon(ask, anyio.CancelScope())
             await anyio.wait_all_tasks_blocked()
+            await anyio.to_thread.run_sync(resolver.was_asked.wait)
             assert resolver.asked == ["hangs"]
             resolver.let_go.set()
         await found("hangs")
@@ -205,7 +214,7 @@ async def test_a_webhook_whose_name_nobody_answers_holds_up_no_other_and_no_stop
             started.ready() as daemon,
         ):
             keys = [(await daemon.say(text))["session_key"] for text in ("one", "two", "three")]
-            with anyio.fail_after(20):
+            with anyio.fail_after(START_S):
                 await anyio.wait_readable(server)
             await daemon.post(f"/v1/sessions/{keys[0]}/reset")
             await well.until(lambda: well.posts)

@@ -11,7 +11,7 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.model import ToolCall
 from tests.support.answers import Answer
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import START_S, Daemon, running_daemon
 from tests.support.upstream import upstream
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def test_a_message_that_a_kill_cut_off_is_answered_once(tmp_path: Path) ->
                 group.start_soon(ask_in_vain)
                 await fake.asked.wait()
                 await daemon.kill()
-                with anyio.fail_after(20):
+                with anyio.fail_after(START_S):
                     await cut_off.wait()
 
         fake.answer("answered")
@@ -112,7 +112,7 @@ async def test_calls_and_their_results_outlive_kills(tmp_path: Path) -> None:
                 with pytest.raises(openai.APIConnectionError):
                     await send(daemon, token, messages, once)
 
-            with anyio.fail_after(20):
+            with anyio.fail_after(START_S):
                 async with anyio.create_task_group() as group:
                     group.start_soon(send_in_vain)
                     await fake.asked.wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from tests.support.daemon import running_daemon
+from tests.support.daemon import START_S, running_daemon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,7 @@ async def test_the_log_level_changes_live(tmp_path: Path) -> None:
         assert (await daemon.log.wait_for("turn.completed"))["turn_id"] == loud["turn_id"]
 
         _replace(daemon, '[turns]\nmax_text_chars = 10\n[log]\nlevel = "error"\n')
-        with anyio.fail_after(20):
+        with anyio.fail_after(START_S):
             while (await daemon.send("x" * 50)).status_code != 400:
                 pass
         quiet = await daemon.say("two")

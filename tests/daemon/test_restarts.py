@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from gateway.turns.running import GIVEN_UP
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import START_S, Daemon, running_daemon
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ class Traffic:
     async def acknowledge(self, more: int) -> None:
         """Wait until so many more messages are acknowledged."""
         wanted = len(self.acknowledged) + more
-        with anyio.fail_after(20):
+        with anyio.fail_after(START_S):
             while len(self.acknowledged) < wanted:
                 await self.changed.wait()
 

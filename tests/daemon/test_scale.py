@@ -22,6 +22,7 @@ from gateway.turns.pipeline import Turns
 from gateway.turns.settings import TurnSettings
 from gateway.watcher import ExpiryWatcher, RetentionLimits
 from tests.support.daemon import running_daemon
+from tests.support.disk import disk_in_memory
 from tests.support.state import import_file, key_of, open_state, shown, source
 from tests.support.turns import MAIN
 
@@ -104,18 +105,21 @@ async def test_a_hundred_thousand_sessions_are_pruned_at_start_while_messages_ar
 
 
 @pytest.mark.alone
-async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answered(
-    tmp_path: Path,
-) -> None:
+async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answered() -> None:
+    with disk_in_memory() as path:
+        await _prune_while_messages_are_answered(path / "state")
+
+
+async def _prune_while_messages_are_answered(path: Path) -> None:
     clock = SystemClock()
-    _import(tmp_path / "state", clock.now())
+    _import(path, clock.now())
     processes = ActiveProcesses(clock, 3_600.0)
     for number in ACTIVE:
         processes.begun(_key(number), f"process-{number}", clock.now())
     agents = {MAIN: EchoAgent(EchoSettings(), clock)}
     # Wired as the daemon wires them.
     with anyio.fail_after(30):
-        async with open_state(tmp_path / "state", clock) as state:
+        async with open_state(path, clock) as state:
             database, store = state.database, state.store
             turns = Turns(
                 database, store, agents, lambda _: MAIN, clock, TurnSettings(), SessionSettings()
@@ -147,6 +151,6 @@ async def test_in_one_process_exactly_the_stale_ones_go_while_messages_are_answe
     assert report.pruned == len(STALE) - len(SUSPENDED) - len(ACTIVE)
     assert report.kept_by_reason == {"active_process": len(ACTIVE), "suspended": len(SUSPENDED)}
     protected = _keys(SUSPENDED) | _keys(ACTIVE)
-    assert set(shown(tmp_path / "state")) - {key_of("newcomer")} == (
+    assert set(shown(path)) - {key_of("newcomer")} == (
         _keys(range(ENTRIES)) - (_keys(STALE) - protected)
     )

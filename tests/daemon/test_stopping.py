@@ -10,7 +10,7 @@ import httpx2
 import orjson
 
 from tests.agents.wire_server import text_answer, wire_server
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import START_S, Daemon, running_daemon
 from tests.support.state import shown
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def test_a_running_turn_ends_within_the_grace_and_its_client_gets_the_repl
             sender = Sender(daemon)
             async with anyio.create_task_group() as group:
                 group.start_soon(sender.send, "hello")
-                with anyio.fail_after(20):
+                with anyio.fail_after(START_S):
                     await wire.asked.wait()
                 daemon.signal(signal.SIGTERM)
                 line = await daemon.log.wait_for("gateway.stopping")
@@ -95,7 +95,7 @@ async def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
             daemon.signal(signal.SIGTERM)
             await daemon.log.wait_for("gateway.stopping")
             daemon.signal(signal.SIGINT)
-            with anyio.fail_after(10):
+            with anyio.fail_after(START_S):
                 assert await daemon.ended() == 0
         assert {answer.status_code for answer in sender.answers.values()} == {503}
 

@@ -18,6 +18,7 @@ from gateway.clock import SystemClock
 from gateway.delivery.delivery import Delivery
 from gateway.delivery.settings import DeliverySettings
 from gateway.durable.database import Database
+from gateway.transcripts import outbox_rows
 from tests.support.channels import PlayedChannel
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ async def main(path: Path, shown: Path, point: str, kind: str) -> None:
         delivery = Delivery(database, SystemClock(), settings, [channel])
         async with anyio.create_task_group() as tasks:
             await tasks.start(delivery.run)
-            await delivery.drain()
+            # A stop waits for a few seconds only, which a busy disk may take for less.
+            while (await database.read(outbox_rows.counts)).owed:
+                await delivery.drain()
             tasks.cancel_scope.cancel()
 
 

@@ -383,7 +383,7 @@ async def test_more_replies_than_a_page_die_together(tmp_path: Path) -> None:
         bench.delivery.wake(place())
         await bench.settle()
         await bench.later(100)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while await bench.ids(OutboxState.OWED):
                 await bench.settle()
 

@@ -72,7 +72,7 @@ async def test_a_message_is_acknowledged_answered_and_its_reply_delivered() -> N
             await client.serve()
             (accepted, delivered) = await exchange(client, 1)
             await exchange(client, 2)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while len(rows := await _sent(bench)) < 2:
                     await anyio.wait_all_tasks_blocked()
 
@@ -89,7 +89,7 @@ async def test_a_reply_waits_for_a_client_over_a_restart() -> None:
         path = Path(folder) / "state"
         async with running_gateway(path) as bench, connected(path / "lo.sock") as client:
             assert await client.ask(**message()) == {"accepted": "m1"}
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while await bench.unfinished():
                     await anyio.wait_all_tasks_blocked()
         async with running_gateway(path), connected(path / "lo.sock") as client:

@@ -28,11 +28,11 @@ class _Gate:
     def __init__(self, database: Database) -> None:
         self._open, self._entered = threading.Event(), threading.Event()
         self._waiting = database.submit(self._hold)
-        assert self._entered.wait(5)
+        assert self._entered.wait(30)
 
     def _hold(self, _: Transaction) -> None:
         self._entered.set()
-        assert self._open.wait(5)
+        assert self._open.wait(30)
 
     async def open(self) -> None:
         self._open.set()
@@ -264,9 +264,9 @@ async def test_a_closed_database_takes_nothing(tmp_path: Path) -> None:
     async with opened_database(tmp_path) as database:
         pass
 
-    with anyio.fail_after(5), pytest.raises(StorageError, match="closed"):
+    with anyio.fail_after(30), pytest.raises(StorageError, match="closed"):
         await database.write(add("a"))
-    with anyio.fail_after(5), pytest.raises(StorageError, match="closed"):
+    with anyio.fail_after(30), pytest.raises(StorageError, match="closed"):
         await names(database)
 
 

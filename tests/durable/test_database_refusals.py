@@ -41,7 +41,7 @@ from gateway.errors import StorageError
 
 async def main():
     said = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with Database.open(pathlib.Path(sys.argv[1]), FakeClock()) as database:
             def add(name, abort=None):
                 def work(tx):
@@ -199,7 +199,7 @@ async def test_damage_met_in_service_is_final(tmp_path: Path) -> None:
     before, behind = content[: 4096 * (page - 1)], content[4096 * page :]
     path.write_bytes(before + b"\xff" * 4096 + behind)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Database.open(path, FakeClock()) as database:
             with pytest.raises(DamagedDataError, match="damaged"):
                 await database.write(lambda tx: tx.execute("SELECT * FROM inbox").fetchall())
@@ -213,13 +213,13 @@ async def test_what_waits_behind_a_storage_failure_is_refused(tmp_path: Path) ->
 
     def fail(_: Transaction) -> None:
         entered.set()
-        assert leave.wait(5)
+        assert leave.wait(30)
         raise apsw.IOError
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
             failing = database.submit(fail)
-            assert entered.wait(5)
+            assert entered.wait(30)
             waiting = [database.submit(fail) for _ in range(3)]
             leave.set()
             for future in (failing, *waiting, database.submit(fail)):
@@ -231,7 +231,7 @@ async def test_what_waits_behind_a_storage_failure_is_refused(tmp_path: Path) ->
 async def test_another_program_that_writes_refuses_changes_until_it_is_done(
     tmp_path: Path,
 ) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
             await database.write(lambda tx: tx.connection.set_busy_timeout(1))
             other = apsw.Connection(str(database.path), flags=apsw.SQLITE_OPEN_READWRITE)
@@ -262,7 +262,7 @@ async def test_a_full_disk_refuses_changes_whole_and_serves_again_once_there_is_
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
-    with anyio.fail_after(20), small_disk(tmp_path / "disk") as disk:
+    with anyio.fail_after(60), small_disk(tmp_path / "disk") as disk:
         async with Database.open(disk / "gateway.db", FakeClock()) as database:
 
             async def add(name: str) -> None:

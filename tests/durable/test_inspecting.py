@@ -94,7 +94,7 @@ def test_what_is_no_database_of_ours_is_refused(tmp_path: Path) -> None:
 
 def test_a_copy_under_load_is_of_one_instant(tmp_path: Path) -> None:
     """Two rows are always written together: a copy with an odd number mixes two instants."""
-    path, stop = tmp_path / "gateway.db", threading.Event()
+    path, stop, written = tmp_path / "gateway.db", threading.Event(), threading.Event()
     writer = open_writer(path)
     writer.execute("BEGIN")
     for number in range(1, 2_001):
@@ -109,6 +109,7 @@ def test_a_copy_under_load_is_of_one_instant(tmp_path: Path) -> None:
                 number += 1
                 writer.execute(ADD, (number,))
             writer.execute("COMMIT")
+            written.set()
             writer.wal_checkpoint()
 
     thread = threading.Thread(target=write)
@@ -117,6 +118,8 @@ def test_a_copy_under_load_is_of_one_instant(tmp_path: Path) -> None:
     try:
         for number in range(5):
             target = tmp_path / f"copy{number}"
+            written.clear()
+            assert written.wait(30)
             with reading(path, live=True) as connection:
                 copy_database(connection, path, target)
             counts.append(rows_of(target))

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 BASE: Final = (
-    f"[sessions]\nshare_groups = true\n[turns]\nmax_waiting_per_session = 1_000\n{growing.config()}"
+    # A stop cuts off no answer, however slow the machine is.
+    "[sessions]\nshare_groups = true\n[turns]\nmax_waiting_per_session = 1_000\ngrace_s = 45\n"
+    f"{growing.config()}"
 )
 FIRST_KILL_S: Final = 0.3
 START_S: Final = 4.0

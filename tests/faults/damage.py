@@ -115,7 +115,7 @@ async def start(path: Path) -> Outcome:
     """Start on a directory, read everything there is, and stop."""
     began = False
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with open_state(path) as state:
                 began = True
                 return Outcome(await content(state), None, began)

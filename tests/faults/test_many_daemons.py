@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Count = Callable[[str, int], None]
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ async def test_a_file_system_that_turns_read_only_ends_the_daemon_with_74_and_lo
             # open for writing.
             _mount(disk, "abort")
             # It may have ended before it could answer.
-            with anyio.fail_after(10), suppress(httpx2.TransportError):
+            with anyio.fail_after(30), suppress(httpx2.TransportError):
                 assert (await daemon.send("lost", message_id="m1")).status_code == 503
             assert await daemon.ended() == 74
             (failed,) = daemon.log.of("gateway.failed")

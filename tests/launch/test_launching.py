@@ -41,7 +41,7 @@ async def said(
     argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> str:
     """Run a program to its end, and return what it said."""
-    with anyio.fail_after(10), launching(argv, cwd) as launch:
+    with anyio.fail_after(30), launching(argv, cwd) as launch:
         process = await anyio.open_process(
             launch.argv, env=env or {}, pass_fds=launch.pass_fds, stderr=None
         )

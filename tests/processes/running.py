@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from gateway.durable.batch import Transaction
 
-PATIENCE_S: Final = 20
+PATIENCE_S: Final = 30
 """How long anything may take before the test fails."""
 PYTHON: Final = (sys.executable, "-I", "-S", "-u", "-c")
 WAITS: Final = ("sleep", "1000")
@@ -118,7 +118,10 @@ async def running_registry(
     settings: Mapping[str, object] | None = None,
     leave: bool = False,
 ) -> AsyncGenerator[Running]:
-    """Run a registry; at the end its processes are ended, unless they are to be left."""
+    """Run a registry; at the end its processes are ended, unless they are to be left.
+
+    With a fake clock no wait for a process is cut short: each takes as long as the machine does.
+    """
     clock = clock or SystemClock()
     path.mkdir(mode=0o700, exist_ok=True)
     async with Database.open(path / "gateway.db", clock) as database:

@@ -67,7 +67,7 @@ def test_where_the_unit_hides_the_boot_its_variable_tells_and_without_it_nothing
 
     def ask(told: dict[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, capture_output=True, text=True, env=kept | told, check=False, timeout=20
+            command, capture_output=True, text=True, env=kept | told, check=False, timeout=30
         )
 
     if "mount" in ask({}).stderr:

@@ -56,10 +56,12 @@ class Kept:
     def wait_for(self, text: bytes) -> bytes:
         """Return the output once it holds a text; the keeper's end fails the test."""
         while True:
+            # Asked before: what it has written at its end is there then.
+            ended = self.popen.poll() is not None
             data = self.directory.output(1_000_000).data
             if text in data:
                 return data
-            assert self.popen.poll() is None, data
+            assert not ended, data
             os.sched_yield()
 
 
@@ -131,10 +133,13 @@ def sizes(path: Path) -> list[int]:
 def test_of_a_flood_the_end_is_kept_within_the_bound(tmp_path: Path) -> None:
     block = "import os\nfor n in range(1600): os.write(1, b'x' * 65536)\nos.write(1, b'the end')"
     most = 0
-    with kept(tmp_path, python(block), max_output_bytes=200_000) as process:
+    # Not ended before its files were looked at.
+    with kept(tmp_path, python(f"{block}; os.read(0, 1)"), max_output_bytes=200_000) as process:
         process.go()
-        while process.popen.poll() is None:
+        while process.directory.output(1).total_bytes < 1600 * 65536 + 7:
             most = max(most, sum(sizes(process.path)))
+        most = max(most, sum(sizes(process.path)))
+        feed(process, b"x")
         end = process.ended()
 
     output = process.directory.output(1_000_000)

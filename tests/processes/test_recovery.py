@@ -16,10 +16,11 @@ import anyio
 import orjson
 import pytest
 
-from gateway.clock import SystemClock
+from gateway.clock import FakeClock, SystemClock
 from gateway.durable.database import Database
 from gateway.errors import ConflictError, DamagedDataError, UnavailableError
 from gateway.processes import records
+from gateway.processes.directory import ProcessDirectory
 from gateway.processes.identity import KeeperIdentity, boot_id, open_keeper, start_ticks
 from gateway.processes.records import EndReason, ProcessRecord
 from gateway.processes.registry import ProcessRegistry
@@ -101,7 +102,7 @@ async def test_after_kill_9_two_of_three_are_adopted_and_the_dead_one_is_told(
         go.write_text("x\n")
         await ends(state, ids[1])
 
-        async with running_registry(state) as running:
+        async with running_registry(state, clock=FakeClock()) as running:
             registry = running.registry
             told = await running.told_of(ids[1])
             assert told.end is not None
@@ -142,7 +143,8 @@ async def test_killed_together_as_systemd_does_all_are_lost_and_told(tmp_path: P
     state = tmp_path / "state"
     said = ("sh", "-c", "echo so far; exec sleep 1000")
     with stand_in(state, ("alice", said), ("bob", WAITS)) as (child, ids):
-        await wait_until(lambda: any((state / "processes" / ids[0]).glob("output.*")))
+        directory = ProcessDirectory(state, ids[0])
+        await wait_until(lambda: directory.output(100).data == b"so far\n")
         kept = await rows(state)
         os.kill(child.pid, signal.SIGSTOP)
         for record in kept.values():
@@ -318,7 +320,7 @@ async def test_an_end_that_was_not_told_before_the_stop_is_told_after_it(tmp_pat
         running.refuse = True
         started = await running.registry.start(caller(), ["true"])
         await running.tried()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not running.registry.unreported():
                 await anyio.lowlevel.checkpoint()
     for _ in range(2):

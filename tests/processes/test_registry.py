@@ -27,6 +27,7 @@ from gateway.processes import records
 from gateway.processes.records import EndReason
 from gateway.processes.watching import FIRST_PAUSE_S
 from tests.processes.running import (
+    PATIENCE_S,
     WAITS,
     Running,
     caller,
@@ -111,7 +112,7 @@ async def test_a_secret_that_is_gone_starts_nothing(tmp_path: Path) -> None:
 
 async def settled(running: Running) -> None:
     """Wait until the registry holds nothing any more."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         while running.registry.statistics().unreported or len(running.registry):
             await anyio.lowlevel.checkpoint()
 
@@ -170,7 +171,9 @@ async def test_off_means_off(tmp_path: Path) -> None:
 
 async def test_no_more_run_than_may_and_who_asks_is_told_whose_limit_it_is(tmp_path: Path) -> None:
     settings = {"max_running": 3, "max_running_per_session": 2}
-    async with running_registry(tmp_path / "state", settings=settings) as running:
+    async with running_registry(
+        tmp_path / "state", clock=FakeClock(), settings=settings
+    ) as running:
         registry = running.registry
         first = await registry.start(caller(), list(WAITS))
         await registry.start(caller(), list(WAITS))
@@ -206,7 +209,7 @@ async def test_starts_at_once_keep_to_the_limit(tmp_path: Path) -> None:
 
 async def test_a_process_that_is_stopped_ends_with_all_of_its_group(tmp_path: Path) -> None:
     script = "import os\nif os.fork(): os.write(1, b'ready')\nos.read(0, 1)"
-    async with running_registry(tmp_path / "state") as running:
+    async with running_registry(tmp_path / "state", clock=FakeClock()) as running:
         started = await running.registry.start(caller(), python(script))
         await running.output_has(started.process_id, "ready")
         stopped = await running.registry.stop(started.process_id)
@@ -251,7 +254,7 @@ async def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
             except ConflictError as exc:
                 errors.append(str(exc))
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(fill)
                 while not errors:
@@ -260,7 +263,7 @@ async def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 async def test_two_writers_do_not_mix(tmp_path: Path) -> None:
-    async with running_registry(tmp_path / "state") as running:
+    async with running_registry(tmp_path / "state", clock=FakeClock()) as running:
         started = await running.registry.start(caller(), ["cat"])
         async with anyio.create_task_group() as tasks:
             for letter in "abc":
@@ -281,13 +284,13 @@ async def test_an_end_is_told_until_it_is_marked_and_then_never_again(tmp_path: 
         running.refuse = True
         started = await running.registry.start(caller(), ["true"])
         await running.tried()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not running.registry.statistics().unreported:
                 await anyio.lowlevel.checkpoint()
         assert running.registry.has_active_for_session(KEY), "its end is still owed to the session"
         assert running.registry.unreported()[0].process_id == started.process_id
         running.refuse = False
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not running.told:
                 await clock.advance(FIRST_PAUSE_S)
         await settled(running)
@@ -367,12 +370,12 @@ async def test_an_end_that_cannot_be_stored_is_recorded_once_it_can(tmp_path: Pa
     async with running_registry(tmp_path / "state", clock=clock) as running:
         await plant(running, "UPDATE OF ended_at")
         started = await running.registry.start(caller(), python("raise SystemExit(9)"))
-        with structlog.testing.capture_logs() as logs, anyio.fail_after(10):
+        with structlog.testing.capture_logs() as logs, anyio.fail_after(PATIENCE_S):
             while not logs:
                 await clock.advance(0.1)
         assert [line["event"] for line in logs] == ["process.not_reported"]
         await execute(running.database, "DROP TRIGGER planted")
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not running.told:
                 await clock.advance(FIRST_PAUSE_S)
 
@@ -607,5 +610,8 @@ async def test_a_request_fails_again_also_while_its_failure_cannot_be_stored(
         await plant(bench, "UPDATE OF ended_at")
         with pytest.raises(BadRequestError):
             await bench.registry.start(caller(), ["no-such-program"], request="m1")
-        with pytest.raises(UnavailableError, match=r"^no-such-program: "), anyio.fail_after(10):
+        with (
+            pytest.raises(UnavailableError, match=r"^no-such-program: "),
+            anyio.fail_after(PATIENCE_S),
+        ):
             await bench.registry.start(caller(), ["no-such-program"], request="m1")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from gateway.clock import FakeClock
 from gateway.processes.tool import MAX_LOG_CHARS, ProcessTool
-from tests.processes.running import WAITS, Running, caller, python, running_registry
+from tests.processes.running import PATIENCE_S, WAITS, Running, caller, python, running_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ async def test_a_process_from_its_start_to_its_end(tmp_path: Path) -> None:
 
 
 async def test_stopping_tells_how_it_ended(tmp_path: Path) -> None:
-    async with running_registry(tmp_path / "state") as running:
+    async with running_registry(tmp_path / "state", clock=FakeClock()) as running:
         process_id = await started(running, list(WAITS))
         stopped = await call(running, action="stop", process_id=process_id)
         assert stopped == "stopped, by signal 15"
@@ -131,7 +132,7 @@ async def test_of_long_output_the_end_is_shown_and_that_is_said(tmp_path: Path) 
     async with running_registry(tmp_path / "state") as running:
         running.refuse = True  # so that its files stay
         process_id = await started(running, python(script))
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not running.registry.unreported():
                 await anyio.lowlevel.checkpoint()
         shown = await call(running, action="log", process_id=process_id)

@@ -189,7 +189,7 @@ asyncio.run(main())
 @pytest.mark.slow
 def test_a_plan_over_a_million_items_that_are_all_taken_stays_below_200_mb() -> None:
     measured = subprocess.run(
-        [sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", _MEASURED], capture_output=True, text=True, check=True, timeout=900
     )
 
     assert int(measured.stdout) < 200

@@ -116,7 +116,7 @@ async def watching(
     limits = RetentionLimits(90, 0)
     watcher = ExpiryWatcher(state.store, state.database, clock, limits, nothing, work)
     parts = SimpleNamespace(database=state.database, watcher=watcher, clock=clock)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             await group.start(watcher.run)
             group.start_soon(_feed_watchdog, cast("Any", parts), Notifier(environ))

@@ -164,7 +164,7 @@ async def test_the_callback_is_asked_for_stale_entries_only_and_outside_any_lock
             # A writer that were held by the prune could not answer here.
             written = threading.Event()
             state.database.submit(lambda _: written.set())
-            return not written.wait(5)
+            return not written.wait(30)
 
         store.has_active_processes = active
         report = await store.prune_old_entries(1)
@@ -265,7 +265,7 @@ async def test_prunes_run_one_after_the_other(tmp_path: Path) -> None:
             reports.append(await state.store.prune_old_entries(1))
             assert shown(state.path) == {}
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for _ in range(4):
                     group.start_soon(prune)

@@ -133,7 +133,7 @@ async def test_a_prune_of_twenty_thousand_among_readers_and_writers_drops_the_ri
                 await store.update(keys[number], lambda one: replace(one, turns=one.turns + 1))
                 await resolve(store, f"new{number}")
 
-        with anyio.fail_after(60), _reading(store, (0, 1, 100, 101, 19_999)) as wrong:
+        with anyio.fail_after(120), _reading(store, (0, 1, 100, 101, 19_999)) as wrong:
             async with anyio.create_task_group() as group:
                 group.start_soon(write)
                 report = await store.prune_old_entries(90)

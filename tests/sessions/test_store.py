@@ -98,7 +98,7 @@ async def test_an_update_whose_function_raises_changes_nothing(tmp_path: Path) -
 async def test_concurrent_updates_of_one_entry_all_count(tmp_path: Path) -> None:
     async with open_state(tmp_path / "state") as state:
         await state.store.create(entry())
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for _ in range(300):
                     group.start_soon(state.store.update, KEY, _one_turn)
@@ -170,7 +170,7 @@ async def test_concurrent_first_messages_make_one_session(tmp_path: Path) -> Non
         async def message() -> None:
             found.append(await resolve(state.store))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for _ in range(50):
                     group.start_soon(message)
@@ -190,7 +190,7 @@ async def test_concurrent_messages_to_a_session_that_is_due_reset_it_once(tmp_pa
             resolution = await state.store.resolve(KEY, source(), HOURLY, lambda _: False)
             found.append(resolution)
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for _ in range(20):
                     group.start_soon(message)
@@ -322,10 +322,11 @@ async def test_readers_in_threads_see_whole_entries_and_never_an_older_one(
                     async with anyio.create_task_group() as group:
                         for _ in range(50):
                             group.start_soon(state.store.update, KEY, next_state)
+                while not (all(seen) or wrong):  # a reader may be late
+                    await state.database.ping()
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
 
     assert wrong == []
-    assert min(seen) > 0

@@ -54,7 +54,7 @@ class Mailer:
 
 async def question_of(ticket: Ticket, place: int = 1) -> Question:
     """Return the question that a turn waits at, the first or a later one."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async for piece in ticket.progress.deltas():
             if isinstance(piece, Question):
                 place -= 1

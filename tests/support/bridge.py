@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import START_S, Daemon, running_daemon
 from tests.support.loopback import LoopbackClient, connected, short_directory
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHANNEL: Final = '[channels.lo]\nkind = "loopback"\n'
 """More keys of the channel may follow it, and then other tables."""
-LIMIT_S: Final = 20.0
+LIMIT_S: Final = START_S
 _NUMBERS: Final = count(1)
 """No two messages have one id, whichever bridge they come by."""
 Line = dict[str, Any]

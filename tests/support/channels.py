@@ -194,7 +194,7 @@ class DeliveryBench:
 
     async def settle(self) -> None:
         """Wait until everything that is due is done and noted."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await self.delivery.drain()
 
     async def later(self, seconds: float) -> None:
@@ -203,7 +203,7 @@ class DeliveryBench:
         await self.settle()
 
     async def hung(self) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             await self.channel.hung.wait()
 
     async def rows(self, state: OutboxState, **of: Any) -> list[OutboxRow]:  # noqa: ANN401 - as `page`

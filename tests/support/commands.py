@@ -44,7 +44,7 @@ class DoorBench:
     ) -> Ticket:
         """Hand a message over, from `alice` unless the source says otherwise."""
         place = source_of(**source)
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             return await self.door.submit(Inbound(place, text, message_id, typed=typed))
 
     async def say(
@@ -61,7 +61,7 @@ class DoorBench:
 
     async def idle(self, key: SessionKey) -> None:
         """Wait until no turn of a session runs or waits."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while self.turns.turns.is_busy(key):
                 await anyio.lowlevel.checkpoint()
 

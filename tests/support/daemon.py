@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 START_S: Final = 60.0
 """Longest wait for a start or an end; far above what either takes, for machines that are busy."""
 MAX_LINE_BYTES: Final = 1_000_000
+LIMITS: Final = httpx2.Limits(keepalive_expiry=1)
+"""A connection that is idle for long may be closed by the daemon just as it is used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Log:
     raw: bytearray = field(default_factory=bytearray)
     """Everything as it came, both streams."""
     news: anyio.Event = field(default_factory=anyio.Event)
+    whole: list[anyio.Event] = field(default_factory=lambda: [anyio.Event(), anyio.Event()])
+    """Each set once a stream has ended."""
 
     def add(self, line: bytes) -> None:
         self.raw += line + b"\n"
@@ -111,13 +115,16 @@ class Daemon:
             while not holds(await self.get("/v1/status")):
                 pass
 
+    async def until_tools_run(self) -> None:
+        """Wait for the servers of tools; a daemon is ready without those that start slowly."""
+        await self.until(lambda status: all(one["state"] == "running" for one in status["tools"]))
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     async def ended(self) -> int:
-        """Return the exit code, once it has ended."""
-        with anyio.fail_after(START_S):
-            return await self.process.wait()
+        """Return the exit code, once it has ended and its log is whole."""
+        return await _ended(self.process, self.log)
 
     async def terminate(self) -> int:
         """Ask it to end, and return the exit code."""
@@ -152,14 +159,13 @@ class Started:
         token = (self.state_dir / "token").read_text().strip()
         headers = {"Authorization": f"Bearer {token}"}
         async with httpx2.AsyncClient(
-            base_url=ready["url"], headers=headers, timeout=START_S
+            base_url=ready["url"], headers=headers, timeout=START_S, limits=LIMITS
         ) as client:
             yield Daemon(self.state_dir, self.process, self.log, client, ready["pid"])
 
     async def ended(self) -> int:
-        """Return the exit code, once it has ended."""
-        with anyio.fail_after(START_S):
-            return await self.process.wait()
+        """Return the exit code, once it has ended and its log is whole."""
+        return await _ended(self.process, self.log)
 
 
 @asynccontextmanager
@@ -189,14 +195,16 @@ async def started_daemon(
         state_dir, config, env or {}, umask, port, tracer=tracer, pass_fds=tuple(pass_fds)
     )
     async with anyio.create_task_group() as group, process:
-        group.start_soon(_collect, process.stdout, log)
-        group.start_soon(_collect, process.stderr, log)
+        group.start_soon(_collect, process.stdout, log, log.whole[0])
+        group.start_soon(_collect, process.stderr, log, log.whole[1])
         try:
             yield Started(state_dir, process, log)
         finally:
             if process.returncode is None:
-                # A tracer that is killed leaves its child behind: both are in one group.
-                os.killpg(process.pid, signal.SIGKILL)
+                # A tracer that is killed leaves its child behind: both are in one group. Both may
+                # have ended since.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             with anyio.move_on_after(START_S, shield=True):
                 await process.wait()
 
@@ -225,8 +233,8 @@ async def run_to_end(state_dir: Path, config: str = "", *, port: int = 0) -> End
         try:
             with anyio.fail_after(START_S):
                 async with anyio.create_task_group() as group:
-                    group.start_soon(_collect, process.stdout, log)
-                    group.start_soon(_collect, process.stderr, log)
+                    group.start_soon(_collect, process.stdout, log, log.whole[0])
+                    group.start_soon(_collect, process.stderr, log, log.whole[1])
                 code = await process.wait()
         finally:
             if process.returncode is None:
@@ -275,11 +283,19 @@ async def _ready(process: Process, log: Log) -> dict[str, Any]:
     return found[0]
 
 
-async def _collect(stream: ByteReceiveStream | None, log: Log) -> None:
+async def _ended(process: Process, log: Log) -> int:
+    """Return the exit code, once all that was written is read as well."""
+    with anyio.fail_after(START_S):
+        code = await process.wait()
+        for whole in log.whole:
+            await whole.wait()
+    return code
+
+
+async def _collect(stream: ByteReceiveStream | None, log: Log, whole: anyio.Event) -> None:
     assert stream is not None
     lines = BufferedByteReceiveStream(stream)
-    while True:
-        try:
+    with suppress(anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
+        while True:
             log.add(await lines.receive_until(b"\n", MAX_LINE_BYTES))
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.ClosedResourceError):
-            return
+    whole.set()

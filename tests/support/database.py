@@ -37,6 +37,6 @@ async def names(database: Database) -> list[str]:
 
 @asynccontextmanager
 async def opened_database(tmp_path: Path) -> AsyncGenerator[Database]:
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with Database.open(tmp_path / "gateway.db", FakeClock()) as database:
             yield database

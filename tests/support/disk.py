@@ -1,4 +1,4 @@
-"""A disk small enough to fill."""
+"""Disks of other kinds: small enough to fill, and so quick that nobody waits for them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import os
 import shutil
 import subprocess
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
+
+
+@contextmanager
+def disk_in_memory() -> Generator[Path]:
+    """Give a folder for laws of waiting: a sync of a real disk takes half a second at times."""
+    with TemporaryDirectory(prefix="gw-", dir="/dev/shm") as made:
+        yield Path(made)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ SUMMARY_CHARS: Final = 4_000
 ANTHROPIC: Final = CacheRules(overhead_tokens=350)
 OPENAI: Final = CacheRules(overhead_tokens=2_000, write_cost=1.0)
 """The two providers count differently, so that what one told says little of the other."""
-STARTED: Final = f'command = {REAL}\ncwd = "{ROOT}"'
+STARTED: Final = f'command = {REAL}\ncwd = "{ROOT}"\nstart_timeout_s = 60'
 """The table of a server of tools that the daemon starts."""
 OTHER: Final[dict[str, WireName]] = {"anthropic": "openai", "openai": "anthropic"}
 

@@ -28,12 +28,12 @@ class LoopbackClient:
         await self.write_raw(orjson.dumps(fields) + b"\n")
 
     async def write_raw(self, data: bytes) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await self.stream.send(data)
 
     async def read(self) -> dict[str, Any]:
         """Return the next line."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             line = await self._lines.receive_until(b"\n", 1 << 24)
         fields: dict[str, Any] = orjson.loads(line)
         return fields
@@ -48,7 +48,7 @@ class LoopbackClient:
 
     async def ended(self) -> bool:
         """Return whether the gateway ends the connection without another word."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             try:
                 await self._lines.receive(1)
             except (anyio.EndOfStream, anyio.BrokenResourceError):

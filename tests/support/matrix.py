@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.support.synapse import Synapse
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -88,7 +88,9 @@ class Run:
 def settings(tmp_path: Path, url: str, user: User, **more: Any) -> MatrixSettings:  # noqa: ANN401
     file = tmp_path / f"{user.device_id}.token"
     file.write_text(user.token)
-    return MatrixSettings(kind="matrix", homeserver=url, token=SecretSource(file=str(file)), **more)
+    given = {"request_timeout_s": PATIENCE_S, **more}
+    token = SecretSource(file=str(file))
+    return MatrixSettings(kind="matrix", homeserver=url, token=token, **given)
 
 
 def channel_of(

@@ -6,7 +6,6 @@ What the homeserver hands out is acknowledged once it is asked for what comes af
 from __future__ import annotations
 
 import re
-import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,8 @@ from urllib.parse import unquote
 import anyio
 import orjson
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -53,9 +54,7 @@ class Front:
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def __post_init__(self) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._handed: dict[str, list[str]] = {}
         self._again: list[str] = []

@@ -3,8 +3,8 @@
     python -m tests.support.mcp_server                  # over its standard input and output
     python -m tests.support.mcp_server --http PORT      # at http://127.0.0.1:PORT/mcp
 
-Over HTTP it writes its port as the first line; 0 takes a free one. The tool `cancelled` tells which
-calls of `hang` were cancelled.
+Over HTTP it writes its port as the first line; 0 takes a free one. The tool `until_hung` returns
+once a call of `hang` is there, and `cancelled` tells which of them were cancelled.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ ODD_TEXT: Final = (
 
 # Without its tracebacks, which take it half a second each.
 server = MCPServer("odd", version="1", log_level="CRITICAL")
+_hung: list[str] = []
 _cancelled: list[str] = []
 _stdout: list[int] = [1]
 """Where messages go. While the SDK serves, the standard output is something else."""
@@ -75,11 +76,20 @@ def page_of(number: int, chars: int) -> str:
 @server.tool(structured_output=False)
 async def hang(mark: str = "") -> str:
     """Never return; the mark names the call for `cancelled`."""
+    _hung.append(mark)
     try:
         await anyio.sleep_forever()
     finally:
         _cancelled.append(mark)
     return "never"
+
+
+@server.tool(structured_output=False)
+async def until_hung(mark: str = "") -> str:
+    """Return once a call of `hang` with this mark has come."""
+    while mark not in _hung:
+        await SystemClock().sleep(0.01)
+    return "hung"
 
 
 @server.tool(structured_output=False)

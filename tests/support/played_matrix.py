@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +13,7 @@ from typing_extensions import override
 
 from gateway.clock import FakeClock
 from tests.support.matrix import PATIENCE_S, Run, channel_of
+from tests.support.ports import free_port
 from tests.support.synapse import User
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ class PlayedHomeserver:
     """Says what it is told to, and else that nothing has happened."""
 
     def __init__(self, user: User) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.answers: defaultdict[str, list[Played]] = defaultdict(list)
         """By the last plain word of a path, what is answered next."""
@@ -91,13 +89,15 @@ class PlayedHomeserver:
         return sum(one == word for one, _ in self.asked)
 
     async def until_asked(self, word: str, times: int = 1) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while self.times(word) < times:
                 await self._changed.wait()
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[None]:
-        runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.01)
+        # What is asked over a connection that is gone must not take an answer from the next run.
+        handler = web.Server(self._answer, handler_cancellation=True)
+        runner = web.ServerRunner(handler, shutdown_timeout=0.01)
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", self.port).start()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PYTHON: Final = Path(__file__).parents[2] / ".synapse" / "bin" / "python"
 NAME: Final = "matrix.test"
 """What the homeserver calls itself; its users' ids end so."""
-START_S: Final = 60.0
+START_S: Final = 120.0
 _DIES_WITH_PARENT: Final = 1
 _REFUSED: Final = 400
 _SECRET: Final = "only-tests-register-here"

@@ -140,7 +140,7 @@ class TelegramServer:
             self._poll.ended.set()
 
     async def until(self, holds: Callable[[], object]) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not holds():
                 await self.changed.wait()
 

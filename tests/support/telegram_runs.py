@@ -80,14 +80,14 @@ class Run:
 
     async def up(self) -> None:
         """Wait until the channel runs."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while self.state() is not ChannelState.RUNNING:
                 await anyio.wait_all_tasks_blocked()
 
     async def lost(self) -> str:
         """Wait until the channel is lost, and return why."""
         assert self.channels is not None
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while self.state() is not ChannelState.BACKING_OFF:
                 await anyio.wait_all_tasks_blocked()
                 self.server.end_poll()
@@ -124,7 +124,7 @@ async def running(
     async with server.serving(), anyio.create_task_group() as tasks:
         tasks.start_soon(run.channels.run, run.receive, note)
         if ready:
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await reached.wait()
             await server.until(lambda: server.polled or server.hook)
         yield run

@@ -144,7 +144,7 @@ class Gate:
             yield event
 
     async def reached(self, text: str) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await self._reached[text].wait()
 
     def open(self, *texts: str) -> None:
@@ -177,7 +177,7 @@ class Bench:
     async def submit(
         self, text: str, chat: str = "alice", *, message_id: str = "", agent: str = "main"
     ) -> Ticket:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             return await self.turns.submit(
                 Inbound(source(chat), text, message_id, agent=AgentId(agent))
             )
@@ -223,7 +223,7 @@ async def full_disk(database: Database) -> AsyncGenerator[None]:
 
 
 async def reply_of(ticket: Ticket) -> Reply:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await ticket.progress.reply()
 
 

@@ -48,12 +48,12 @@ class Watched:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until the threads have done what is to come."""
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while not holds():
                 await self.state.database.ping()
 
     async def pass_by(self, duration_s: float) -> None:
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await self.clock.advance(duration_s)
 
     async def pruned(self, times: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import socket
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import orjson
 from aiohttp import web
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -79,9 +80,7 @@ class Receiver:
         self.always = Reaction()
         self.react: Callable[[Post], Reaction | None] = lambda _: None
         self.changed = anyio.Event()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -108,7 +107,7 @@ class Receiver:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
 
-    async def until(self, holds: Callable[[], object], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], object], seconds: float = 30) -> None:
         with anyio.fail_after(seconds):
             while not holds():
                 await self.changed.wait()

@@ -178,7 +178,7 @@ async def test_the_servers_schema_of_a_result_is_not_run_against_it() -> None:
 
     async with odd_http() as odd:
         odd.answer = answer
-        async with running(McpServerSettings(url=odd.url), limit_s=5) as server:
+        async with running(McpServerSettings(url=odd.url)) as server:
             assert await server.call("do") == f'{{"a":"{"x" * 60}"}}'
 
 

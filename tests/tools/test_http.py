@@ -12,8 +12,9 @@ import pytest
 from gateway.settings import SecretSource
 from gateway.tools.server import ServerState
 from gateway.tools.settings import McpServerSettings
+from tests.support.ports import free_port
 from tests.tools.odd_http import Answer, Asked, http, odd_http, rpc, said, usual
-from tests.tools.running import running, until
+from tests.tools.running import PatientClock, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ async def test_the_session_is_ended_with_the_connection() -> None:
     assert (last.method, last.headers["mcp-session-id"]) == ("DELETE", "s1")
 
 
+@pytest.mark.alone
 async def test_a_server_that_never_hears_the_farewell_delays_the_end_little() -> None:
     async with odd_http() as odd:
         odd.answer = lambda asked: None if asked.method == "DELETE" else usual(asked)
@@ -164,20 +166,16 @@ async def test_a_status_that_keeps_it_from_starting_is_told() -> None:
 
 
 async def test_nobody_at_the_address_is_told_and_tried_again() -> None:
-    async with odd_http() as odd:
-        url = odd.url
-    async with running(McpServerSettings(url=url)) as server:
+    async with running(McpServerSettings(url=f"http://127.0.0.1:{free_port()}/mcp")) as server:
+        await until(lambda: server.told().state is ServerState.BACKING_OFF)
         told = server.told()
 
-    assert told.state is ServerState.BACKING_OFF
     assert "ConnectError" in told.last_error
 
 
 async def test_a_server_that_goes_away_is_connected_to_once_it_is_back() -> None:
-    async with odd_http() as odd:
-        port = int(odd.url.rpartition(":")[2].partition("/")[0])
-    # The port is free now, and nobody is there.
-    async with running(McpServerSettings(url=odd.url)) as server:
+    port = free_port()
+    async with running(McpServerSettings(url=f"http://127.0.0.1:{port}/mcp")) as server:
         async with odd_http(port):
             await until(lambda: server.told().state is ServerState.RUNNING)
             assert await server.call("do") == "done"
@@ -196,7 +194,7 @@ async def test_a_server_that_is_silent_does_not_hold_the_start() -> None:
     async with odd_http() as odd:
         odd.answer = lambda _: None
         settings = McpServerSettings(url=odd.url, start_timeout_s=0.3)
-        async with running(settings, limit_s=5) as server:
+        async with running(settings) as server:
             await until(lambda: server.told().last_error)
             told = server.told()
 
@@ -206,12 +204,19 @@ async def test_a_server_that_is_silent_does_not_hold_the_start() -> None:
 async def test_a_call_that_is_never_answered_ends_in_time_and_costs_no_other() -> None:
     async with odd_http() as odd:
         odd.answer = on_call(lambda _: None)
-        settings = McpServerSettings(url=odd.url, call_timeout_s=0.4)
-        async with running(settings) as server:
-            text = await server.call("do")
+        clock, texts = PatientClock(), list[str]()
+
+        async def call() -> None:
+            texts.append(await server.call("do"))
+
+        async with running(McpServerSettings(url=odd.url), clock=clock) as server:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                await until(lambda: any(asked.rpc == "tools/call" for asked in odd.asked))
+                clock.run_out()
             odd.answer = usual
 
-            assert "no answer within 0.4 seconds" in text
+            assert "no answer within 60 seconds" in texts[0]
             assert await server.call("do") == "done"
             assert server.told().restarts == 0
 
@@ -219,8 +224,8 @@ async def test_a_call_that_is_never_answered_ends_in_time_and_costs_no_other() -
 async def test_a_connection_that_breaks_ends_no_other_call() -> None:
     async with odd_http() as odd:
         odd.answer = on_call(lambda asked: b"" if asked.json["params"]["arguments"] else None)
-        settings = McpServerSettings(url=odd.url, call_timeout_s=0.5)
-        async with running(settings) as server, anyio.create_task_group() as tasks:
+        settings, clock = McpServerSettings(url=odd.url), PatientClock()
+        async with running(settings, clock=clock) as server, anyio.create_task_group() as tasks:
             hung: list[str] = []
 
             async def hang() -> None:
@@ -230,9 +235,10 @@ async def test_a_connection_that_breaks_ends_no_other_call() -> None:
             await until(lambda: any(asked.rpc == "tools/call" for asked in odd.asked))
             broken = await server.call("do", broken=True)
             assert not hung
+            clock.run_out()
 
     assert broken.startswith("The tool server odd broke off the call: RemoteProtocolError")
-    assert "no answer within 0.5 seconds" in hung[0]
+    assert "no answer within 60 seconds" in hung[0]
     assert server.told().restarts == 0
 
 

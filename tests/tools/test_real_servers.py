@@ -22,12 +22,22 @@ from gateway.tools.toolbox import McpServers
 from tests.support.mcp_server import ODD_TEXT, PIXEL
 from tests.support.toolbox import CALLER
 from tests.tools.fakes import Choice
-from tests.tools.running import HttpServer, Running, http_server, is_gone, real, running, until
+from tests.tools.running import (
+    HttpServer,
+    PatientClock,
+    Running,
+    http_server,
+    is_gone,
+    real,
+    running,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
     from contextlib import AbstractAsyncContextManager
 
+    from gateway.clock import Clock
     from gateway.tools.client import SdkConnection
     from gateway.tools.connection import Watch
     from gateway.tools.settings import McpServerSettings
@@ -164,17 +174,32 @@ async def test_every_later_call_works_after_each_that_misbehaved(kind: str) -> N
         await _misbehave(transport)
 
 
+async def _hung(server: Running, clock: PatientClock, mark: str = "") -> str:
+    """Return what is told of a call that hangs until its time is over."""
+    texts: list[str] = []
+
+    async def hang() -> None:
+        texts.append(await server.call("hang", mark=mark))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hang)
+        await server.call("until_hung", mark=mark)
+        clock.run_out()
+    return texts[0]
+
+
 def _runs_again(server: Running, restarts: int) -> bool:
     told = server.told()
     return told.restarts >= restarts and told.state is ServerState.RUNNING
 
 
 async def _misbehave(transport: Transport) -> None:
-    async with running(transport.settings(call_timeout_s=2.0), limit_s=60) as server:
-        texts: dict[str, str] = {}
+    clock = PatientClock()
+    async with running(transport.settings(), clock=clock, limit_s=120) as server:
+        texts = {"hang": await _hung(server, clock)}
+        assert await server.call("add", a=1, b=2) == "3"
         restarts = 0
         for tool, arguments in (
-            ("hang", {}),
             ("crash", {}),
             ("parts", {"count": 3_000}),
             ("values", {"count": 60_000}),
@@ -183,20 +208,20 @@ async def _misbehave(transport: Transport) -> None:
             texts[tool] = await server.call(tool, **arguments)
             if tool == "crash":
                 transport.crashed()
-            # To start again may take longer than one call has here. At an address, somebody else
-            # starts it, and what is sent anew reaches it.
+            # At an address, somebody else starts it, and what is sent anew reaches it.
             restarts += transport.http is None and tool in {"crash", "values"}
-            await until(partial(_runs_again, server, restarts), limit_s=20)
+            await until(partial(_runs_again, server, restarts), limit_s=60)
             assert await server.call("add", a=1, b=2) == "3", tool
         told = server.told()
 
-    assert "no answer within 2 seconds" in texts["hang"]
+    assert "no answer within 60 seconds" in texts["hang"]
     assert texts["crash"].startswith(LOST)
     assert texts["parts"].endswith("[cut: these are the first 1000 of 3000 parts]")
     assert "a message of more than 50,000 values" in texts["values"]
-    assert (told.calls, told.failures, told.timeouts) == (10, 4, 1)
+    assert (told.calls, told.failures, told.timeouts) == (11, 4, 1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_flood_costs_neither_memory_nor_time(
     shared: dict[str, Transport], kind: str
@@ -242,8 +267,10 @@ async def test_a_flood_of_the_output_itself_ends_the_program() -> None:
 async def test_cancelling_a_call_reaches_the_tool(shared: dict[str, Transport], kind: str) -> None:
     clock = SystemClock()
     async with running(shared[kind].settings()) as server:
-        with anyio.move_on_after(0.3):
-            await server.call("hang", mark=f"cancelled-{kind}")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(server.call, "hang", mark=f"cancelled-{kind}"))
+            await server.call("until_hung", mark=f"cancelled-{kind}")
+            tasks.cancel_scope.cancel()
 
         while f"cancelled-{kind}" not in (await server.call("cancelled")).split():
             await clock.sleep(0.01)
@@ -265,9 +292,9 @@ async def test_a_tool_that_comes_is_offered(kind: str) -> None:
 
 
 @asynccontextmanager
-async def running_older(settings: McpServerSettings) -> AsyncGenerator[Running]:
+async def running_older(settings: McpServerSettings, clock: Clock) -> AsyncGenerator[Running]:
     """Run a server to which only the older handshake is spoken."""
-    connector = SdkConnector(SystemClock())
+    connector = SdkConnector(clock)
 
     def connect(
         target: Target, watch: Watch, *, legacy: bool
@@ -275,9 +302,9 @@ async def running_older(settings: McpServerSettings) -> AsyncGenerator[Running]:
         assert not legacy
         return connector.connect(target, watch, legacy=True)
 
-    server = McpServer(Target("odd", settings), connect, SystemClock())
+    server = McpServer(Target("odd", settings), connect, clock)
     servers = McpServers([server])
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
             await server.settled.wait()
@@ -292,25 +319,27 @@ async def test_the_older_handshake_serves_as_well(kind: str) -> None:
 
 
 async def _serve_older(transport: Transport) -> None:
-    async with running_older(transport.settings(call_timeout_s=1.5)) as server:
+    clock = PatientClock()
+    async with running_older(transport.settings(), clock) as server:
         before = server.box.specs()
-        hung = await server.call("hang", mark="older")
+        hung = await _hung(server, clock, "older")
+        while await server.call("cancelled") != "older":
+            await clock.sleep(0.01)
         texts = [
-            await server.call("cancelled"),
             await server.call("ask_user"),
             await server.call("slow"),
             await server.call("grow"),
         ]
         await until(lambda: server.box.specs() is not before)
 
-        assert "no answer within 1.5 seconds" in hung
-        assert texts == ["older", "refused 3", "done", "grown"]
+        assert "no answer within 60 seconds" in hung
+        assert texts == ["refused 3", "done", "grown"]
         assert server.told().restarts == 0
 
 
 async def test_a_server_that_was_restarted_by_others_is_connected_to_anew() -> None:
     with transport_of("http") as transport:
-        async with running_older(transport.settings()) as server:
+        async with running_older(transport.settings(), PatientClock()) as server:
             assert await server.call("add", a=1, b=2) == "3"
             transport.crashed()
 
@@ -337,11 +366,12 @@ async def test_what_tools_are_told_and_return_never_reaches_the_log(
     shared: dict[str, Transport], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    clock = PatientClock()
     with capture_logs() as logs:
-        async with running(shared[kind].settings(call_timeout_s=1.5)) as server:
+        async with running(shared[kind].settings(), clock=clock) as server:
             assert await server.call("echo", text="canary 1") == "canary 1"
             await server.call("add", a="canary 2", b=1)
-            await server.call("hang", mark="canary 3")
+            await _hung(server, clock, "canary 3")
             await server.call("values", count=60_000)
     ours = [line for line in logs if line["event"] != "tools.server_stderr"]
 

@@ -51,7 +51,7 @@ async def running(
 ) -> AsyncGenerator[McpServer]:
     """Run a server, whose pauses are as short as `share` makes them."""
     server = McpServer(target(**settings), fake.connect, clock, lambda: share)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
             await clock.advance(0)

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from gateway.clock import SystemClock
 from gateway.settings import SecretSource
 from gateway.tools.server import ServerState
-from gateway.tools.stdio import GRACE_S, MAX_ERROR_LINE_BYTES
-from tests.tools.running import is_gone, running, tiny, until
+from gateway.tools.stdio import DRAIN_S, GRACE_S, MAX_ERROR_LINE_BYTES
+from tests.tools.running import PatientClock, is_gone, running, tiny, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,11 +68,11 @@ async def test_a_program_runs_where_it_should_and_leads_a_session_of_its_own(
 async def test_a_program_that_is_no_server_is_told(
     settings: dict[str, object], reason: str
 ) -> None:
-    async with running(tiny(**settings)) as server:
-        await until(lambda: server.told().last_error)
+    clock = PatientClock() if "closed" in reason else PatientClock(DRAIN_S)
+    async with running(tiny(**settings), clock=clock) as server:
+        await until(lambda: server.told().state is ServerState.BACKING_OFF)
         told = server.told()
 
-    assert told.state is ServerState.BACKING_OFF
     assert reason in told.last_error
 
 
@@ -80,11 +80,21 @@ async def test_a_program_that_is_no_server_is_told(
 async def test_a_program_that_the_newer_handshake_confuses_is_asked_by_the_older(
     behaviour: str,
 ) -> None:
-    async with running(tiny(behaviour, start_timeout_s=0.5)) as server:
-        await until(lambda: server.told().state is ServerState.RUNNING)
+    clock = PatientClock()
 
-        assert await server.call("echo", a="b") == '{"a":"b"}'
-        assert server.told().restarts == 1
+    async def run_out_once_asked() -> None:
+        await until(lambda: any(line.get("line") == "asked" for line in logs))
+        clock.run_out()
+
+    with capture_logs() as logs:
+        async with anyio.create_task_group() as tasks:
+            if behaviour == "mute":
+                tasks.start_soon(run_out_once_asked)
+            async with running(tiny(behaviour), clock=clock) as server:
+                await until(lambda: server.told().state is ServerState.RUNNING)
+
+                assert await server.call("echo", a="b") == '{"a":"b"}'
+                assert server.told().restarts == 1
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,8 @@ async def test_a_program_that_the_newer_handshake_confuses_is_asked_by_the_older
 async def test_a_program_that_breaks_off_a_call_is_started_again(
     tool: str, arguments: dict[str, object], reason: str
 ) -> None:
-    async with running(tiny(max_message_bytes=1_000_000)) as server:
+    clock = PatientClock(DRAIN_S)
+    async with running(tiny(max_message_bytes=1_000_000), clock=clock) as server:
         text = await server.call(tool, **arguments)
         after = await server.call("echo", a="b")
 
@@ -136,16 +147,25 @@ async def test_lines_that_are_no_messages_and_half_characters_harm_no_call() -> 
 
 
 async def test_a_frozen_program_is_found_out_and_started_again() -> None:
-    settings = tiny(call_timeout_s=0.3, start_timeout_s=0.6)
-    async with running(settings) as server:
-        first = await server.call("freeze")
+    clock, texts = PatientClock(), list[str]()
+
+    async def freeze() -> None:
+        texts.append(await server.call("freeze"))
+
+    async with running(tiny(start_timeout_s=3.0), clock=clock) as server:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(freeze)
+            await anyio.wait_all_tasks_blocked()
+            clock.run_out()
         # It answers no question either; until that is known, calls wait.
+        await anyio.wait_all_tasks_blocked()
+        clock.run_out()
         await until(lambda: server.told().last_error)
         await until(lambda: server.told().state is ServerState.RUNNING)
         after = await server.call("echo", a="b")
 
-    assert "no answer within 0.3 seconds" in first
-    assert server.told().last_error == "it did not answer within 0.6 seconds"
+    assert "no answer within 60 seconds" in texts[0]
+    assert server.told().last_error == "it did not answer within 3 seconds"
     assert after == '{"a":"b"}'
 
 
@@ -176,7 +196,7 @@ async def test_nobody_of_the_group_is_left_behind_at_the_end(tmp_path: Path) -> 
 @pytest.mark.alone
 async def test_a_program_that_will_not_end_is_killed_in_bounded_time() -> None:
     clock = SystemClock()
-    async with running(tiny("stubborn")) as server:
+    async with running(tiny("stubborn"), clock=clock) as server:
         pid = int((await server.call("where")).split()[1])
         began = clock.monotonic()
 
@@ -187,7 +207,7 @@ async def test_a_program_that_will_not_end_is_killed_in_bounded_time() -> None:
 @pytest.mark.alone
 async def test_a_program_that_heeds_the_end_of_its_input_ends_at_once() -> None:
     clock = SystemClock()
-    async with running(tiny()) as server:
+    async with running(tiny(), clock=clock) as server:
         assert await server.call("echo") == "{}"
         began = clock.monotonic()
 
@@ -197,9 +217,15 @@ async def test_a_program_that_heeds_the_end_of_its_input_ends_at_once() -> None:
 async def test_a_cancelled_start_leaves_no_program_behind(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     command = ["/bin/sh", "-c", f"echo $$ > {noted}; exec sleep 100"]
-    with anyio.move_on_after(0.2):
+
+    async def start() -> None:
         async with running(tiny(command=command)):
             pytest.fail("it started")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(start)
+        await until(lambda: noted.exists() and noted.read_text().endswith("\n"))
+        tasks.cancel_scope.cancel()
 
     assert is_gone(int(noted.read_text()))
 

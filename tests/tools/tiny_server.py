@@ -2,8 +2,9 @@
 
     python tests/tools/tiny_server.py [mute | leaves | stubborn]
 
-`mute`: it never answers the question for the newer handshake. `leaves`: that question ends it.
-`stubborn`: it outlives the end of its input and SIGTERM.
+`mute`: it never answers the question for the newer handshake, and says on its standard error that
+it was asked. `leaves`: that question ends it. `stubborn`: it outlives the end of its input
+and SIGTERM.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def heed(message: dict[str, Any], behaviour: str) -> None:
     number = message.get("id")
     match message.get("method"):
         case "server/discover" if behaviour == "mute":
-            pass
+            sys.stderr.write("asked\n")
+            sys.stderr.flush()
         case "server/discover" if behaviour == "leaves":
             os._exit(9)
         case "initialize":

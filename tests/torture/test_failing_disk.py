@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import pytest
 
 from gateway.errors import ExitCode
-from tests.support.daemon import started_daemon
+from tests.support.daemon import running_daemon, started_daemon
+from tests.support.state import shown
 from tests.torture.clients import Caller
 from tests.torture.history import Attempt, Outcome, read_history
 from tests.torture.ordeal import Ordeal
@@ -190,20 +190,25 @@ async def test_an_erasure_that_a_full_disk_cuts_short_says_so_and_ends_when_aske
 
 
 async def test_a_second_signal_lets_the_last_snapshot_end(tmp_path: Path) -> None:
-    """A slow disk gives the time for it: the snapshot is there, and its sync lasts."""
-    aside = tmp_path / "state" / "sessions.json.tmp"
-    command = tracer(tmp_path / "state", (aside.name,), "fsync", "delay_enter=700ms", "/dev/null")
+    """It comes from strace, right after the sync of the last snapshot; the rename waits then."""
+    async with running_daemon(tmp_path / "state", CONFIG) as daemon:
+        assert await daemon.terminate() == ExitCode.OK
+    # After an orderly end the next start writes no snapshot, so the last one is the only one.
+    trace, aside = tmp_path / "trace", ("sessions.json.tmp",)
+    command = (
+        *tracer(tmp_path / "state", aside, "fsync,rename", "delay_enter=700ms", str(trace)),
+        *("-e", "inject=fsync:signal=SIGTERM"),
+    )
     async with (
         started_daemon(tmp_path / "state", CONFIG, tracer=command) as started,
         started.ready() as daemon,
     ):
-        await daemon.say("hello")
-        daemon.signal(signal.SIGTERM)
-        with anyio.fail_after(5):
-            while not aside.exists():
-                await anyio.lowlevel.checkpoint()
+        key = (await daemon.say("hello"))["session_key"]
+        assert not trace.read_text()
         daemon.signal(signal.SIGTERM)
         assert await daemon.ended() == ExitCode.OK
+    assert trace.read_text().count("--- SIGTERM") == 2
+    assert key in shown(tmp_path / "state")
 
 
 @pytest.mark.torture

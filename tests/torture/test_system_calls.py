@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = needs_strace
 BLOCK: Final = 50
-LAST_BLOCK: Final = 601
+LAST_BLOCK: Final = 1001
 """The scenario makes fewer calls than this; the test of the last block demands it."""
 
 

@@ -84,7 +84,7 @@ async def test_more_messages_a_minute_than_configured_are_refused(tmp_path: Path
 
         assert error.retry_after_s == pytest.approx(30)
         await bench.say("another session", "bob")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await bench.clock.advance(30)
         assert (await bench.say("three")).text == "re: three"
 
@@ -120,7 +120,7 @@ async def test_new_bounds_hold_from_the_next_message_on(tmp_path: Path) -> None:
 async def test_who_drains_takes_no_message(tmp_path: Path) -> None:
     async with running_turns(tmp_path / "state") as bench:
         await bench.say("hello")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await bench.turns.drain()
 
         with pytest.raises(UnavailableError):

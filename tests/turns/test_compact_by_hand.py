@@ -76,7 +76,7 @@ async def talk(bench: Bench, letters: str = "abcdef") -> None:
 
 
 async def compact(bench: Bench) -> Compacted:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await bench.turns.compact(key_of())
 
 
@@ -227,7 +227,7 @@ async def test_messages_that_come_meanwhile_wait_and_are_answered_with_the_summa
 
         async with anyio.create_task_group() as group:
             group.start_soon(run)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await agent.begun.wait()
             assert bench.turns.is_busy(key_of())
             tickets = [await bench.submit(text, message_id=text) for text in ("g", "h")]
@@ -252,7 +252,7 @@ async def test_a_caller_that_leaves_in_the_middle_frees_the_session(tmp_path: Pa
         await talk(bench)
         async with anyio.create_task_group() as group:
             group.start_soon(compact, bench)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await agent.begun.wait()
             ticket = await bench.submit("g")
             group.cancel_scope.cancel()
@@ -272,7 +272,7 @@ async def test_a_reset_in_the_middle_leaves_the_new_conversation_untouched(
         old = bench.entry().session_id
         async with anyio.create_task_group() as group:
             group.start_soon(compact, bench)
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await agent.begun.wait()
             await bench.state.store.reset(key_of())
             agent.goes_on.set()
@@ -343,7 +343,7 @@ async def test_the_entry_shows_the_smaller_size_once_the_watcher_has_written_it(
             assert done.summary is not None
             shown = watcher.view(bench.entry())
             assert shown.context_tokens == done.summary.tokens_after
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 while bench.entry().context_tokens != done.summary.tokens_after:
                     await state.database.ping()
             after = bench.entry()

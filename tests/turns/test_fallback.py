@@ -355,7 +355,7 @@ async def test_the_deadline_cuts_through_all_of_them(tmp_path: Path) -> None:
     async with running_turns(tmp_path / "state", agents) as bench:
         fall_back(bench, "second", "third")
         ticket = await bench.submit("hello")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await asked.wait()
         await bench.clock.advance(300)
         reply = await reply_of(ticket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from gateway.errors import BusyError
@@ -109,8 +110,7 @@ async def test_what_was_said_before_an_interruption_stays(tmp_path: Path) -> Non
             yield event
             if first:
                 first = False
-                gate.open("on")
-                await gate.reached("never")
+                await anyio.sleep_forever()
 
     gate.open("one")
     async with running_turns(tmp_path / "state", PlayedAgent(half)) as bench:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from typing_extensions import override
 
@@ -76,6 +77,13 @@ class Writer(PlayedAgent):
         return Completion(self.answer, call)
 
 
+async def _asked(writer: Writer, times: int = 1) -> None:
+    """Wait until a summary was asked for so often: what it needs is read in threads before."""
+    with anyio.fail_after(30):
+        while len(writer.asked) < times:
+            await anyio.lowlevel.checkpoint()
+
+
 def summaries(bench: Bench) -> ItemSummaries:
     turns, state = bench.turns, bench.state
     return ItemSummaries(
@@ -98,7 +106,7 @@ def item_of(entry: SessionEntry, text: str = LONG) -> PrunableItem:
 async def summarize(bench: Bench, text: str = LONG, *, target_tokens: int | None = None) -> str:
     """Return what stands in place of a text."""
     item = item_of(bench.entry(), text)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         made = await summaries(bench).summarize(item, target_tokens=target_tokens, reason="old")
     assert made.tokens is None
     return made.content
@@ -304,7 +312,7 @@ async def test_a_summary_waits_for_no_turn_and_no_turn_for_it(tmp_path: Path) ->
         writer.may = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(summarize, bench)
-            await anyio.wait_all_tasks_blocked()
+            await _asked(writer, 2)
             assert (await bench.say("again")).text == "re: again"
             writer.may.set()
 
@@ -352,7 +360,7 @@ async def test_of_a_session_that_is_erased_meanwhile_nothing_is_written(tmp_path
         database, before = bench.state.database, await bench.count("model_calls")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: summaries(bench).summarize(item, target_tokens=1, reason=""))
-            await anyio.wait_all_tasks_blocked()
+            await _asked(writer)
             await bench.state.store.remove(key_of())
             await database.write(lambda tx: tx.execute("DELETE FROM sessions"))
             writer.may.set()
@@ -429,11 +437,10 @@ async def test_a_provider_that_is_silent_ends_at_the_managers_deadline(tmp_path:
         async def run() -> None:
             results.append(await _prune(bench, summarizer_timeout_s=20.0))
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(run)
-                while not writer.asked:
-                    await anyio.lowlevel.checkpoint()
+                await _asked(writer)
                 await clock.advance(21)
         made = await calls_made(bench, "purpose")
 

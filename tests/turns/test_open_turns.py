@@ -89,7 +89,7 @@ async def submit(
     message_id: str = "",
 ) -> Ticket:
     inbound = Inbound(source("alice"), text, message_id, agent=AgentId("main"))
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         return await bench.turns.submit(inbound, brought=Brought(asked, results or {}))
 
 

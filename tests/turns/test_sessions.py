@@ -22,7 +22,7 @@ DAY_S = 86_400
 
 
 async def _pass(bench: Bench, duration_s: float) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await bench.clock.advance(duration_s)
 
 

@@ -68,7 +68,7 @@ class Rested:
 
 async def is_asked(agent: Looped, times: int = 1) -> None:
     """Wait until a summary was asked for so often."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while len(agent.asked) < times:
             await anyio.lowlevel.checkpoint()
 
@@ -131,7 +131,7 @@ async def test_a_turn_that_has_no_time_left_for_a_summary_ends_and_the_next_one_
         await rested.fill(bench)
         agent.summary = Hang()
         ticket = await bench.submit("read")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await rested.asked.wait()
         await bench.clock.advance(280)
         rested.reads.set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from gateway.agents.scripted import Hang
@@ -226,7 +227,7 @@ async def test_what_tools_returned_before_the_deadline_is_kept_with_the_calls_th
     agent = Looped(step, TestToolbox({"look": look}))
     async with running_turns(tmp_path / "state", agent.agent) as bench:
         ticket = await bench.submit("look")
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await hangs.wait()
         await bench.clock.advance(300)
         reply = await reply_of(ticket)
@@ -260,7 +261,9 @@ async def test_a_session_goes_on_after_who_stood_in_has_hung(tmp_path: Path) -> 
     ) as bench:
         fall_back(bench, "second")
         ticket = await bench.submit("hello")
-        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(30):
+            while not hanging.sent:
+                await anyio.lowlevel.checkpoint()
         await bench.clock.advance(300)
         assert (await reply_of(ticket)).status == "deadline"
 

@@ -45,7 +45,7 @@ class Items:
 async def working(most: int) -> AsyncGenerator[tuple[Workers[int], Items]]:
     items = Items()
     workers: Workers[int] = Workers(items.work, most)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             workers.start(group)
             yield workers, items
@@ -146,7 +146,7 @@ class Visits:
 @asynccontextmanager
 async def visiting(most: int) -> AsyncGenerator[Visits]:
     visits = Visits(most)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             visits.workers.start(group)
             yield visits
@@ -250,7 +250,7 @@ async def _wait(waiters: Waiters, woken: Callable[[], None]) -> None:
 
 async def test_a_waiter_that_left_is_not_woken_in_anothers_place() -> None:
     waiters, woken = Waiters(), list[str]()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(_wait, waiters, lambda: woken.append("stays"))
             await anyio.wait_all_tasks_blocked()

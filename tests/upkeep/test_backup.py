@@ -88,7 +88,7 @@ async def test_everything_acknowledged_before_is_in_a_backup_of_a_store_in_use(
                 if number % 5 == 0:
                     await bench.state.store.snapshots.write()
 
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             async with anyio.create_task_group() as group:
                 group.start_soon(talk)
                 while len(owed) < COPIES or not meanwhile:

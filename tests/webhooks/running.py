@@ -31,7 +31,9 @@ def settings_of(folder: Path, url: str, name: str = "ops", **settings: Any) -> W
     path = folder / f"{name}.secret"
     path.write_text(settings.pop("secret", SECRET))
     path.chmod(0o600)
-    return WebhookSettings(name=name, url=url, secret=SecretSource(file=str(path)), **settings)
+    # A post that hangs is to hang for as long as the test takes.
+    given = {"timeout_s": 300, **settings}
+    return WebhookSettings(name=name, url=url, secret=SecretSource(file=str(path)), **given)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Bench:
 
     async def until(self, holds: Callable[[list[EventRow], list[EventRow]], object]) -> None:
         """Wait until queued and dead events are as wanted; no time passes."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not holds(await self.rows(), await self.dead()):
                 pass
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from structlog.testing import capture_logs
 
 from gateway.agents.asked import NOTHING_ASKED, Asked
 from gateway.agents.base import AgentEvent, MessageFinished, ModelCallFinished, TextDelta
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.model import ModelCall, ToolCall
 
+PATIENCE_S: Final = 30
+"""How long anything may take before the test fails."""
 PRELUDE: Final = """\
 import json, os, signal, subprocess, sys, time
 def say(type, **fields):
@@ -122,7 +125,7 @@ def user(text: str) -> Message:
 async def run(agent: CommandAgent, *said: Message) -> Run:
     """Run an agent to its end; its error is kept."""
     result = Run()
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE_S):
         await result.follow(agent, *said)
     return result
 
@@ -152,8 +155,11 @@ def is_running(pid: int) -> bool:
 
 def children() -> set[int]:
     """Return the processes that this one has started and not yet reaped."""
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for path in lists for pid in path.read_text().split()}
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            found.update(map(int, path.read_text().split()))
+    return found
 
 
 def descriptors() -> dict[str, str]:
@@ -167,14 +173,18 @@ def descriptors() -> dict[str, str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another process does."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():
             await SystemClock().sleep(0.002)
 
 
 async def pass_time(clock: FakeClock, condition: Callable[[], bool]) -> None:
-    """Let time pass, half a second at once, until something another process does has happened."""
-    with anyio.fail_after(5):
+    """Let time pass, half a second at once, until something another process does has happened.
+
+    Once a program is killed none passes: to be gone takes it real time.
+    """
+    with capture_logs() as logs, anyio.fail_after(PATIENCE_S):
         while not condition():
-            await clock.advance(0.5)
+            if not any(line["event"] == "agent.program_killed" for line in logs):
+                await clock.advance(0.5)
             await SystemClock().sleep(0.001)
