@@ -57,15 +57,17 @@ async def open_stdio(
     """
     settings = target.settings
     with launching(settings.command or (), settings.cwd) as launch:
-        process = await anyio.open_process(
-            launch.argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**inherited_environment(settings), **target.secret_env},
-            start_new_session=True,
-            pass_fds=launch.pass_fds,
-        )
+        # Cancelled amid its start it would be killed, but nobody would wait for its end.
+        with anyio.CancelScope(shield=True):
+            process = await anyio.open_process(
+                launch.argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**inherited_environment(settings), **target.secret_env},
+                start_new_session=True,
+                pass_fds=launch.pass_fds,
+            )
         # No await before the task group: what is cancelled here would leave the program running.
         program = _Program(process, target, watch, clock)
         received, incoming = anyio.create_memory_object_stream[SessionMessage | Exception](0)

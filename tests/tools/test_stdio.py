@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import orjson
 import pytest
 from structlog.testing import capture_logs
@@ -14,6 +15,7 @@ from gateway.clock import SystemClock
 from gateway.settings import SecretSource
 from gateway.tools.server import ServerState
 from gateway.tools.stdio import DRAIN_S, GRACE_S, MAX_ERROR_LINE_BYTES
+from tests.support.command_programs.playing import children
 from tests.tools.running import PatientClock, is_gone, running, tiny, until
 
 if TYPE_CHECKING:
@@ -228,6 +230,25 @@ async def test_a_cancelled_start_leaves_no_program_behind(tmp_path: Path) -> Non
         tasks.cancel_scope.cancel()
 
     assert is_gone(int(noted.read_text()))
+
+
+async def test_a_start_that_is_cancelled_anywhere_leaves_nobody_unreaped() -> None:
+    before, begun = children(), 0
+
+    async def start() -> None:
+        async with running(tiny(command=["cat"])):
+            pytest.fail("it started")
+
+    for steps in range(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            begun += children() > before
+            tasks.cancel_scope.cancel()
+        assert children() <= before
+
+    assert 0 < begun < 60
 
 
 async def test_errors_of_a_program_are_logged_in_part_and_go_nowhere_else(
