@@ -26,7 +26,9 @@ _COLUMNS = (
 )
 
 
-_WAITS: Final = "session_key = ? AND message_id = ? AND begun = 0 AND ended IS NULL"
+_WAITS: Final = (
+    "session_key = ? AND message_id = ? AND begun = 0 AND recoveries = 0 AND ended IS NULL"
+)
 OWN_ID: Final = "\x1f"
 """What message ids of the gateway's own begin with: no client can send one with it."""
 _NONE: Final = SessionId("")
@@ -74,12 +76,12 @@ class InboxRow:
     accepted_at: str
     """RFC 3339 in UTC."""
     recoveries: int = 0
-    """How often it was run again after a restart; one that only waited has not been run."""
+    """How often a stop of the gateway cut its turn off; one that only waited was not cut off."""
     session_id: SessionId = _NONE
     """The conversation it was accepted in; empty where an older gateway did."""
     origin: Origin = Origin.USER
     begun: bool = False
-    """Whether its turn may have begun."""
+    """Whether its turn may have begun since the last start."""
     ended: Ending | None = None
     """Why no agent is asked any more; None for most."""
     continues: TurnId = _NO_TURN

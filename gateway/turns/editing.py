@@ -83,6 +83,7 @@ class Editing:
             row = accepted.row
             if row.message_id == inbound.message_id and inbound.message_id:
                 same = (row.source.user_id, row.source.chat_id) == (source.user_id, source.chat_id)
-                return accepted if same and accepted.ended is None and not row.begun else None
+                waits = accepted.ended is None and not row.begun and not row.recoveries
+                return accepted if same and waits else None
 
         return None

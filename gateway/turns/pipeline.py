@@ -107,9 +107,11 @@ class Turns:
         """Put what an earlier run left unanswered into the lanes: its sessions count as busy."""
         for row in await self._database.read(inbox.unfinished):
             # One that only waited has its whole number of tries.
-            self._owed.admit(replace(row, recoveries=row.recoveries + row.begun))
+            recoveries = row.recoveries + row.begun
+            self._owed.admit(replace(row, recoveries=recoveries))
             self.handed.expect(row.turn_id)
             self._counts["recovered"] += 1
+            self._counts["cut_off"] += recoveries > 0
 
     async def recover(self) -> None:
         """Load what is unanswered, to be run at most once more, before anything else in `run`.
@@ -119,7 +121,8 @@ class Turns:
         self._runner.suspects = await pause_broken(self._database, self._store)
         await self.load_unanswered()
         if self._counts["recovered"]:
-            get_logger().warning("turns.recovered", count=self._counts["recovered"])
+            count, cut_off = self._counts["recovered"], self._counts["cut_off"]
+            get_logger().warning("turns.recovered", count=count, cut_off=cut_off)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run turns until cancelled, recovered ones first.

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gateway.sessions.store import SessionStore
 
 MAX_BROKEN_STARTS: Final = 3
-"""A session is paused once so many starts in a row found a turn of it cut off, none answered in
-between."""
+"""A session is paused once so many starts found a turn of it cut off, none answered in between."""
 
 
 async def pause_broken(database: Database, store: SessionStore) -> set[SessionKey]:

@@ -83,7 +83,8 @@ async def test_a_turn_that_was_killed_runs_once_after_the_restart(tmp_path: Path
     await _kill_in_a_turn(tmp_path / "state")
 
     async with running_daemon(tmp_path / "state") as daemon:
-        assert (await daemon.log.wait_for("turns.recovered"))["count"] == 1
+        recovered = await daemon.log.wait_for("turns.recovered")
+        assert (recovered["count"], recovered["cut_off"]) == (1, 1)
         again = await daemon.say("hello", message_id="m1")
         assert (again["reply"], again["duplicate"]) == ("hello", True)
         assert await daemon.said(KEY) == [("user", "hello"), ("assistant", "hello")]

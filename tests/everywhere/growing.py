@@ -12,8 +12,6 @@ SLOWLY: Final = "slowly"
 """A text that ends so is answered word by word."""
 WORDS: Final = 13
 PAUSE_S: Final = 0.2
-LASTS_S: Final = WORDS * PAUSE_S + 1.0
-"""How long such an answer takes, the start of its program included."""
 """Between two words: longer in all than it takes until a part is shown and edited once."""
 _PROGRAM: Final = f"""
 import json, sys, time

@@ -208,8 +208,17 @@ class Trial:
             async with self._away(side):
                 await self._again(kill=True)
             # What is sent again at a start is to be known as sent, or it would be in doubt twice;
-            # and a session is paused of which three starts in a row find an answer cut off.
-            await self._clock.sleep(max(step / 2, growing.LASTS_S))
+            # and a session is paused of which three starts find a turn cut off.
+            await self._clock.sleep(step / 2)
+            await self._answers_what_was_cut_off()
+
+    async def _answers_what_was_cut_off(self) -> None:
+        """Wait until the daemon has answered what it found cut off at its start."""
+        log = self._here().log
+        found = sum(one["cut_off"] for one in log.of("turns.recovered"))
+        with anyio.fail_after(QUIET_S):
+            while sum(one["recoveries"] > 0 for one in log.of("turn.completed")) < found:
+                await self._clock.sleep(0.2)
 
     async def _watch_memory(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds

@@ -86,6 +86,45 @@ async def test_what_only_waited_breaks_no_start(tmp_path: Path) -> None:
         assert ("assistant", "re: waits") in await bench.said(chat="bob")
 
 
+async def test_a_turn_that_was_cut_off_once_and_waits_since_breaks_no_start(tmp_path: Path) -> None:
+    path, gate = tmp_path / "state", Gate()
+    async with running_turns(path, PlayedAgent(gate.play)) as bench:
+        for number, chat in enumerate(("ann", "bob", "cy"), 1):
+            await bench.submit(f"of {chat}", chat, message_id=f"m{number}")
+            await gate.reached(f"of {chat}")
+    # Each start runs one of them, and is cut off amid it; Cy's waits all the time.
+    settings = TurnSettings(max_running=1)
+    for expected in ("of ann", "of bob"):
+        gate = Gate()
+        async with running_turns(path, PlayedAgent(gate.play), settings=settings) as bench:
+            await gate.reached(expected)
+
+    async with running_turns(path, settings=settings) as bench:
+        assert bench.entry("cy").suspended_at is None
+        assert (await bench.say("of cy", "cy", message_id="m3")).text == "re: of cy"
+        assert (await bench.say("and now?", "cy")).text == "re: and now?"
+
+
+async def test_a_count_outlasts_a_start_that_runs_nothing_of_its_session(tmp_path: Path) -> None:
+    path, gate = tmp_path / "state", Gate()
+    async with running_turns(path, PlayedAgent(gate.play)) as bench:
+        await bench.submit("of ann", "ann")
+        await bench.submit("first", "bob")
+        await bench.submit("second", "bob", message_id="m3")
+        await gate.reached("of ann")
+        await gate.reached("first")
+    settings = TurnSettings(max_running=1)
+    for expected in ("of ann", "first", "second"):
+        gate = Gate()
+        async with running_turns(path, PlayedAgent(gate.play), settings=settings) as bench:
+            await gate.reached(expected)
+            assert bench.entry("bob").suspended_at is None
+
+    async with running_turns(path, settings=settings) as bench:
+        assert PAUSED in (await bench.say("second", "bob", message_id="m3")).text
+        assert bench.entry("ann").suspended_at is None
+
+
 async def test_a_cut_off_turn_is_told_and_not_run_again_where_that_is_wanted(
     tmp_path: Path,
 ) -> None:
