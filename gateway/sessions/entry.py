@@ -63,7 +63,7 @@ class SessionEntry:
     suspended_at: datetime | None = None
     """Since when the session is paused; None while it is not."""
     suspended_by: str | None = None
-    """Who paused it: `operator`, `user` (with /stop) or `restarts` (it broke too many in a row);
+    """Who paused it: `operator`, `user` (with /stop) or `restarts` (it broke too many);
     None while it is not, or where an older gateway did not say."""
     source: SessionSource
     """Where the latest message came from."""

@@ -55,7 +55,7 @@ class Ending(StrEnum):
     SUPERSEDED = "superseded"
     """Another message was to interrupt it."""
     RESTARTS = "restarts"
-    """Its session broke too many starts in a row."""
+    """Its session broke too many starts."""
     RETRACTED = "retracted"
     """Its sender took it back before its turn began."""
 

@@ -1,4 +1,4 @@
-"""How many starts in a row found a session with a turn that was running when the gateway ended."""
+"""How many starts found a turn of a session that ran when the gateway ended."""
 
 from __future__ import annotations
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.model import SessionId, SessionKey, TurnId
     from gateway.transcripts.inbox import Ending, InboxRow
-    from gateway.turns.hooks import Hooks
     from gateway.turns.runner import TurnRunner
     from gateway.turns.settings import TurnSettings
 
@@ -40,11 +39,8 @@ LOST: Final = "The answer could not be stored. Your message is kept, and runs af
 class Owed:
     """The lanes and those who work on them; `run` owns the tasks."""
 
-    def __init__(
-        self, runner: TurnRunner, clock: Clock, settings: TurnSettings, hooks: Hooks
-    ) -> None:
+    def __init__(self, runner: TurnRunner, clock: Clock, settings: TurnSettings) -> None:
         """Start with nothing owed; nothing runs before `run`."""
-        self._hooks = hooks
         self._runner = runner
         self._clock = clock
         self.lanes: Lanes[Accepted] = Lanes(settings, clock)
@@ -196,8 +192,6 @@ class Owed:
             accepted.begun = True
         row = accepted.row
         try:
-            if accepted.ended is None:
-                self._hooks.on_begun(row, accepted.progress)
             self.counts[await self._runner.run(accepted)] += 1
         except Exception as error:  # noqa: BLE001 - the turn boundary: its message stays in the inbox
             self.counts["lost"] += 1

@@ -83,7 +83,7 @@ class Turns:
         self.answering = Answering(agents, Breakers(clock))
         self.hooks = Hooks()
         self._runner = TurnRunner(database, store, self.answering, clock, settings, self.hooks)
-        self._owed = Owed(self._runner, clock, settings, self.hooks)
+        self._owed = Owed(self._runner, clock, settings)
         self._lanes = self._owed.lanes
         self._unasked = Unasked(self._lanes.spend)
         self.contexts = self._runner.contexts
@@ -116,7 +116,7 @@ class Turns:
     async def recover(self) -> None:
         """Load what is unanswered, to be run at most once more, before anything else in `run`.
 
-        A session that a third start in a row finds with a turn cut off is paused.
+        A session that a third start finds with a turn cut off is paused.
         """
         self._runner.suspects = await pause_broken(self._database, self._store)
         await self.load_unanswered()

@@ -1,4 +1,4 @@
-"""Sessions whose turns break the gateway: a third start in a row pauses them."""
+"""Sessions whose turns break the gateway: a third start pauses them."""
 
 from __future__ import annotations
 

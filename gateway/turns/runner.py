@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.clock import Clock
-    from gateway.durable.batch import Transaction
     from gateway.durable.database import Database
     from gateway.model import SessionKey
     from gateway.sessions.entry import SessionEntry
@@ -127,6 +126,7 @@ class TurnRunner:
         Durability: on return reply, transcript and entry survive power loss together.
         """
         row, clock, began = accepted.row, self._clock, self._clock.monotonic()
+        await self._begin(accepted)
         session_id, entry = await self._stored(accepted, lambda: self._session(accepted))
         accepted.session_id = session_id
         before = await self._stored(accepted, lambda: self._said_before(accepted, session_id))
@@ -199,9 +199,8 @@ class TurnRunner:
             outcome.fail(*refused, "given up")
             return
 
-        if row.recoveries or not row.begun:
-            # When it begins: what only waits while the gateway stops has not run.
-            await self._stored(accepted, lambda: self._note_begun(row, session_id))
+        if row.recoveries:
+            await self._stored(accepted, lambda: self._forget_shortened(row, session_id))
         with anyio.CancelScope() as accepted.answering:
             if accepted.ended is not None:
                 accepted.answering.cancel()
@@ -290,14 +289,27 @@ class TurnRunner:
                 )
                 await self._clock.sleep(RETRY_S)
 
-    async def _note_begun(self, row: InboxRow, session_id: SessionId) -> None:
-        def work(transaction: Transaction) -> None:
-            inbox.note_begun(transaction, row)
-            if row.recoveries:
-                turn_id = row.continues or row.turn_id
-                projections.drop_of_turn(transaction, session_id, turn_id)
+    async def _begin(self, accepted: Accepted) -> None:
+        """Note and tell that a turn begins.
 
-        await self._database.write(work)
+        Before all else, so that the next start knows of it whatever it breaks; but not before it
+        begins: what only waits while the gateway stops has not run.
+        """
+        row = accepted.row
+        if accepted.ended is None and (row.recoveries or not row.begun):
+            await self._stored(accepted, lambda: self._note_begun(row))
+        if accepted.ended is None:
+            self._hooks.on_begun(row, accepted.progress)
+
+    async def _note_begun(self, row: InboxRow) -> None:
+        await self._database.write(lambda transaction: inbox.note_begun(transaction, row))
+
+    async def _forget_shortened(self, row: InboxRow, session_id: SessionId) -> None:
+        """Forget what was shortened of a turn that was cut off: it runs anew."""
+        turn_id = row.continues or row.turn_id
+        await self._database.write(
+            lambda transaction: projections.drop_of_turn(transaction, session_id, turn_id)
+        )
 
     async def _session(self, accepted: Accepted) -> tuple[SessionId, SessionEntry | None]:
         """Return the session of a message now that its turn begins, and its entry if it needs one.

@@ -36,7 +36,7 @@ _ENDINGS: Final = {
     Ending.NEW: "this conversation was left for another one.",
     Ending.SUPERSEDED: "another message came.",
     Ending.RESTARTS: (
-        "the gateway stopped three times in a row while it answered here, so this conversation is "
+        "the gateway stopped three times while it answered here, so this conversation is "
         "paused. /resume lets it go on."
     ),
 }

@@ -177,7 +177,7 @@ class Trial:
                 await self._up.wait()
             place, bursts = random.choice(side.places_of(user)), bursts + 1
             slow = side.grows(place) and bursts % SLOW_EVERY == 1
-            # Behind one that takes its time comes one that does not: three starts in a row that cut
+            # Behind one that takes its time comes one that does not: three starts that cut
             # off a session's answers pause it.
             for nth in range(2 if slow else random.choice((1, 1, 1, 2, 3))):
                 number += 1

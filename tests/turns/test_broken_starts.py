@@ -18,7 +18,7 @@ from tests.support.turns import Gate, PlayedAgent, echo, running_turns
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAUSED = "the gateway stopped three times in a row while it answered here"
+PAUSED = "the gateway stopped three times while it answered here"
 TELL = TurnSettings(interrupted=Interrupted.TELL)
 
 
@@ -123,6 +123,27 @@ async def test_a_count_outlasts_a_start_that_runs_nothing_of_its_session(tmp_pat
     async with running_turns(path, settings=settings) as bench:
         assert PAUSED in (await bench.say("second", "bob", message_id="m3")).text
         assert bench.entry("ann").suspended_at is None
+
+
+async def test_a_turn_that_breaks_before_its_agent_is_asked_is_counted(tmp_path: Path) -> None:
+    path, gate = tmp_path / "state", Gate()
+    async with running_turns(path, PlayedAgent(gate.play)) as bench:
+        await bench.submit("one", message_id="m1")
+        await gate.reached("one")
+
+    def breaks(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    for _ in range(2):
+        async with running_turns(path, recover=False) as bench:
+            bench.turns.hooks.on_begun = breaks
+            await bench.turns.recover()
+            with anyio.fail_after(30):
+                while not bench.turns.statistics().lost_commits:
+                    await anyio.lowlevel.checkpoint()
+
+    async with running_turns(path) as bench:
+        assert PAUSED in (await bench.say("one", message_id="m1")).text
 
 
 async def test_a_cut_off_turn_is_told_and_not_run_again_where_that_is_wanted(
