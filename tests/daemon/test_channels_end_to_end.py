@@ -260,7 +260,7 @@ async def test_a_chat_that_breaks_three_starts_in_a_row_is_paused_and_told_so(fo
     await hang("two", told=[GIVEN_UP])
 
     async with bridged_daemon(folder=folder) as (daemon, people):
-        assert "stopped three times in a row" in (await people.first())["text"]
+        assert "stopped three times while it answered" in (await people.first())["text"]
         await daemon.log.wait_for("session.paused_after_restarts")
         message_id = await people.write("three")
         await people.until(lambda: message_id in people.receipts)
